@@ -1,0 +1,520 @@
+//! [`Dir`]: an open directory, and the durable operations that need no temporary file.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use media::{Access, Env, FileKind, Fs, Metadata, Mode, OsFs, Reason, RenameMode};
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{Cause, Error, Invalid, Result, Stage, TargetState};
+use crate::name::RelativeName;
+use crate::options::{Barriers, Durability, Parents, Stamp, StampOf, Symlinks};
+
+/// The most that [`Dir::read`] takes into memory: 256 MiB.
+pub const READ_LEN_MAX: u64 = 256 << 20;
+
+/// How many symbolic links are followed in a row, as in Linux itself.
+const LINKS_MAX: usize = 40;
+
+/// An open directory. Everything is relative to its descriptor, so a directory that is renamed or replaced
+/// while it is open stays the one that was opened. Cheap to clone.
+///
+/// Names given to its methods are paths **below** it (`config.json`, `sub/config.json`): no `..`, not absolute.
+#[derive(Debug, Clone)]
+pub struct Dir {
+    pub(crate) fs: Arc<dyn Fs>,
+    pub(crate) dir: Arc<dyn media::Dir>,
+    pub(crate) path: PathBuf,
+    pub(crate) env: Env,
+}
+
+/// A name that was resolved: its own directory, and what is there.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) dir: Arc<dyn media::Dir>,
+    pub(crate) name: OsString,
+    /// For messages: the path as the caller would write it.
+    pub(crate) path: PathBuf,
+    pub(crate) existing: Option<Metadata>,
+    /// What creating the parents has reached.
+    pub(crate) durability: Durability,
+}
+
+impl Place {
+    fn parents(&self) -> Option<&Path> {
+        self.path.parent()
+    }
+
+    pub(crate) fn sibling_path(&self, name: &OsStr) -> PathBuf {
+        self.path.with_file_name(name)
+    }
+}
+
+impl Dir {
+    /// Opens a directory of the operating system.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`](crate::Kind::NotFound), [`Kind::Denied`](crate::Kind::Denied), …
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_on(OsFs::shared(), path, Env::os())
+    }
+
+    /// Opens a directory of any file system, with time, randomness, identity and threads passed in.
+    ///
+    /// # Errors
+    /// As [`Dir::open`].
+    pub fn open_on(fs: Arc<dyn Fs>, path: impl AsRef<Path>, env: Env) -> Result<Self> {
+        let path = path.as_ref();
+        check_bytes(path)?;
+        let dir = fs.open_dir(path).map_err(|e| Error::os(Stage::OpenDir, path, e))?;
+        Ok(Self { fs, dir, path: path.to_owned(), env })
+    }
+
+    /// Opens a directory of the operating system and creates what is missing of its path, **durably**: each new
+    /// directory's parent is synced.
+    ///
+    /// # Errors
+    /// As [`Dir::open`] and [`Dir::create_dir`].
+    pub fn open_or_create(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_or_create_on(OsFs::shared(), path, Env::os())
+    }
+
+    /// As [`Dir::open_or_create`] on any file system.
+    ///
+    /// # Errors
+    /// As [`Dir::open_or_create`].
+    pub fn open_or_create_on(fs: Arc<dyn Fs>, path: impl AsRef<Path>, env: Env) -> Result<Self> {
+        let path = path.as_ref();
+        match Self::open_on(Arc::clone(&fs), path, env.clone()) {
+            Err(error) if error.reason() == Some(Reason::NotFound) => {}
+            outcome => return outcome,
+        }
+        let base = if path.is_absolute() { Path::new("/") } else { Path::new(".") };
+        let base = Self::open_on(fs, base, env)?;
+        let below = path.strip_prefix("/").unwrap_or(path);
+        let (dir, durability) = base.walk(below, Parents::Create, Barriers::Required)?;
+        debug_assert_eq!(durability, Durability::Durable, "Required never answers less");
+        Ok(Self { dir, path: path.to_owned(), ..base })
+    }
+
+    /// The path it was opened by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A directory below this one.
+    ///
+    /// # Errors
+    /// As [`Dir::open`].
+    pub fn subdir(&self, name: impl AsRef<Path>) -> Result<Self> {
+        let name = name.as_ref();
+        RelativeName::parse(name)?;
+        let path = self.path.join(name);
+        let dir = self.dir.open_dir(name).map_err(|e| Error::os(Stage::OpenDir, &path, e))?;
+        Ok(Self { dir, path, fs: Arc::clone(&self.fs), env: self.env.clone() })
+    }
+
+    /// Reads a whole file, at most [`READ_LEN_MAX`] bytes of it; follows symbolic links. Takes no lock: a file that
+    /// is only ever replaced is never seen half-written.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`](crate::Kind::NotFound); [`Invalid::TooLong`]; of reading.
+    pub fn read(&self, name: impl AsRef<Path>) -> Result<Vec<u8>> {
+        self.read_up_to(name, READ_LEN_MAX)
+    }
+
+    /// As [`Dir::read`], with a bound of the caller's.
+    ///
+    /// # Errors
+    /// As [`Dir::read`].
+    pub fn read_up_to(&self, name: impl AsRef<Path>, len_max: u64) -> Result<Vec<u8>> {
+        let place = self.resolve(name.as_ref(), Symlinks::Follow, Parents::MustExist, Barriers::Required)?;
+        read_place(&place, len_max).map(|(bytes, _)| bytes)
+    }
+
+    /// Reads a whole file and stamps it, for a later compare-and-swap through
+    /// [`WriteOptions::expect`](crate::WriteOptions::expect). A missing file gives no bytes and
+    /// [`Stamp::missing`].
+    ///
+    /// # Errors
+    /// As [`Dir::read`], without `NotFound`.
+    pub fn read_stamped(&self, name: impl AsRef<Path>) -> Result<(Option<Vec<u8>>, Stamp)> {
+        let place = self.resolve(name.as_ref(), Symlinks::Follow, Parents::MustExist, Barriers::Required)?;
+        stamp_place(&place)
+    }
+
+    /// Makes the bytes of an existing file durable, whoever wrote them. Says nothing about its name.
+    ///
+    /// # Errors
+    /// At [`Stage::SyncFile`]: what was written since the last successful barrier may be lost.
+    pub fn sync_file(&self, name: impl AsRef<Path>) -> Result<()> {
+        let place = self.resolve(name.as_ref(), Symlinks::Follow, Parents::MustExist, Barriers::Required)?;
+        sync_existing(&place)
+    }
+
+    /// Makes every name in this directory durable, whoever added, removed or renamed it.
+    ///
+    /// # Errors
+    /// At [`Stage::SyncDir`]; of [`Kind::Unsupported`](crate::Kind::Unsupported) where directories cannot be
+    /// synced.
+    pub fn sync_names(&self) -> Result<()> {
+        self.dir.sync().map_err(|e| Error::os(Stage::SyncDir, &self.path, e))
+    }
+
+    /// Removes a file (a symbolic link itself, not what it leads to), durably.
+    ///
+    /// # Durability
+    /// On return the name stays gone after a power cut.
+    ///
+    /// # Errors
+    /// At [`Stage::Remove`] nothing happened; at [`Stage::SyncDir`] the name is gone but may come back.
+    pub fn remove(&self, name: impl AsRef<Path>) -> Result<Durability> {
+        self.remove_with(name, Barriers::Required)
+    }
+
+    /// As [`Dir::remove`], choosing what to do where directories cannot be synced.
+    ///
+    /// # Errors
+    /// As [`Dir::remove`].
+    pub fn remove_with(&self, name: impl AsRef<Path>, barriers: Barriers) -> Result<Durability> {
+        let place = self.locate(name.as_ref(), Parents::MustExist, barriers)?;
+        place.dir.unlink(&place.name).map_err(|e| {
+            let state =
+                if is_ambiguous(Reason::of(&e)) { gone_or_unknown(&place) } else { TargetState::Unchanged };
+            Error::os(Stage::Remove, &place.path, e).in_state(state)
+        })?;
+        place.dir.mark("after_unlink");
+        sync_dir(&*place.dir, &place.path, barriers)
+    }
+
+    /// Renames a file or directory, durably, replacing `to` if it exists. A regular file's bytes are made durable
+    /// first: a durable name for bytes that are not would be worth nothing, and cost what `to` held before.
+    ///
+    /// # Durability
+    /// On return the new name survives a power cut, with the file's bytes, and the old one stays gone.
+    ///
+    /// # Errors
+    /// Up to [`Stage::Rename`] nothing happened; at [`Stage::SyncDir`] the rename is visible but may be undone.
+    pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Durability> {
+        self.rename_to(from, self, to, RenameMode::Replace, Barriers::Required)
+    }
+
+    /// As [`Dir::rename`], into another directory of the same file system, and with a choice of what happens to
+    /// an existing `to`. The directory that gains the name is synced before the one that loses it: a power cut
+    /// in between leaves two names rather than none.
+    ///
+    /// # Errors
+    /// As [`Dir::rename`]; [`Reason::CrossDevice`] between file systems.
+    pub fn rename_to(
+        &self,
+        from: impl AsRef<Path>,
+        to_dir: &Self,
+        to: impl AsRef<Path>,
+        how: RenameMode,
+        barriers: Barriers,
+    ) -> Result<Durability> {
+        let from = self.locate(from.as_ref(), Parents::MustExist, barriers)?;
+        let to = to_dir.locate(to.as_ref(), Parents::MustExist, barriers)?;
+        let moved = from.dir.metadata(&from.name).map_err(|e| Error::os(Stage::Inspect, &from.path, e))?;
+        if moved.kind == FileKind::File {
+            sync_existing(&from)?;
+        }
+        if let Err(error) = from.dir.rename(&from.name, &*to.dir, &to.name, how) {
+            let state = if is_ambiguous(Reason::of(&error)) {
+                after_ambiguous_rename(&from, &to, &moved)
+            } else {
+                TargetState::Unchanged
+            };
+            return Err(Error::os(Stage::Rename, &to.path, error).in_state(state));
+        }
+        from.dir.mark("after_rename");
+        let gained = sync_dir(&*to.dir, &to.path, barriers)?;
+        if Arc::ptr_eq(&self.dir, &to_dir.dir) && from.parents() == to.parents() {
+            return Ok(gained);
+        }
+        Ok(gained.and(sync_dir(&*from.dir, &to.path, barriers)?))
+    }
+
+    /// Creates a directory, durably, with mode `0777` less the umask.
+    ///
+    /// # Durability
+    /// On return the directory survives a power cut. Missing parents are an error here; see
+    /// [`Dir::open_or_create`].
+    ///
+    /// # Errors
+    /// [`Kind::Exists`](crate::Kind::Exists); at [`Stage::SyncDir`] it exists but may vanish.
+    pub fn create_dir(&self, name: impl AsRef<Path>) -> Result<Durability> {
+        self.create_dir_with(name, None, Barriers::Required)
+    }
+
+    /// As [`Dir::create_dir`], with an exact mode (the directory is never visible with a wider one).
+    ///
+    /// # Errors
+    /// As [`Dir::create_dir`].
+    pub fn create_dir_with(
+        &self,
+        name: impl AsRef<Path>,
+        mode: Option<Mode>,
+        barriers: Barriers,
+    ) -> Result<Durability> {
+        let place = self.locate(name.as_ref(), Parents::MustExist, barriers)?;
+        make_dir(&place, mode)?;
+        place.dir.mark("after_create");
+        sync_dir(&*place.dir, &place.path, barriers)
+    }
+
+    /// Checks `name` and opens its directory; looks at nothing else.
+    pub(crate) fn locate(&self, name: &Path, parents: Parents, barriers: Barriers) -> Result<Place> {
+        let path = self.path.join(name);
+        let RelativeName { parents: below, name } = RelativeName::parse(name)?;
+        let (dir, durability) = self.walk(&below, parents, barriers)?;
+        Ok(Place { dir, name, path, existing: None, durability })
+    }
+
+    /// As [`Dir::locate`], then looks at what is there and follows symbolic links as `policy` says.
+    pub(crate) fn resolve(
+        &self,
+        name: &Path,
+        policy: Symlinks,
+        parents: Parents,
+        barriers: Barriers,
+    ) -> Result<Place> {
+        let mut place = self.locate(name, parents, barriers)?;
+        for _ in 0..LINKS_MAX {
+            place.existing = inspect(&place)?;
+            let is_link = place.existing.is_some_and(|found| found.kind == FileKind::Symlink);
+            match (is_link, policy) {
+                (false, _) | (true, Symlinks::Replace) => return Ok(place),
+                (true, Symlinks::Refuse) => return Err(Error::invalid(place.path, Invalid::SymlinkRefused)),
+                (true, Symlinks::Follow) => follow(&mut place)?,
+            }
+        }
+        let too_many = io::Error::from_raw_os_error(link_loop_code());
+        Err(Error::os(Stage::Inspect, &place.path, too_many))
+    }
+
+    /// Opens the directory at `below`, creating what is missing if asked to.
+    fn walk(
+        &self,
+        below: &Path,
+        parents: Parents,
+        barriers: Barriers,
+    ) -> Result<(Arc<dyn media::Dir>, Durability)> {
+        if below.as_os_str().is_empty() {
+            return Ok((Arc::clone(&self.dir), Durability::Durable));
+        }
+        match self.dir.open_dir(below) {
+            Ok(dir) => return Ok((dir, Durability::Durable)),
+            Err(e) if parents == Parents::Create && Reason::of(&e) == Reason::NotFound => {}
+            Err(e) => return Err(Error::os(Stage::OpenDir, self.path.join(below), e)),
+        }
+        let mut at = Arc::clone(&self.dir);
+        let mut path = self.path.clone();
+        let mut durability = Durability::Durable;
+        for part in below.components() {
+            path.push(part);
+            let name = part.as_os_str();
+            at = match at.open_dir(Path::new(name)) {
+                Ok(dir) => dir,
+                Err(e) if Reason::of(&e) == Reason::NotFound => {
+                    let place = Place {
+                        dir: at,
+                        name: name.to_owned(),
+                        path: path.clone(),
+                        existing: None,
+                        durability,
+                    };
+                    match make_dir(&place, None) {
+                        // Another process was faster. It may not have synced the name yet, so we do.
+                        Err(error) if error.reason() == Some(Reason::AlreadyExists) => {}
+                        outcome => outcome?,
+                    }
+                    // The target itself is untouched, whatever becomes of its parents.
+                    let reached = sync_dir(&*place.dir, &path, barriers)
+                        .map_err(|error| error.in_state(TargetState::Unchanged))?;
+                    durability = durability.and(reached);
+                    place.dir.open_dir(Path::new(name)).map_err(|e| Error::os(Stage::OpenDir, &path, e))?
+                }
+                Err(e) => return Err(Error::os(Stage::OpenDir, path, e)),
+            };
+        }
+        Ok((at, durability))
+    }
+}
+
+/// Empty and NUL are refused before the system sees them.
+fn check_bytes(path: &Path) -> Result<()> {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    if bytes.trim_ascii().is_empty() {
+        return Err(Error::invalid(path, Invalid::EmptyPath));
+    }
+    if bytes.contains(&0) {
+        return Err(Error::invalid(path, Invalid::NulInPath));
+    }
+    Ok(())
+}
+
+fn make_dir(place: &Place, mode: Option<Mode>) -> Result<()> {
+    let fail = |e| Error::os(Stage::CreateDir, &place.path, e);
+    let Some(mode) = mode else { return place.dir.create_dir(&place.name, Mode::DIR).map_err(fail) };
+    // Private first, widened afterwards; and exact, whatever the umask.
+    place.dir.create_dir(&place.name, Mode::PRIVATE_DIR).map_err(fail)?;
+    let outcome = place
+        .dir
+        .open_dir(Path::new(&place.name))
+        .and_then(|dir| dir.set_dir_mode(mode).and_then(|()| dir.sync()));
+    outcome.map_err(|e| Error::os(Stage::Metadata, &place.path, e).in_state(TargetState::ReplacedNotDurable))
+}
+
+/// What is at the name, `None` if nothing is. Directories and special files are refused here, before anything
+/// is written for them.
+fn inspect(place: &Place) -> Result<Option<Metadata>> {
+    let found = match place.dir.metadata(&place.name) {
+        Ok(found) => found,
+        Err(e) if Reason::of(&e) == Reason::NotFound => return Ok(None),
+        Err(e) => return Err(Error::os(Stage::Inspect, &place.path, e)),
+    };
+    match found.kind {
+        FileKind::File | FileKind::Symlink => Ok(Some(found)),
+        kind @ (FileKind::Dir | FileKind::Other) => {
+            Err(Error::invalid(&place.path, Invalid::NotARegularFile(kind)))
+        }
+    }
+}
+
+/// Moves `place` to where its link leads: relative to the directory of the link, not of the process.
+fn follow(place: &mut Place) -> Result<()> {
+    let fail = |path: &Path, e| Error::os(Stage::Inspect, path, e);
+    let link = place.dir.read_link(&place.name).map_err(|e| fail(&place.path, e))?;
+    let Some(name) = link.file_name().filter(|_| !link.as_os_str().as_encoded_bytes().ends_with(b"/")) else {
+        return Err(Error::invalid(&place.path, Invalid::NotARegularFile(FileKind::Dir)));
+    };
+    let parent = link.parent().unwrap_or(Path::new(""));
+    if !parent.as_os_str().is_empty() {
+        place.dir = place.dir.open_dir(parent).map_err(|e| fail(&place.path, e))?;
+    }
+    let directory = place.path.parent().unwrap_or(Path::new("")).to_owned();
+    place.path = directory.join(&link);
+    place.name = name.to_owned();
+    Ok(())
+}
+
+#[cfg(unix)]
+fn link_loop_code() -> i32 {
+    // ELOOP, under the same number as the kernel's own answer on this platform.
+    if cfg!(target_os = "linux") { 40 } else { 62 }
+}
+
+#[cfg(not(unix))]
+fn link_loop_code() -> i32 {
+    // ERROR_CANT_RESOLVE_FILENAME
+    1921
+}
+
+/// Whether an error of a rename or unlink leaves open if it took place.
+pub(crate) fn is_ambiguous(reason: Reason) -> bool {
+    matches!(reason, Reason::IoError | Reason::Interrupted | Reason::Other(_) | Reason::Unknown)
+}
+
+fn gone_or_unknown(place: &Place) -> TargetState {
+    match place.dir.metadata(&place.name) {
+        Ok(_) => TargetState::Unchanged,
+        Err(e) if Reason::of(&e) == Reason::NotFound => TargetState::ReplacedNotDurable,
+        Err(_) => TargetState::Unknown,
+    }
+}
+
+/// Looks where the moved file is now, by identity.
+fn after_ambiguous_rename(from: &Place, to: &Place, moved: &Metadata) -> TargetState {
+    let is_ours = |found: io::Result<Metadata>| found.is_ok_and(|m| m.id.is_some() && m.id == moved.id);
+    if is_ours(from.dir.metadata(&from.name)) {
+        TargetState::Unchanged
+    } else if is_ours(to.dir.metadata(&to.name)) {
+        TargetState::ReplacedNotDurable
+    } else {
+        TargetState::Unknown
+    }
+}
+
+/// The directory barrier, after a visible change.
+pub(crate) fn sync_dir(dir: &dyn media::Dir, path: &Path, barriers: Barriers) -> Result<Durability> {
+    match dir.sync() {
+        Ok(()) => {
+            dir.mark("after_dirsync");
+            Ok(Durability::Durable)
+        }
+        Err(e) => {
+            let reason = Reason::of(&e);
+            if barriers == Barriers::AllowVisibleOnly && reason.means_barrier_unsupported() {
+                return Ok(Durability::VisibleOnly(reason));
+            }
+            Err(Error::os(Stage::SyncDir, path, e).in_state(TargetState::ReplacedNotDurable))
+        }
+    }
+}
+
+/// The file barrier on a file somebody else may have written.
+fn sync_existing(place: &Place) -> Result<()> {
+    let opened = match place.dir.open(&place.name, Access::Read) {
+        // The owner of a file without read permission can still open it for writing.
+        Err(e) if Reason::of(&e) == Reason::PermissionDenied => place.dir.open(&place.name, Access::Write),
+        outcome => outcome,
+    };
+    let file = opened.map_err(|e| Error::os(Stage::Inspect, &place.path, e))?;
+    file.sync_all().map_err(|e| Error::os(Stage::SyncFile, &place.path, e))
+}
+
+/// Reads the file at `place` up to `len_max` bytes; what it is is decided by the handle.
+pub(crate) fn read_place(place: &Place, len_max: u64) -> Result<(Vec<u8>, Metadata)> {
+    let fail = |e| Error::os(Stage::Read, &place.path, e);
+    let file = place.dir.open(&place.name, Access::Read).map_err(fail)?;
+    let found = file.metadata().map_err(fail)?;
+    if found.kind != FileKind::File {
+        return Err(Error::invalid(&place.path, Invalid::NotARegularFile(found.kind)));
+    }
+    let too_long = |len| Error::invalid(&place.path, Invalid::TooLong { len, len_max });
+    if found.len > len_max {
+        return Err(too_long(found.len));
+    }
+    let mut bytes = Vec::new();
+    let expected = usize::try_from(found.len).map_err(|_| too_long(found.len))?;
+    bytes.try_reserve_exact(expected).map_err(|e| fail(io::Error::new(io::ErrorKind::OutOfMemory, e)))?;
+    // Nothing here trusts the length: the file may grow or shrink under us if somebody writes it in place.
+    let mut chunk = vec![0_u8; expected.clamp(1, 128 << 10)];
+    loop {
+        let at = u64::try_from(bytes.len()).map_err(|_| too_long(u64::MAX))?;
+        let count = file.read_at(at, &mut chunk).map_err(fail)?;
+        if count == 0 {
+            return Ok((bytes, found));
+        }
+        if at + u64::try_from(count).map_err(|_| too_long(u64::MAX))? > len_max {
+            return Err(too_long(len_max.saturating_add(1)));
+        }
+        bytes.extend(chunk.iter().take(count));
+    }
+}
+
+pub(crate) fn stamp_place(place: &Place) -> Result<(Option<Vec<u8>>, Stamp)> {
+    match read_place(place, READ_LEN_MAX) {
+        Ok((bytes, found)) => {
+            let digest = Sha256::digest(&bytes).into();
+            let stamp = StampOf::File { id: found.id, len: found.len, modified: found.modified, digest };
+            Ok((Some(bytes), Stamp(stamp)))
+        }
+        Err(error) if error.reason() == Some(Reason::NotFound) => Ok((None, Stamp::missing())),
+        Err(error) => Err(error),
+    }
+}
+
+impl Place {
+    /// Whether the target is still what `expected` says.
+    pub(crate) fn check(&self, expected: &Stamp) -> Result<()> {
+        if stamp_place(self)?.1 == *expected {
+            return Ok(());
+        }
+        Err(Error::new(Stage::Inspect, TargetState::Unchanged, &self.path, Cause::Changed))
+    }
+}

@@ -1,0 +1,81 @@
+//! Overwriting a file in place: for files that several names share, or that a mount point pins. **Not
+//! atomic**, and only where the caller's policy asks for it. A durable backup comes first.
+
+use std::io;
+use std::sync::Arc;
+
+use media::{Access, Env, FileKind};
+
+use crate::dir::{Place, sync_dir};
+use crate::error::{Cause, Error, Invalid, Leftover, Result, Stage, TargetState};
+use crate::name::Purpose;
+use crate::options::WriteOptions;
+use crate::staged::{Temp, read_full, write_all_at};
+
+const CHUNK_LEN: usize = 128 << 10;
+
+/// Copies `new` over the file at `place`.
+///
+/// Backup: copy, file barrier, directory barrier. Then overwrite, cut to length, file barrier; then remove the
+/// backup and sync the directory, so that it does not come back. A failure after the first overwritten byte
+/// leaves the backup and names it in the error.
+pub(crate) fn overwrite(
+    new: &dyn media::File,
+    place: &Place,
+    options: &WriteOptions,
+    env: &Env,
+) -> Result<Option<Leftover>> {
+    let target = open_target(place)?;
+    let mut backup = Temp::create(place, Purpose::Backup, env)?;
+    let prepared =
+        copy(&*target, &*backup.file).and_then(|_| backup.file.sync_all()).and_then(|()| backup.dir.sync());
+    if let Err(e) = prepared {
+        let error = Error::os(Stage::WriteInPlace, &place.path, e);
+        return Err(backup.fail(error));
+    }
+    place.dir.mark("after_backup");
+    let overwritten = copy(new, &*target)
+        .and_then(|len| target.set_len(len))
+        .and_then(|()| options.mode.map_or(Ok(()), |mode| target.set_mode(mode)))
+        .and_then(|()| target.sync_all());
+    if let Err(e) = overwritten {
+        let path = backup.path().to_owned();
+        backup.disarm();
+        return Err(Error::os(Stage::WriteInPlace, &place.path, e)
+            .in_state(TargetState::Unknown)
+            .with_backup(path));
+    }
+    let leftover = backup.discard();
+    if leftover.is_none() {
+        // The new content is durable already; what this barrier settles is that the backup stays gone.
+        sync_dir(&*place.dir, &place.path, options.barriers)?;
+    }
+    Ok(leftover)
+}
+
+/// Opens the file that was looked at, and no other.
+fn open_target(place: &Place) -> Result<Arc<dyn media::File>> {
+    let fail = |e| Error::os(Stage::WriteInPlace, &place.path, e);
+    let target = place.dir.open(&place.name, Access::ReadWrite).map_err(fail)?;
+    let found = target.metadata().map_err(fail)?;
+    if found.kind != FileKind::File {
+        return Err(Error::invalid(&place.path, Invalid::NotARegularFile(found.kind)));
+    }
+    if place.existing.is_none_or(|existing| existing.id != found.id) {
+        return Err(Error::new(Stage::WriteInPlace, TargetState::Unchanged, &place.path, Cause::Changed));
+    }
+    Ok(target)
+}
+
+fn copy(from: &dyn media::File, to: &dyn media::File) -> io::Result<u64> {
+    let mut buffer = vec![0_u8; CHUNK_LEN];
+    let mut at = 0;
+    loop {
+        let chunk = read_full(from, at, &mut buffer)?;
+        if chunk.is_empty() {
+            return Ok(at);
+        }
+        write_all_at(to, at, chunk)?;
+        at += u64::try_from(chunk.len()).map_err(io::Error::other)?;
+    }
+}
