@@ -31,7 +31,12 @@ impl Attributes {
         let mode = match (options.mode, old) {
             (Some(mode), _) => mode,
             (None, Some(found)) => found.mode,
-            (None, None) => Mode::FILE.without(fs.umask().map_err(fail)?),
+            (None, None) => match fs.umask() {
+                Ok(umask) => Mode::FILE.without(umask),
+                // Where the umask cannot be known, a new file is private: too narrow harms less than too wide.
+                Err(e) if Reason::of(&e) == Reason::Unsupported => Mode::PRIVATE,
+                Err(e) => return Err(fail(e)),
+            },
         };
         let xattrs = match old {
             Some(_) if options.keep.xattrs || options.keep.acl => {

@@ -298,6 +298,18 @@ impl Error {
         self
     }
 
+    /// The caller's own error, where that is the cause.
+    pub(crate) fn into_declined(self) -> std::result::Result<Box<dyn std::error::Error + Send + Sync>, Self> {
+        let Self(mut facts) = self;
+        match std::mem::replace(&mut facts.cause, Cause::Changed) {
+            Cause::Declined(error) => Ok(error),
+            cause => {
+                facts.cause = cause;
+                Err(Self(facts))
+            }
+        }
+    }
+
     /// The step that failed.
     #[must_use]
     pub fn stage(&self) -> Stage {

@@ -28,15 +28,21 @@ mod in_place;
 mod lock;
 mod name;
 mod options;
+mod registry;
 mod staged;
 
 pub use dir::{Dir, READ_LEN_MAX};
 pub use error::{Cause, Error, Invalid, Kind, Leftover, Result, Retry, Stage, TargetState};
-pub use lock::{Holder, Lock, Wait};
+pub use lock::{
+    Holder, LOCK_AGE_COMMON, LOCK_WAIT_DEFAULT, Lock, LockKind, LockOptions, NetworkLocks, Stale, Wait,
+};
 pub use options::{
     Barriers, Change, Durability, HardLinks, Keep, Parents, Published, RenameRefused, Stamp, Symlinks,
     Unchanged, WriteOptions,
 };
+#[cfg(feature = "json")]
+pub use registry::{Conflicts, Document, MergeReport, REMOVED_MAX_DEFAULT, Registry, Swap};
+pub use registry::{EmptyResult, UpdateOptions};
 pub use staged::{Publish, PublishFailure, Sealed, Staged};
 
 pub use media::{Env, Mode, Reason, RenameMode};

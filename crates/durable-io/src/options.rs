@@ -146,7 +146,6 @@ pub enum Change {
 
 /// The good outcome of a write.
 #[derive(Debug)]
-#[must_use = "whether the write is durable or only visible is part of the answer"]
 pub struct Published {
     /// How far it has come.
     pub durability: Durability,
