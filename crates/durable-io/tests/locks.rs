@@ -11,7 +11,7 @@ use durable_io::{
     Cause, Dir, Env, Error, Invalid, Kind, LockKind, LockOptions, Retry, Stage, Stale, TargetState,
     UpdateOptions, Wait,
 };
-use media::doubles::{FakeHost, ManualClock, Op, Recorder};
+use media::doubles::{Call, FakeHost, Listener, ManualClock, Op, Recorder, TapFs};
 use media::{HostIdentity, OsFs, OsHost};
 
 const KINDS: [LockKind; 2] = [LockKind::Kernel, LockKind::Exclusive];
@@ -335,16 +335,33 @@ fn a_robbed_holder_is_told_at_unlock() {
     assert_eq!(std::fs::read_to_string(root.path().join("f.lock")).unwrap(), other, "not ours to remove");
 }
 
+/// Puts another file in the place of the lock file just before it is locked.
+#[derive(Debug)]
+struct Deleter(std::path::PathBuf, AtomicUsize);
+
+impl Listener for Deleter {
+    fn before(&self, call: &Call) -> std::io::Result<()> {
+        if call.op == Op::Lock && self.1.fetch_add(1, Ordering::SeqCst) == 0 {
+            std::fs::remove_file(&self.0)?;
+            std::fs::File::create(&self.0)?;
+        }
+        Ok(())
+    }
+}
+
 #[test]
-fn a_deleted_kernel_lock_file_does_not_split_the_lock() {
+fn a_kernel_lock_is_on_the_file_that_has_the_name() {
     let root = tempfile::tempdir().unwrap();
-    let dir = Dir::open(root.path()).unwrap();
-    let first = dir.lock("f", Wait::DoNotWait).unwrap();
-    std::fs::remove_file(root.path().join("f.lock")).unwrap();
-    drop(first);
-    let second = dir.lock("f", Wait::DoNotWait).unwrap();
-    assert!(root.path().join("f.lock").exists(), "the lock is on the file that has the name");
-    drop(second);
+    let path = root.path().join("f.lock");
+    let deleter = Arc::new(Deleter(path.clone(), AtomicUsize::new(0)));
+    let fs = TapFs::shared(OsFs::shared(), Arc::<Deleter>::clone(&deleter));
+    let dir = Dir::open_on(fs, root.path(), Env::os()).unwrap();
+    let lock = dir.lock("f", Wait::DoNotWait).unwrap();
+    assert_eq!(deleter.1.load(Ordering::SeqCst), 2, "locked twice: the first file had lost its name");
+    let other = std::fs::File::open(&path).unwrap();
+    assert!(matches!(other.try_lock(), Err(std::fs::TryLockError::WouldBlock)), "a newcomer is kept out");
+    drop(lock);
+    other.try_lock().unwrap();
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Updates of shared files: bytes and typed entries.
 #![cfg(feature = "json")]
+#![expect(clippy::unwrap_used, reason = "a test says where it broke")]
 
 use std::convert::Infallible;
 
@@ -10,8 +11,8 @@ use media::OsFs;
 use media::doubles::Recorder;
 
 fn registry_with(entries: &[(&str, u32)]) -> (tempfile::TempDir, Dir, durable_io::Registry<u32>) {
-    let root = tempfile::tempdir().expect("a temporary directory");
-    let dir = Dir::open(root.path()).expect("it opens");
+    let root = tempfile::tempdir().unwrap();
+    let dir = Dir::open(root.path()).unwrap();
     let registry = dir.registry("registry.json");
     registry
         .update(|document| {
@@ -19,7 +20,7 @@ fn registry_with(entries: &[(&str, u32)]) -> (tempfile::TempDir, Dir, durable_io
                 document.insert(*name, *value);
             }
         })
-        .expect("the first update");
+        .unwrap();
     (root, dir, registry)
 }
 

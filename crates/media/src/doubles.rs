@@ -237,8 +237,7 @@ impl Dir for TapDir {
             RenameMode::Replace => format!("-> {to_label}"),
             other => format!("-> {to_label} ({other:?})"),
         };
-        self.tap
-            .call(Op::Rename, &self.child(from), detail, || self.inner.rename(from, to_inner, to, how))
+        self.tap.call(Op::Rename, &self.child(from), detail, || self.inner.rename(from, to_inner, to, how))
     }
 
     fn link(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
@@ -297,14 +296,12 @@ impl File for TapFile {
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        self.tap
-            .call(Op::ReadAt, &self.label, format!("@{offset}"), || self.inner.read_at(offset, into))
+        self.tap.call(Op::ReadAt, &self.label, format!("@{offset}"), || self.inner.read_at(offset, into))
     }
 
     fn write_at(&self, offset: u64, from: &[u8]) -> io::Result<usize> {
         let detail = format!("@{offset}+{}", from.len());
-        self.tap
-            .write(Op::WriteAt, &self.label, detail, from, |bytes| self.inner.write_at(offset, bytes))
+        self.tap.write(Op::WriteAt, &self.label, detail, from, |bytes| self.inner.write_at(offset, bytes))
     }
 
     fn append(&self, from: &[u8]) -> io::Result<usize> {
@@ -322,8 +319,7 @@ impl File for TapFile {
 
     fn start_writeback(&self, offset: u64, len: u64) -> io::Result<()> {
         let detail = format!("@{offset}+{len}");
-        self.tap
-            .call(Op::StartWriteback, &self.label, detail, || self.inner.start_writeback(offset, len))
+        self.tap.call(Op::StartWriteback, &self.label, detail, || self.inner.start_writeback(offset, len))
     }
 
     fn set_mode(&self, mode: Mode) -> io::Result<()> {

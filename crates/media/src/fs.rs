@@ -1,38 +1,11 @@
 //! The file seam: [`Fs`] opens directories, [`Dir`] changes names, [`File`] changes bytes.
-//!
-//! # The power-loss contract
-//!
-//! File data, file size, file attributes, each directory entry and each rename are **separate effects**. An
-//! effect that no barrier covers may, after a power cut, be there or not, independently of every other effect:
-//! a size without its data (which then reads as zeros), a name without its file's bytes, the second of two
-//! renames without the first. Data that was overwritten several times since the last barrier may come back in
-//! any of those versions.
-//!
-//! The barriers and what each covers, once it has returned `Ok`:
-//!
-//! | barrier | makes durable | does not |
-//! |---|---|---|
-//! | [`File::sync_all`] | all data, the size and the attributes written through any handle of that file before the call | the file's **name** |
-//! | [`File::sync_data`] | the same data, and the size where it is needed to read it back | attributes, names |
-//! | [`Dir::sync`] | every entry added, removed or renamed in this directory before the call | the bytes of the files it names |
-//! | [`Dir::sync_filesystem`] | everything on the file system | |
-//!
-//! A rename is **atomic**: an observer, and a power cut, sees the old or the new binding, never neither and
-//! never half. It is not durable until the directory is synced (both directories, where they differ).
-//!
-//! A barrier that **fails** leaves everything it should have covered unknown: the kernel may have marked the
-//! pages clean, so a second call proves nothing. Callers do not retry barriers.
-//!
-//! Errors are [`std::io::Error`]s that carry the operating system's code wherever it gave one; [`Reason::of`]
-//! classifies them. Calls interrupted by a signal are retried here, with the exception of the barriers, whose
-//! `EINTR` is reported: nobody can tell how far they came.
 
 use std::any::Any;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 mod mount;
@@ -47,7 +20,46 @@ pub use reason::Reason;
 /// [`Reason::NameTooLong`] when the name is used.
 pub const NAME_LEN_MAX: usize = 255;
 
+/// `name`, if it is a single component; else [`Reason::InvalidArgument`]. For implementations of [`Dir`].
+///
+/// # Errors
+/// See above.
+pub fn single_component(name: &OsStr) -> io::Result<&OsStr> {
+    let mut parts = Path::new(name).components();
+    match (parts.next(), parts.next()) {
+        (Some(Component::Normal(part)), None) if part == name => Ok(name),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "a name must be a single path component")),
+    }
+}
+
 /// A file system: where directories are opened.
+///
+/// # The power-loss contract
+///
+/// File data, file size, file attributes, each directory entry and each rename are **separate effects**. An
+/// effect that no barrier covers may, after a power cut, be there or not, independently of every other effect:
+/// a size without its data (which then reads as zeros), a name without its file's bytes, the second of two
+/// renames without the first. Data that was overwritten several times since the last barrier may come back in
+/// any of those versions.
+///
+/// The barriers and what each covers, once it has returned `Ok`:
+///
+/// | barrier | makes durable | does not |
+/// |---|---|---|
+/// | [`File::sync_all`] | all data, the size and the attributes written through any handle of that file before the call | the file's **name** |
+/// | [`File::sync_data`] | the same data, and the size where it is needed to read it back | attributes, names |
+/// | [`Dir::sync`] | every entry added, removed or renamed in this directory before the call | the bytes of the files it names |
+/// | [`Dir::sync_filesystem`] | everything on the file system | |
+///
+/// A rename is **atomic**: an observer, and a power cut, sees the old or the new binding, never neither and
+/// never half. It is not durable until the directory is synced (both directories, where they differ).
+///
+/// A barrier that **fails** leaves everything it should have covered unknown: the kernel may have marked the
+/// pages clean, so a second call proves nothing. Callers do not retry barriers.
+///
+/// Errors are [`std::io::Error`]s that carry the operating system's code wherever it gave one; [`Reason::of`]
+/// classifies them. Calls interrupted by a signal are repeated here, except for the barriers and for those that
+/// add, remove or move names: nobody can tell how far these came, so their `EINTR` is reported.
 pub trait Fs: Any + Send + Sync + fmt::Debug {
     /// Opens the directory at `path`, following symbolic links.
     ///
@@ -66,7 +78,8 @@ pub trait Fs: Any + Send + Sync + fmt::Debug {
     fn mark(&self, _point: &'static str) {}
 }
 
-/// An open directory. All names are single components relative to it, so nothing is resolved twice.
+/// An open directory. All names are single components relative to it, so nothing is resolved twice; a name that
+/// holds a `/`, or is empty, `.` or `..`, is refused with [`Reason::InvalidArgument`].
 pub trait Dir: Any + Send + Sync + fmt::Debug {
     /// Opens a directory by a path relative to this one (or absolute), following symbolic links.
     ///
@@ -78,7 +91,7 @@ pub trait Dir: Any + Send + Sync + fmt::Debug {
     /// included, has that name. The mode is `mode` less the process's umask, from the first instant on.
     ///
     /// # Durability
-    /// None: entry, size and data are separate effects, see the [contract](self).
+    /// None: entry, size and data are separate effects, each with its own barrier.
     ///
     /// # Errors
     /// [`Reason::AlreadyExists`], [`Reason::DiskFull`] (entries need space too), [`Reason::ReadOnly`], …
@@ -100,7 +113,8 @@ pub trait Dir: Any + Send + Sync + fmt::Debug {
     /// [`Reason::AlreadyExists`], …
     fn create_dir(&self, name: &OsStr, mode: Mode) -> io::Result<()>;
 
-    /// Renames `from` in this directory to `to` in `to_dir`, atomically, as `how` says.
+    /// Renames `from` in this directory to `to` in `to_dir`, atomically, as `how` says. Where both are names of the
+    /// same file (hard links), nothing happens and both stay.
     ///
     /// # Durability
     /// None before both directories are synced. Until then a power cut leaves the old or the new binding.

@@ -9,21 +9,27 @@
 //! With `default-features = false` the crate is `no_std` (plus `alloc`) and holds the block seam and
 //! [`MemDisk`]. Feature `std` adds the file seam, [`FileDisk`] and the environment ([`Env`]). Feature `testing`
 //! adds [`conformance`], the suites that every implementation passes, and [`doubles`], which record calls or
-//! fail a chosen one.
+//! fail a chosen one. Feature `conformance` alone adds the suite of the block seam, without `std` too.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
 
+mod block;
 #[cfg(feature = "std")]
 mod env;
 #[cfg(feature = "std")]
 mod fs;
 
-#[cfg(feature = "testing")]
+#[cfg(feature = "conformance")]
 pub mod conformance;
 #[cfg(feature = "testing")]
 pub mod doubles;
 
+pub use block::{
+    BlockDevice, BlockIndex, DeviceCause, DeviceError, DeviceErrorKind, DeviceOp, Geometry, MemDisk,
+};
+#[cfg(feature = "std")]
+pub use block::{CreateStep, FileDisk, FileDiskError, Leftover};
 #[cfg(feature = "std")]
 pub use env::{
     Clock, Entropy, Env, HostIdentity, Liveness, OsHost, OsPool, ProcessIdentity, SyncPool, SystemClock,
@@ -32,5 +38,5 @@ pub use env::{
 #[cfg(feature = "std")]
 pub use fs::{
     Access, Dir, Entry, File, FileId, FileKind, Fs, LockWait, Metadata, Mode, MountFacts, NAME_LEN_MAX, OsFs,
-    Owner, Reason, RenameMode, Timestamp, describe_mount,
+    Owner, Reason, RenameMode, Timestamp, describe_mount, single_component,
 };

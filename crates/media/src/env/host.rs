@@ -48,11 +48,12 @@ pub trait HostIdentity: Send + Sync + fmt::Debug {
     /// pid namespace with its pid free or taken by a younger process. Everything else is not proof.
     fn liveness(&self, other: &ProcessIdentity) -> Liveness {
         let Ok(me) = self.this_process() else { return Liveness::Unknown };
-        if me.host.is_empty() || me.boot_id.is_empty() || other.boot_id.is_empty() || me.host != other.host {
+        if me.boot_id.is_empty() || other.boot_id.is_empty() || me.host != other.host {
             return Liveness::Unknown;
         }
         if me.boot_id != other.boot_id {
-            return Liveness::Dead;
+            // Two machines that share a directory and have no name differ in this too.
+            return if me.host.is_empty() { Liveness::Unknown } else { Liveness::Dead };
         }
         if me.pid_namespace == 0 || me.pid_namespace != other.pid_namespace {
             return Liveness::Unknown;
@@ -77,10 +78,11 @@ impl HostIdentity for OsHost {
         if let Some(identity) = known.as_ref().filter(|identity| identity.pid == pid) {
             return Ok(identity.clone());
         }
-        let stat = linux::Stat::of(pid).ok_or_else(|| io::Error::other("/proc does not show this process"))?;
+        let stat =
+            linux::Stat::of(pid).ok_or_else(|| io::Error::other("/proc does not show this process"))?;
         let identity = ProcessIdentity {
             pid,
-            start_time: stat.start_time,
+            start_time: if linux::start_times_compare() { stat.start_time } else { 0 },
             boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned(),
             pid_namespace: linux::pid_namespace()?,
             host: linux::host(),
@@ -117,10 +119,14 @@ mod linux {
     use rustix::io::Errno;
     use std::io;
 
-    /// The two fields of `/proc/<pid>/stat` that matter here.
+    /// The inode of the initial time namespace (`TIME_NS_INIT_INO`), the same on every machine.
+    const INITIAL_TIME_NAMESPACE: u64 = 0xEFFF_FFFA;
+
+    /// The three fields of `/proc/<pid>/stat` that matter here.
     #[derive(Debug)]
     pub(super) struct Stat {
         state: char,
+        threads: u64,
         pub(super) start_time: u64,
     }
 
@@ -139,9 +145,10 @@ mod linux {
             let (_, fields) = rest.rsplit_once(')')?;
             let mut fields = fields.split_ascii_whitespace();
             let state = fields.next()?.chars().next()?;
-            // Start time is field 22; the iterator has consumed up to field 3.
-            let start_time = fields.nth(18)?.parse().ok()?;
-            Some(Self { state, start_time })
+            // The iterator has consumed up to field 3; threads are field 20, start time is field 22.
+            let threads = fields.nth(16)?.parse().ok()?;
+            let start_time = fields.nth(1)?.parse().ok()?;
+            Some(Self { state, threads, start_time })
         }
     }
 
@@ -157,15 +164,24 @@ mod linux {
         }
         match Stat::of(pid) {
             None => Liveness::Unknown,
-            Some(stat) if start_time != 0 && stat.start_time != start_time => Liveness::Dead,
-            Some(stat) if matches!(stat.state, 'Z' | 'X') && !has_other_threads(pid) => Liveness::Dead,
+            Some(stat) if start_time != 0 && stat.start_time != start_time && start_times_compare() => {
+                Liveness::Dead
+            }
+            // A zombie leader may have threads that still run, and one of them may take over its pid with
+            // execve: the count, in the same look, must say that the zombie is all there is.
+            Some(stat) if matches!(stat.state, 'Z' | 'X') && stat.threads == 1 => Liveness::Dead,
             Some(_) => Liveness::Alive,
         }
     }
 
-    /// A zombie leader may have threads that still run.
-    fn has_other_threads(pid: u32) -> bool {
-        std::fs::read_dir(format!("/proc/{pid}/task")).map_or(true, |tasks| tasks.count() > 1)
+    /// `/proc` shows start times shifted by the offset of the *reader's* time namespace, so two readers see
+    /// two numbers for one process. Only the initial namespace is sure to have no offset.
+    pub(super) fn start_times_compare() -> bool {
+        match rustix::fs::stat("/proc/self/ns/time") {
+            Ok(namespace) => namespace.st_ino == INITIAL_TIME_NAMESPACE,
+            // A kernel without time namespaces (before Linux 5.6).
+            Err(error) => error == Errno::NOENT,
+        }
     }
 
     pub(super) fn pid_namespace() -> io::Result<u64> {
@@ -173,12 +189,19 @@ mod linux {
     }
 
     /// Machine id and node name: the id alone is shared by images cloned without care, the name alone by
-    /// anything called `localhost`.
+    /// anything called `localhost`. Empty without a machine id (most containers, images not yet started): a
+    /// container of the same name may run on two machines at once.
     pub(super) fn host() -> String {
         let id = std::fs::read_to_string("/etc/machine-id");
         let id = id.as_deref().map_or("", str::trim);
         let uname = rustix::system::uname();
-        format!("{}/{}", uname.nodename().to_string_lossy(), id)
+        host_of(&uname.nodename().to_string_lossy(), id)
+    }
+
+    fn host_of(node_name: &str, machine_id: &str) -> String {
+        // `uninitialized` is what systemd writes into an image.
+        let is_id = machine_id.len() == 32 && machine_id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if is_id { format!("{node_name}/{machine_id}") } else { String::new() }
     }
 
     #[cfg(test)]
@@ -187,9 +210,9 @@ mod linux {
 
         #[test]
         fn stat_of_a_command_with_parentheses_is_read() {
-            let text = "7 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+            let text = "7 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 3 18 4711 20";
             let stat = Stat::parse(7, text).unwrap();
-            assert_eq!((stat.state, stat.start_time), ('S', 4711));
+            assert_eq!((stat.state, stat.threads, stat.start_time), ('S', 3, 4711));
             assert!(Stat::parse(8, text).is_none(), "another namespace's /proc");
             assert!(Stat::parse(7, "7 (x) S 1").is_none());
         }
@@ -206,6 +229,38 @@ mod linux {
         }
 
         #[test]
+        fn a_machine_without_an_id_has_no_name() {
+            assert_eq!(
+                host_of("db-0", "0123456789abcdef0123456789abcdef"),
+                "db-0/0123456789abcdef0123456789abcdef"
+            );
+            for id in ["", "uninitialized", "0123456789abcdef0123456789abcde"] {
+                assert_eq!(host_of("db-0", id), "", "{id:?}");
+            }
+        }
+
+        /// The leader leaves, a thread stays: the process holds its locks and must not be called dead.
+        #[test]
+        fn a_zombie_leader_with_a_thread_is_alive() {
+            let script = "import ctypes, threading, time\n\
+                threading.Thread(target=time.sleep, args=(60,)).start()\n\
+                ctypes.CDLL(None).pthread_exit(None)";
+            let Ok(mut child) = std::process::Command::new("python3").args(["-c", script]).spawn() else {
+                return; // No Python here.
+            };
+            while Stat::of(child.id()).is_some_and(|stat| stat.state != 'Z') {
+                std::thread::yield_now();
+            }
+            let stat = Stat::of(child.id()).unwrap();
+            let seen = running(child.id(), stat.start_time);
+            child.kill().unwrap();
+            child.wait().unwrap();
+            if stat.threads > 1 {
+                assert_eq!(seen, Liveness::Alive);
+            }
+        }
+
+        #[test]
         fn a_killed_child_is_dead_before_and_after_it_is_reaped() {
             let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
             let start = Stat::of(child.id()).unwrap().start_time;
@@ -218,5 +273,42 @@ mod linux {
             child.wait().unwrap();
             assert_eq!(running(child.id(), start), Liveness::Dead);
         }
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use super::*;
+    use crate::doubles::FakeHost;
+
+    #[test]
+    fn death_needs_proof() {
+        let me = FakeHost::with_pid(1);
+        let same = |change: &dyn Fn(&mut ProcessIdentity)| {
+            let mut other = FakeHost::with_pid(2).me;
+            change(&mut other);
+            me.liveness(&other)
+        };
+        assert_eq!(me.liveness(&me.me), Liveness::Alive);
+        assert_eq!(same(&|_| {}), Liveness::Dead, "same boot, pid free");
+        assert_eq!(same(&|other| other.boot_id = "another".to_owned()), Liveness::Dead);
+        assert_eq!(same(&|other| other.boot_id.clear()), Liveness::Unknown);
+        assert_eq!(same(&|other| other.host = "elsewhere/0".to_owned()), Liveness::Unknown);
+        assert_eq!(same(&|other| other.pid_namespace = 7), Liveness::Unknown);
+    }
+
+    #[test]
+    fn a_machine_without_a_name_proves_nothing_by_its_boot_and_something_within_it() {
+        let mut me = FakeHost::with_pid(1);
+        me.me.host.clear();
+        let mut other = FakeHost::with_pid(2).me;
+        other.host.clear();
+        assert_eq!(me.liveness(&other), Liveness::Dead, "same boot, same pid namespace, pid free");
+        other.boot_id = "another".to_owned();
+        assert_eq!(
+            me.liveness(&other),
+            Liveness::Unknown,
+            "another container of no name, on another machine"
+        );
     }
 }

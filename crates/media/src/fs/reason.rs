@@ -92,7 +92,24 @@ impl Reason {
 
     #[cfg(not(unix))]
     fn of_code(code: i32, kind: io::ErrorKind) -> Self {
-        Self::of_kind(kind).unwrap_or(Self::Other(code))
+        // What `std` gives no kind, or one that means something else here.
+        match code {
+            // ERROR_TOO_MANY_OPEN_FILES
+            4 => Self::TooManyOpenFiles,
+            // ERROR_CRC, ERROR_WRITE_FAULT, ERROR_READ_FAULT, ERROR_IO_DEVICE
+            23 | 29 | 30 | 1117 => Self::IoError,
+            // ERROR_SHARING_VIOLATION
+            32 => Self::Busy,
+            // ERROR_LOCK_VIOLATION
+            33 => Self::WouldBlock,
+            // ERROR_INVALID_FUNCTION, ERROR_NOT_SUPPORTED
+            1 | 50 => Self::Unsupported,
+            // ERROR_INVALID_NAME (forbidden characters), ERROR_NOT_A_REPARSE_POINT
+            123 | 4390 => Self::InvalidArgument,
+            // ERROR_CANT_RESOLVE_FILENAME
+            1921 => Self::SymlinkLoop,
+            _ => Self::of_kind(kind).unwrap_or(Self::Other(code)),
+        }
     }
 
     fn of_kind(kind: io::ErrorKind) -> Option<Self> {
@@ -152,5 +169,84 @@ impl fmt::Display for Reason {
             Self::Unknown => "an unclassified error",
         };
         f.write_str(text)
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn every_code_named_in_the_docs_has_its_reason() {
+        let table = [
+            (Errno::ACCESS, Reason::PermissionDenied),
+            (Errno::PERM, Reason::PermissionDenied),
+            (Errno::ROFS, Reason::ReadOnly),
+            (Errno::NOSPC, Reason::DiskFull),
+            (Errno::DQUOT, Reason::QuotaExceeded),
+            (Errno::IO, Reason::IoError),
+            (Errno::NOENT, Reason::NotFound),
+            (Errno::EXIST, Reason::AlreadyExists),
+            (Errno::XDEV, Reason::CrossDevice),
+            (Errno::ISDIR, Reason::IsDirectory),
+            (Errno::NOTDIR, Reason::NotDirectory),
+            (Errno::NOTEMPTY, Reason::NotEmpty),
+            (Errno::NAMETOOLONG, Reason::NameTooLong),
+            (Errno::LOOP, Reason::SymlinkLoop),
+            (Errno::BUSY, Reason::Busy),
+            (Errno::MFILE, Reason::TooManyOpenFiles),
+            (Errno::NFILE, Reason::TooManyOpenFiles),
+            (Errno::AGAIN, Reason::WouldBlock),
+            (Errno::WOULDBLOCK, Reason::WouldBlock),
+            (Errno::INTR, Reason::Interrupted),
+            (Errno::NOTSUP, Reason::Unsupported),
+            (Errno::OPNOTSUPP, Reason::Unsupported),
+            (Errno::NOSYS, Reason::Unsupported),
+            (Errno::INVAL, Reason::InvalidArgument),
+            (Errno::FBIG, Reason::Other(Errno::FBIG.raw_os_error())),
+        ];
+        for (code, reason) in table {
+            assert_eq!(Reason::of(&code.into()), reason, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_without_a_code_is_classified_by_its_kind() {
+        use io::ErrorKind as K;
+        let table = [
+            (K::PermissionDenied, Reason::PermissionDenied),
+            (K::ReadOnlyFilesystem, Reason::ReadOnly),
+            (K::StorageFull, Reason::DiskFull),
+            (K::QuotaExceeded, Reason::QuotaExceeded),
+            (K::NotFound, Reason::NotFound),
+            (K::AlreadyExists, Reason::AlreadyExists),
+            (K::CrossesDevices, Reason::CrossDevice),
+            (K::IsADirectory, Reason::IsDirectory),
+            (K::NotADirectory, Reason::NotDirectory),
+            (K::DirectoryNotEmpty, Reason::NotEmpty),
+            (K::InvalidFilename, Reason::NameTooLong),
+            (K::ResourceBusy, Reason::Busy),
+            (K::WouldBlock, Reason::WouldBlock),
+            (K::Interrupted, Reason::Interrupted),
+            (K::Unsupported, Reason::Unsupported),
+            (K::InvalidInput, Reason::InvalidArgument),
+            (K::Other, Reason::Unknown),
+            (K::UnexpectedEof, Reason::Unknown),
+        ];
+        for (kind, reason) in table {
+            assert_eq!(Reason::of(&kind.into()), reason, "{kind:?}");
+            assert_eq!(Reason::of(&io::Error::new(kind, "with a text")), reason, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_missing_offer_means_that_a_barrier_is_unsupported() {
+        for code in [Errno::INVAL, Errno::NOTSUP, Errno::NOSYS] {
+            assert!(Reason::of(&code.into()).means_barrier_unsupported(), "{code:?}");
+        }
+        for code in [Errno::IO, Errno::NOSPC, Errno::DQUOT, Errno::INTR, Errno::ROFS, Errno::BADF] {
+            assert!(!Reason::of(&code.into()).means_barrier_unsupported(), "{code:?}");
+        }
     }
 }

@@ -16,6 +16,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use crate::fs::{
     Access, Dir, Entry, File, FileId, FileKind, Fs, LockWait, Metadata, Mode, Owner, RenameMode, Timestamp,
+    single_component,
 };
 
 /// The longest value of an extended attribute that Linux allows (`XATTR_SIZE_MAX`), and of a list of names.
@@ -55,10 +56,10 @@ fn umask() -> io::Result<Mode> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "/proc does not tell the umask"))
 }
 
-/// macOS has no way to read the umask without a race, so new files get the usual `022`.
+/// Elsewhere the umask can only be read by setting it, which other threads would notice.
 #[cfg(not(target_os = "linux"))]
 fn umask() -> io::Result<Mode> {
-    Ok(Mode::new(0o022))
+    Err(Errno::NOTSUP.into())
 }
 
 fn open_dir_at(at: BorrowedFd<'_>, path: &Path) -> io::Result<Arc<dyn Dir>> {
@@ -80,11 +81,12 @@ impl Dir for OsDir {
 
     fn create_exclusive(&self, name: &OsStr, mode: Mode) -> io::Result<Arc<dyn File>> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = retry_on_intr(|| sys::openat(&self.fd, name, flags, sys_mode(mode)))?;
+        let fd = sys::openat(&self.fd, single_component(name)?, flags, sys_mode(mode))?;
         Ok(Arc::new(OsFile { fd }))
     }
 
     fn open(&self, name: &OsStr, access: Access) -> io::Result<Arc<dyn File>> {
+        let name = single_component(name)?;
         let access = match access {
             Access::Read => OFlags::RDONLY,
             Access::Write => OFlags::WRONLY,
@@ -98,10 +100,11 @@ impl Dir for OsDir {
     }
 
     fn create_dir(&self, name: &OsStr, mode: Mode) -> io::Result<()> {
-        Ok(retry_on_intr(|| sys::mkdirat(&self.fd, name, sys_mode(mode)))?)
+        Ok(sys::mkdirat(&self.fd, single_component(name)?, sys_mode(mode))?)
     }
 
     fn rename(&self, from: &OsStr, to_dir: &dyn Dir, to: &OsStr, how: RenameMode) -> io::Result<()> {
+        let (from, to) = (single_component(from)?, single_component(to)?);
         let to_dir: &dyn Any = to_dir;
         let Some(to_dir) = to_dir.downcast_ref::<Self>() else {
             return Err(Errno::XDEV.into());
@@ -122,14 +125,16 @@ impl Dir for OsDir {
     }
 
     fn link(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        let (from, to) = (single_component(from)?, single_component(to)?);
         Ok(sys::linkat(&self.fd, from, &self.fd, to, AtFlags::empty())?)
     }
 
     fn unlink(&self, name: &OsStr) -> io::Result<()> {
-        Ok(retry_on_intr(|| sys::unlinkat(&self.fd, name, AtFlags::empty()))?)
+        Ok(sys::unlinkat(&self.fd, single_component(name)?, AtFlags::empty())?)
     }
 
     fn read_link(&self, name: &OsStr) -> io::Result<PathBuf> {
+        let name = single_component(name)?;
         let target = retry_on_intr(|| sys::readlinkat(&self.fd, name, Vec::new()))?;
         Ok(PathBuf::from(OsStr::from_bytes(target.to_bytes())))
     }
@@ -154,6 +159,7 @@ impl Dir for OsDir {
     }
 
     fn metadata(&self, name: &OsStr) -> io::Result<Metadata> {
+        let name = single_component(name)?;
         metadata(&retry_on_intr(|| sys::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW))?)
     }
 
@@ -294,6 +300,10 @@ fn sync_filesystem(_fd: BorrowedFd<'_>) -> io::Result<()> {
 
 #[cfg(target_os = "linux")]
 fn allocate(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
+    // Nothing to reserve is nothing to do; the system call says EINVAL.
+    if len == 0 {
+        return Ok(());
+    }
     Ok(retry_on_intr(|| sys::fallocate(fd, sys::FallocateFlags::KEEP_SIZE, 0, len))?)
 }
 
