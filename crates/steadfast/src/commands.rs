@@ -1,0 +1,163 @@
+//! One module a command; here the dispatch and what several of them share.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use clap::CommandFactory as _;
+use durable_io::{
+    Barriers, Change, Dir, Durability, HardLinks, Keep, LockKind, LockOptions, RenameRefused, Stale, Symlinks, Unchanged,
+    Wait, WriteOptions,
+};
+
+use crate::cli::{Cli, Command, HardLinkPolicy, How, KeepWhat, KindOfLock, LockArgs, LogCommand, SymlinkPolicy};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::interrupt::Interrupt;
+use crate::output::Output;
+
+mod child;
+mod copy;
+mod demo;
+mod log;
+mod man;
+mod names;
+mod selfcheck;
+mod sweep;
+mod write;
+
+pub(crate) fn run(command: Command, output: &Output, interrupt: &Interrupt) -> Outcome {
+    match command {
+        Command::Write(args) => write::run(&args, output, interrupt),
+        Command::Update(args) => child::update(&args, output),
+        Command::Lock(args) => child::lock(&args),
+        Command::Append(args) => log::append(&args, output, interrupt),
+        Command::Log(LogCommand::Check { path, repair }) => log::check(&path, repair, output),
+        Command::Rm(args) => names::rm(&args, output),
+        Command::Mv(args) => names::mv(&args, output),
+        Command::Mkdir(args) => names::mkdir(&args, output),
+        Command::Copy(args) => copy::run(&args, output, interrupt),
+        Command::Sweep(args) => sweep::run(&args, output),
+        Command::Selfcheck(args) => selfcheck::run(&args, output, interrupt),
+        Command::Demo(args) => demo::run(&args, output, interrupt),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "steadfast", &mut script);
+            output.data(&script)?;
+            Ok(Exit::Ok)
+        }
+        Command::Man { command, dir } => man::run(command.as_deref(), dir.as_deref(), output),
+    }
+}
+
+/// Whether the directory of a path may be created on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MissingDir {
+    Create,
+    Fail,
+}
+
+/// Opens the directory that holds `path`; the name in it.
+fn split<'p>(path: &'p Path, missing: MissingDir) -> Outcome<(Dir, &'p OsStr)> {
+    let usage = |message: String| Failure::Usage { message, hint: None };
+    if path.as_os_str().as_encoded_bytes().trim_ascii().is_empty() {
+        return Err(usage("the path is empty".to_owned()));
+    }
+    let ends_in_slash = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    let name = path.file_name().filter(|_| !ends_in_slash);
+    let name = name.ok_or_else(|| usage(format!("`{}` names a directory, not a file", path.display())))?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = match missing {
+        MissingDir::Create => Dir::open_or_create(parent)?,
+        MissingDir::Fail => Dir::open(parent)?,
+    };
+    Ok((dir, name))
+}
+
+impl How {
+    fn options(&self) -> WriteOptions {
+        let kept = |what| self.keep.contains(&what) || self.keep.contains(&KeepWhat::All);
+        WriteOptions {
+            mode: self.mode,
+            keep: Keep {
+                owner: kept(KeepWhat::Owner),
+                xattrs: kept(KeepWhat::Xattr),
+                acl: kept(KeepWhat::Acl),
+            },
+            symlinks: match self.symlinks {
+                SymlinkPolicy::Follow => Symlinks::Follow,
+                SymlinkPolicy::Replace => Symlinks::Replace,
+                SymlinkPolicy::Refuse => Symlinks::Refuse,
+            },
+            hard_links: match self.hard_links {
+                HardLinkPolicy::Replace => HardLinks::Replace,
+                HardLinkPolicy::Refuse => HardLinks::Refuse,
+                HardLinkPolicy::InPlace => HardLinks::InPlace,
+            },
+            rename_refused: if self.in_place_if_refused { RenameRefused::InPlace } else { RenameRefused::Fail },
+            unchanged: Unchanged::Write,
+            expect: None,
+            barriers: barriers(self.allow_visible_only),
+            parents: durable_io::Parents::Create,
+        }
+    }
+}
+
+fn barriers(allow_visible_only: bool) -> Barriers {
+    if allow_visible_only { Barriers::AllowVisibleOnly } else { Barriers::Required }
+}
+
+impl LockArgs {
+    fn options(&self) -> LockOptions {
+        LockOptions {
+            kind: match self.lock_kind {
+                KindOfLock::Kernel => LockKind::Kernel,
+                KindOfLock::Exclusive => LockKind::Exclusive,
+            },
+            wait: if self.timeout.is_zero() { Wait::DoNotWait } else { Wait::UpTo(self.timeout) },
+            stale: self.stale_after.map_or(Stale::ProvedDead, Stale::OlderThan),
+            network: if self.strict {
+                durable_io::NetworkLocks::Refuse
+            } else {
+                durable_io::NetworkLocks::Accept
+            },
+        }
+    }
+}
+
+/// `durable`, or `visible only`, for people.
+fn durability_words(durability: Durability) -> String {
+    match durability {
+        Durability::Durable => "durable".to_owned(),
+        Durability::VisibleOnly(reason) => format!("visible only (the directory cannot be synced: {reason})"),
+    }
+}
+
+/// The same for programs.
+fn durability_code(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Durable => "durable",
+        Durability::VisibleOnly(_) => "visible_only",
+    }
+}
+
+fn change_words(change: Change) -> &'static str {
+    match change {
+        Change::Created => "created",
+        Change::Replaced => "replaced",
+        Change::Overwritten => "overwritten in place",
+        Change::Unchanged => "unchanged",
+    }
+}
+
+fn change_code(change: Change) -> &'static str {
+    match change {
+        Change::Created => "created",
+        Change::Replaced => "replaced",
+        Change::Overwritten => "overwritten",
+        Change::Unchanged => "unchanged",
+    }
+}
+
+/// `1.5 MB` and its kin.
+fn bytes_words(bytes: u64) -> String {
+    indicatif::HumanBytes(bytes).to_string()
+}

@@ -1,0 +1,52 @@
+//! `steadfast man`: manual pages, made from the definition of the command line.
+
+use std::path::Path;
+
+use clap::CommandFactory as _;
+use clap_mangen::Man;
+use durable_io::Dir;
+
+use crate::cli::Cli;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::Output;
+
+pub(super) fn run(command: Option<&str>, dir: Option<&Path>, output: &Output) -> Outcome {
+    let mut cli = Cli::command();
+    cli.build();
+    if let Some(dir) = dir {
+        return write_all(&cli, dir, output);
+    }
+    let page = match command {
+        None => page(&cli)?,
+        Some(name) => {
+            let found = cli.find_subcommand(name).ok_or_else(|| Failure::Usage {
+                message: format!("there is no command `{name}`"),
+                hint: Some("`steadfast --help` lists them".to_owned()),
+            })?;
+            page(found)?
+        }
+    };
+    output.data(&page)?;
+    Ok(Exit::Ok)
+}
+
+fn page(command: &clap::Command) -> Outcome<Vec<u8>> {
+    let mut page = Vec::new();
+    let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
+    let command = command.clone().name(name.clone()).display_name(name);
+    Man::new(command).render(&mut page).map_err(|e| Failure::stream("rendering the page", e))?;
+    Ok(page)
+}
+
+fn write_all(cli: &clap::Command, dir: &Path, output: &Output) -> Outcome {
+    let dir = Dir::open_or_create(dir)?;
+    let mut bulk = dir.bulk();
+    bulk.replace("steadfast.1", &page(cli)?);
+    for command in cli.get_subcommands().filter(|command| command.get_name() != "help") {
+        let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
+        bulk.replace(format!("{name}.1"), &page(command)?);
+    }
+    let report = bulk.publish_all().all_published()?;
+    output.say(format_args!("wrote {} pages into `{}`", report.published, dir.path().display()))?;
+    Ok(Exit::Ok)
+}

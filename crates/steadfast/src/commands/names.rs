@@ -1,0 +1,78 @@
+//! `steadfast rm`, `mv` and `mkdir`: names, changed durably.
+
+use std::path::{Path, PathBuf};
+
+use durable_io::{Barriers, Dir, Durability, Kind, RenameMode};
+use serde_json::json;
+
+use super::{MissingDir, durability_code, durability_words, split};
+use crate::cli::{Mkdir, Mv, Rm};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::Output;
+
+pub(super) fn rm(args: &Rm, output: &Output) -> Outcome {
+    let mut worst = Ok(());
+    for path in &args.paths {
+        let removed = split(path, MissingDir::Fail).and_then(|(dir, name)| Ok(dir.remove(name)?));
+        match removed {
+            Ok(durability) => say(output, "removed", path, durability)?,
+            Err(Failure::Durable(error)) if args.force && error.kind() == Kind::NotFound => {}
+            Err(failure) => note(&mut worst, failure, args.paths.len(), output)?,
+        }
+    }
+    worst.map(|()| Exit::Ok)
+}
+
+pub(super) fn mkdir(args: &Mkdir, output: &Output) -> Outcome {
+    let mut worst = Ok(());
+    for path in &args.paths {
+        match make(path, args) {
+            Ok(durability) => say(output, "created", path, durability)?,
+            Err(failure) => note(&mut worst, failure, args.paths.len(), output)?,
+        }
+    }
+    worst.map(|()| Exit::Ok)
+}
+
+fn make(path: &Path, args: &Mkdir) -> Outcome<Durability> {
+    // `a/b/` is a fine way to name a directory.
+    let path: PathBuf = path.components().collect();
+    if args.parents && Dir::open(&path).is_ok() {
+        return Ok(Durability::Durable);
+    }
+    let missing = if args.parents { MissingDir::Create } else { MissingDir::Fail };
+    let (dir, name) = split(&path, missing)?;
+    Ok(dir.create_dir_with(name, args.mode, Barriers::Required)?)
+}
+
+pub(super) fn mv(args: &Mv, output: &Output) -> Outcome {
+    let from: PathBuf = args.from.components().collect();
+    let (from_dir, from_name) = split(&from, MissingDir::Fail)?;
+    // As `mv` does: a directory is moved into, anything else is a new name.
+    let into_dir = std::fs::metadata(&args.to).is_ok_and(|found| found.is_dir());
+    let to: PathBuf = if into_dir { args.to.join(from_name) } else { args.to.components().collect() };
+    let (to_dir, to_name) = split(&to, MissingDir::Fail)?;
+    let how = if args.no_clobber { RenameMode::NoReplace } else { RenameMode::Replace };
+    let same_dir = from.parent() == to.parent();
+    let target = if same_dir { &from_dir } else { &to_dir };
+    let durability = from_dir.rename_to(from_name, target, to_name, how, Barriers::Required)?;
+    let words = format!("renamed `{}` to `{}`: {}", from.display(), to.display(), durability_words(durability));
+    output.done(words, json!({ "path": from, "to": to, "durability": durability_code(durability) }))?;
+    Ok(Exit::Ok)
+}
+
+fn say(output: &Output, what: &str, path: &Path, durability: Durability) -> Outcome<()> {
+    let words = format!("{what} `{}`: {}", path.display(), durability_words(durability));
+    output.done(words, json!({ "path": path, "change": what, "durability": durability_code(durability) }))
+}
+
+/// One of many failed: it is told at once, the others go on, and the first decides the exit code.
+fn note(worst: &mut Outcome<()>, failure: Failure, count: usize, output: &Output) -> Outcome<()> {
+    if worst.is_err() || count > 1 {
+        output.warn(&failure)?;
+    }
+    if worst.is_ok() {
+        *worst = Err(failure);
+    }
+    Ok(())
+}

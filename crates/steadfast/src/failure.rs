@@ -1,0 +1,261 @@
+//! Why a command failed, what its exit code is, and what `--json` says about it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use durable_io::{Cause, Error, Kind};
+use serde_json::{Value, json};
+
+/// Exit codes, documented in `steadfast --help`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// 0: done.
+    Ok,
+    /// 1: the asked-for thing is not so (not found, exists, torn tail).
+    NotSo,
+    /// 2: the request is wrong.
+    Usage,
+    /// 3: corrupt or damaged.
+    Corrupt,
+    /// 4: no space, or no quota.
+    NoSpace,
+    /// 5: I/O.
+    Io,
+    /// 6: locked or held.
+    Held,
+    /// 7: denied.
+    Denied,
+    /// 130: stopped by a signal.
+    Interrupted,
+    /// What the child of `lock` or `update` returned, or 125 to 127 if it never ran.
+    Child(u8),
+}
+
+/// Our own failure in `lock` and `update`, whose other codes belong to the child; as with `timeout` and `env`.
+pub(crate) const OWN_FAILURE_BESIDE_A_CHILD: u8 = 125;
+
+impl Exit {
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::NotSo => 1,
+            Self::Usage => 2,
+            Self::Corrupt => 3,
+            Self::NoSpace => 4,
+            Self::Io => 5,
+            Self::Held => 6,
+            Self::Denied => 7,
+            Self::Interrupted => 130,
+            Self::Child(code) => code,
+        }
+    }
+
+    fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::Invalid => Self::Usage,
+            Kind::NotFound | Kind::Exists | Kind::Conflict | Kind::Declined => Self::NotSo,
+            Kind::NoSpace => Self::NoSpace,
+            Kind::Denied => Self::Denied,
+            Kind::Held => Self::Held,
+            Kind::Corrupt => Self::Corrupt,
+            Kind::Unsupported | Kind::Io | Kind::Poisoned => Self::Io,
+            Kind::Cancelled => Self::Interrupted,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+/// Everything that can end a command early.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// A durable operation failed.
+    Durable(Error),
+    /// Something beside it: reading the source, starting a child.
+    Io {
+        doing: &'static str,
+        path: Option<PathBuf>,
+        source: io::Error,
+    },
+    /// The arguments contradict each other or the world.
+    Usage {
+        message: String,
+        hint: Option<String>,
+    },
+    /// A signal asked to stop.
+    Interrupted,
+    /// Any of them, in a command whose exit code belongs to a child.
+    BesideChild {
+        code: u8,
+        failure: Box<Failure>,
+    },
+}
+
+pub(crate) type Outcome<T = Exit> = Result<T, Failure>;
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Durable(error)
+    }
+}
+
+impl Failure {
+    pub(crate) fn io(doing: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::Io { doing, path: Some(path.into()), source }
+    }
+
+    pub(crate) fn stream(doing: &'static str, source: io::Error) -> Self {
+        Self::Io { doing, path: None, source }
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::Usage { message: message.into(), hint: None }
+    }
+
+    /// The same failure in a command that passes on the status of a child.
+    pub(crate) fn beside_child(self) -> Self {
+        Self::BesideChild { code: OWN_FAILURE_BESIDE_A_CHILD, failure: Box::new(self) }
+    }
+
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Durable(error) => Exit::of(error.kind()),
+            Self::Io { source, .. } => match media::Reason::of(source) {
+                media::Reason::NotFound => Exit::NotSo,
+                media::Reason::PermissionDenied | media::Reason::ReadOnly => Exit::Denied,
+                media::Reason::DiskFull | media::Reason::QuotaExceeded => Exit::NoSpace,
+                _ => Exit::Io,
+            },
+            Self::Usage { .. } => Exit::Usage,
+            Self::Interrupted => Exit::Interrupted,
+            Self::BesideChild { failure, .. } if matches!(**failure, Self::Interrupted) => Exit::Interrupted,
+            Self::BesideChild { code, .. } => Exit::Child(*code),
+        }
+    }
+
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Durable(error) => error.hint(),
+            Self::Usage { hint, .. } => hint.clone(),
+            Self::Io { .. } => None,
+            Self::Interrupted => Some("nothing was changed, and no temporary file is left".to_owned()),
+            Self::BesideChild { failure, .. } => failure.hint(),
+        }
+    }
+
+    /// A stable word for programs.
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Durable(error) => code_of(error.kind()),
+            Self::Io { .. } => "io",
+            Self::Usage { .. } => "usage",
+            Self::Interrupted => "interrupted",
+            Self::BesideChild { failure, .. } => failure.code(),
+        }
+    }
+
+    /// `{code, message, hint, details}`.
+    pub(crate) fn to_json(&self) -> Value {
+        json!({
+            "code": self.code(),
+            "message": self.to_string(),
+            "hint": self.hint(),
+            "details": self.details(),
+        })
+    }
+
+    fn details(&self) -> Value {
+        match self {
+            Self::Durable(error) => details_of(error),
+            Self::Io { path, source, .. } => json!({ "path": path, "os_error": source.raw_os_error() }),
+            Self::Usage { .. } | Self::Interrupted => json!({}),
+            Self::BesideChild { failure, .. } => failure.details(),
+        }
+    }
+}
+
+fn code_of(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Invalid => "invalid",
+        Kind::NotFound => "not_found",
+        Kind::Exists => "exists",
+        Kind::Conflict => "conflict",
+        Kind::NoSpace => "no_space",
+        Kind::Denied => "denied",
+        Kind::Held => "locked",
+        Kind::Corrupt => "corrupt",
+        Kind::Unsupported => "unsupported",
+        Kind::Io => "io",
+        Kind::Poisoned => "poisoned",
+        Kind::Declined => "declined",
+        Kind::Cancelled => "interrupted",
+    }
+}
+
+/// The four facts, and what there is beside them.
+pub(crate) fn details_of(error: &Error) -> Value {
+    let mut details = json!({
+        "path": error.path(),
+        "stage": snake(&format!("{:?}", error.stage())),
+        "state": snake(&format!("{:?}", error.state())),
+        "retry": snake(&format!("{:?}", error.retry())),
+        "os_error": error.raw_os_error(),
+    });
+    let mut add = |name: &str, value: Value| {
+        if let Some(object) = details.as_object_mut() {
+            object.insert(name.to_owned(), value);
+        }
+    };
+    if let Cause::Held { holder, waited } = error.cause() {
+        let pid = holder.process.as_ref().map(|process| process.pid);
+        let host = holder.process.as_ref().map(|process| process.host.clone());
+        let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+        add("holder", json!({ "pid": pid, "host": host, "waited_ms": waited_ms }));
+    }
+    if let Cause::Corrupt { offset, .. } = error.cause() {
+        add("offset", json!(offset));
+    }
+    if let Some(leftover) = error.cleanup() {
+        add("leftover", json!(leftover.path));
+    }
+    if let Some(backup) = error.backup() {
+        add("backup", json!(backup));
+    }
+    details
+}
+
+/// `SyncDir` as `sync_dir`.
+pub(crate) fn snake(camel: &str) -> String {
+    let mut text = String::new();
+    for c in camel.chars() {
+        if c.is_ascii_uppercase() && !text.is_empty() {
+            text.push('_');
+        }
+        text.push(c.to_ascii_lowercase());
+    }
+    text
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Durable(error) => error.fmt(f),
+            Self::Io { doing, path, source } => {
+                match path.as_deref().map(Path::display) {
+                    Some(path) => write!(f, "`{path}`: {doing}: ")?,
+                    None => write!(f, "{doing}: ")?,
+                }
+                source.fmt(f)
+            }
+            Self::Usage { message, .. } => f.write_str(message),
+            Self::Interrupted => f.write_str("stopped by a signal"),
+            Self::BesideChild { failure, .. } => failure.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The command `steadfast`: durable writes from a shell.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+mod cli;
+mod commands;
+mod failure;
+mod interrupt;
+mod output;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let output = output::Output::new(cli.json, cli.quiet);
+    let interrupt = match interrupt::Interrupt::install() {
+        Ok(interrupt) => interrupt,
+        Err(failure) => return output.failed(&failure),
+    };
+    match commands::run(cli.command, &output, &interrupt) {
+        Ok(exit) => exit.into(),
+        Err(failure) => output.failed(&failure),
+    }
+}
