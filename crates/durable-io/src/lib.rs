@@ -26,6 +26,7 @@ mod dir;
 mod error;
 mod in_place;
 mod lock;
+mod log;
 mod name;
 mod options;
 mod staged;
@@ -33,6 +34,10 @@ mod staged;
 pub use dir::{Dir, READ_LEN_MAX};
 pub use error::{Cause, Error, Invalid, Kind, Leftover, Result, Retry, Stage, TargetState};
 pub use lock::{Holder, Lock, Wait};
+pub use log::{
+    Appended, CheckedTail, DAMAGED_LINES_MAX, DamagedLine, Flaw, Log, LogCheck, LogOptions, LogRecovery,
+    LogSync, Reached, Tail, Writers,
+};
 pub use options::{
     Barriers, Change, Durability, HardLinks, Keep, Parents, Published, RenameRefused, Stamp, Symlinks,
     Unchanged, WriteOptions,
