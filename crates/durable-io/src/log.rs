@@ -398,10 +398,8 @@ impl Log {
                     tracing::warn!(%path, error = %second, "the lock was not released");
                 }
                 // A failed barrier ends the conversation, whosever it was: a rotation's, a repair's.
-                match error.stage() {
-                    Stage::SyncFile | Stage::SyncDir => Err(self.poison(error)),
-                    _ => Err(error),
-                }
+                let is_barrier = matches!(error.stage(), Stage::SyncFile | Stage::SyncDir);
+                Err(if is_barrier { self.poison(error) } else { error })
             }
         }
     }
@@ -536,7 +534,9 @@ impl Log {
     fn create(&self, mode: Option<Mode>) -> Result<Option<Durability>> {
         match self.publish_empty(mode, Publish::CreateNew) {
             Ok(durability) => Ok(Some(durability)),
-            Err(error) if error.reason() == Some(Reason::AlreadyExists) => Ok(None),
+            Err(error) if error.stage() == Stage::Rename && error.reason() == Some(Reason::AlreadyExists) => {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }

@@ -36,10 +36,12 @@ impl Log {
                 }
             }
         });
-        outcome.map_err(|error| match error.stage() {
-            // Which file has which name after a power cut is open.
-            Stage::SyncFile | Stage::SyncDir => error.in_state(TargetState::Unknown),
-            _ => error,
+        outcome.map_err(|error| {
+            if matches!(error.stage(), Stage::SyncFile | Stage::SyncDir) {
+                // Which file has which name after a power cut is open.
+                return error.in_state(TargetState::Unknown);
+            }
+            error
         })
     }
 
