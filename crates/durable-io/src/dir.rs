@@ -371,7 +371,7 @@ fn make_dir(place: &Place, mode: Option<Mode>) -> Result<()> {
 
 /// What is at the name, `None` if nothing is. Directories and special files are refused here, before anything
 /// is written for them.
-fn inspect(place: &Place) -> Result<Option<Metadata>> {
+pub(crate) fn inspect(place: &Place) -> Result<Option<Metadata>> {
     let found = match place.dir.metadata(&place.name) {
         Ok(found) => found,
         Err(e) if Reason::of(&e) == Reason::NotFound => return Ok(None),

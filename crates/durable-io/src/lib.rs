@@ -26,6 +26,7 @@ mod dir;
 mod error;
 mod in_place;
 mod lock;
+mod log;
 mod name;
 mod options;
 mod registry;
@@ -35,6 +36,10 @@ pub use dir::{Dir, READ_LEN_MAX};
 pub use error::{Cause, Error, Invalid, Kind, Leftover, Result, Retry, Stage, TargetState};
 pub use lock::{
     Holder, LOCK_AGE_COMMON, LOCK_WAIT_DEFAULT, Lock, LockKind, LockOptions, NetworkLocks, Stale, Wait,
+};
+pub use log::{
+    Appended, CheckedTail, DAMAGED_LINES_MAX, DamagedLine, Flaw, Log, LogCheck, LogOptions, LogRecovery,
+    LogSync, Reached, Tail, Writers,
 };
 pub use options::{
     Barriers, Change, Durability, HardLinks, Keep, Parents, Published, RenameRefused, Stamp, Symlinks,
