@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 
-use media::{Access, FileKind, Fs, Metadata, Mode, Owner, Reason};
+use media::{Access, FileKind, Metadata, Mode, Owner, Reason};
 
 use crate::dir::Place;
 use crate::error::{Error, Result, Stage};
@@ -23,7 +23,12 @@ pub(crate) struct Attributes {
 }
 
 impl Attributes {
-    pub(crate) fn gather(fs: &dyn Fs, place: &Place, options: &WriteOptions) -> Result<Self> {
+    /// `umask` is asked only for a file that is new.
+    pub(crate) fn gather(
+        umask: &mut dyn FnMut() -> io::Result<Mode>,
+        place: &Place,
+        options: &WriteOptions,
+    ) -> Result<Self> {
         // The mode of a link says 0777 and means nothing: a link that is replaced hands on nothing.
         let old = place.existing.filter(|found| found.kind == FileKind::File);
         let owner = old.filter(|_| options.keep.owner).map(|found| found.owner);
@@ -31,7 +36,7 @@ impl Attributes {
         let mode = match (options.mode, old) {
             (Some(mode), _) => mode,
             (None, Some(found)) => found.mode,
-            (None, None) => match fs.umask() {
+            (None, None) => match umask() {
                 Ok(umask) => Mode::FILE.without(umask),
                 // Where the umask cannot be known, a new file is private: too narrow harms less than too wide.
                 Err(e) if Reason::of(&e) == Reason::Unsupported => Mode::PRIVATE,

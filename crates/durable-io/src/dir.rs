@@ -282,18 +282,7 @@ impl Dir {
         parents: Parents,
         barriers: Barriers,
     ) -> Result<Place> {
-        let mut place = self.locate(name, parents, barriers)?;
-        for _ in 0..LINKS_MAX {
-            place.existing = inspect(&place)?;
-            let is_link = place.existing.is_some_and(|found| found.kind == FileKind::Symlink);
-            match (is_link, policy) {
-                (false, _) | (true, Symlinks::Replace) => return Ok(place),
-                (true, Symlinks::Refuse) => return Err(Error::invalid(place.path, Invalid::SymlinkRefused)),
-                (true, Symlinks::Follow) => follow(&mut place)?,
-            }
-        }
-        let too_many = io::Error::from_raw_os_error(link_loop_code());
-        Err(Error::os(Stage::Inspect, &place.path, too_many))
+        follow_links(self.locate(name, parents, barriers)?, policy)
     }
 
     /// Opens the directory at `below`, creating what is missing if asked to.
@@ -345,6 +334,21 @@ impl Dir {
     }
 }
 
+/// Looks at what has the name, and follows symbolic links as `policy` says.
+pub(crate) fn follow_links(mut place: Place, policy: Symlinks) -> Result<Place> {
+    for _ in 0..LINKS_MAX {
+        place.existing = inspect(&place)?;
+        let is_link = place.existing.is_some_and(|found| found.kind == FileKind::Symlink);
+        match (is_link, policy) {
+            (false, _) | (true, Symlinks::Replace) => return Ok(place),
+            (true, Symlinks::Refuse) => return Err(Error::invalid(place.path, Invalid::SymlinkRefused)),
+            (true, Symlinks::Follow) => follow(&mut place)?,
+        }
+    }
+    let too_many = io::Error::from_raw_os_error(link_loop_code());
+    Err(Error::os(Stage::Inspect, &place.path, too_many))
+}
+
 /// Empty and NUL are refused before the system sees them.
 fn check_bytes(path: &Path) -> Result<()> {
     let bytes = path.as_os_str().as_encoded_bytes();
@@ -357,7 +361,7 @@ fn check_bytes(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn make_dir(place: &Place, mode: Option<Mode>) -> Result<()> {
+pub(crate) fn make_dir(place: &Place, mode: Option<Mode>) -> Result<()> {
     let fail = |e| Error::os(Stage::CreateDir, &place.path, e);
     let Some(mode) = mode else { return place.dir.create_dir(&place.name, Mode::DIR).map_err(fail) };
     // Private first, widened afterwards; and exact, whatever the umask.

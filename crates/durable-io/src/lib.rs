@@ -22,6 +22,7 @@
 //! retry. Which barrier protects what, and what no barrier does, is in `docs/write-path.md`.
 
 mod attributes;
+mod bulk;
 mod dir;
 mod error;
 mod in_place;
@@ -31,7 +32,12 @@ mod name;
 mod options;
 mod registry;
 mod staged;
+mod sweep;
 
+pub use bulk::{
+    Bulk, BulkFile, BulkOptions, BulkPhase, BulkProgress, BulkReport, BulkSync, FilePublished, FileResult,
+    OnFailure,
+};
 pub use dir::{Dir, READ_LEN_MAX};
 pub use error::{Cause, Error, Invalid, Kind, Leftover, Result, Retry, Stage, TargetState};
 pub use lock::{
@@ -49,5 +55,6 @@ pub use options::{
 pub use registry::{Conflicts, Document, MergeReport, REMOVED_MAX_DEFAULT, Registry, Swap};
 pub use registry::{EmptyResult, UpdateOptions};
 pub use staged::{Publish, PublishFailure, Sealed, Staged};
+pub use sweep::{Kept, SWEEP_DEPTH_MAX, SweepOptions, SweepReport, WhyKept};
 
 pub use media::{Env, Mode, Reason, RenameMode};

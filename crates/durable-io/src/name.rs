@@ -82,18 +82,31 @@ impl Own {
     pub(crate) fn fresh(purpose: Purpose, env: &Env) -> std::io::Result<OsString> {
         let me = env.host.this_process()?;
         let random = random_u64(&*env.entropy)?;
-        let suffix = match purpose {
-            Purpose::Temp => TEMP_SUFFIX,
-            Purpose::Backup => BACKUP_SUFFIX,
-        };
-        Ok(OsString::from(format!(
-            "{PREFIX}{:x}-{:x}-{:x}-{:016x}-{:016x}-{random:016x}{suffix}",
+        let stem = format!(
+            "{PREFIX}{:x}-{:x}-{:x}-{:016x}-{:016x}-",
             me.pid,
             me.start_time,
             me.pid_namespace,
             short_digest(&me.boot_id),
             short_digest(&me.host),
-        )))
+        );
+        Ok(Self::join(&stem, random, purpose))
+    }
+
+    /// A name from what the names of one process have in common, and what sets one apart.
+    pub(crate) fn join(stem: &str, random: u64, purpose: Purpose) -> OsString {
+        let suffix = match purpose {
+            Purpose::Temp => TEMP_SUFFIX,
+            Purpose::Backup => BACKUP_SUFFIX,
+        };
+        OsString::from(format!("{stem}{random:016x}{suffix}"))
+    }
+
+    /// The reverse of [`Own::join`] for a temporary file, so that a hundred thousand names fit in little memory.
+    pub(crate) fn split_temp(name: &OsStr) -> Option<(&str, u64)> {
+        let rest = name.to_str()?.strip_suffix(TEMP_SUFFIX)?;
+        let (stem, random) = rest.split_at_checked(rest.len().checked_sub(16)?)?;
+        Some((stem, u64::from_str_radix(random, 16).ok()?))
     }
 
     /// Reads such a name; `None` for every other name.
@@ -192,6 +205,9 @@ mod tests {
             let name = Own::fresh(purpose, &env).unwrap();
             assert!(name.len() < 120, "{name:?}");
             assert_eq!(Own::parse(&name).unwrap().purpose, purpose);
+            let split = Own::split_temp(&name);
+            assert_eq!(split.is_some(), purpose == Purpose::Temp);
+            assert!(split.is_none_or(|(stem, random)| Own::join(stem, random, purpose) == name));
             assert_eq!(invalid(name.to_str().unwrap()), Invalid::ReservedName);
         }
         for foreign in [

@@ -1,13 +1,13 @@
 //! The chain as types: [`Staged`] (hidden, not durable) → [`Sealed`] (its bytes durable) → published (its name
 //! durable). A step that must come first gives the value that the next step needs.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use media::{Access, Env, FileKind, Metadata, Mode, Reason, RenameMode};
+use media::{Access, Env, FileId, FileKind, Metadata, Mode, Reason, RenameMode};
 
 use crate::attributes::{self, Attributes};
 use crate::dir::{Dir, Place, is_ambiguous, read_place, sync_dir};
@@ -101,8 +101,8 @@ pub(crate) fn write_all_at(file: &dyn media::File, mut offset: u64, mut bytes: &
 /// [`Sealed::publish`].
 #[must_use = "a staged file that is not sealed and published is removed again"]
 pub struct Staged {
-    temp: Temp,
-    place: Place,
+    pub(crate) temp: Temp,
+    pub(crate) place: Place,
     options: WriteOptions,
     attributes: Attributes,
     env: Env,
@@ -134,13 +134,23 @@ impl Dir {
     }
 
     pub(crate) fn stage_at(&self, place: Place, options: &WriteOptions) -> Result<Staged> {
+        self.stage_under(&mut || self.fs.umask(), place, options)
+    }
+
+    /// As [`Dir::stage_at`], for one who knows the umask already: reading it costs as much as a small write.
+    pub(crate) fn stage_under(
+        &self,
+        umask: &mut dyn FnMut() -> io::Result<Mode>,
+        place: Place,
+        options: &WriteOptions,
+    ) -> Result<Staged> {
         if let Some(Metadata { kind: FileKind::File, links, .. }) = place.existing
             && links > 1
             && options.hard_links == HardLinks::Refuse
         {
             return Err(Error::invalid(&place.path, Invalid::HardLinkRefused { links }));
         }
-        let attributes = Attributes::gather(&*self.fs, &place, options)?;
+        let attributes = Attributes::gather(umask, &place, options)?;
         let temp = Temp::create(&place, Purpose::Temp, &self.env)?;
         place.dir.mark("after_create");
         Ok(Staged {
@@ -285,12 +295,26 @@ impl Staged {
     /// failed barrier is never repeated; the data must be written again, from the start.
     pub fn seal(mut self) -> Result<Sealed> {
         self.prepare()?;
-        if let Err(e) = self.temp.file.sync_all() {
-            let error = Error::os(Stage::SyncFile, &self.place.path, e);
-            return Err(self.temp.fail(error));
-        }
+        let outcome = self.barrier();
+        self.sealed_by(outcome)
+    }
+
+    /// The file barrier itself, on the descriptor that wrote: another one may not be told of a failed writeback.
+    pub(crate) fn barrier(&self) -> io::Result<()> {
+        self.temp.file.sync_all()?;
         self.place.dir.mark("after_fsync");
-        Ok(Sealed { staged: self })
+        Ok(())
+    }
+
+    /// What the barrier has made of it.
+    pub(crate) fn sealed_by(mut self, outcome: io::Result<()>) -> Result<Sealed> {
+        match outcome {
+            Ok(()) => Ok(Sealed { staged: self }),
+            Err(e) => {
+                let error = Error::os(Stage::SyncFile, &self.place.path, e);
+                Err(self.temp.fail(error))
+            }
+        }
     }
 
     /// Everything before the barrier.
@@ -342,7 +366,7 @@ pub(crate) fn read_full<'a>(file: &dyn media::File, at: u64, into: &'a mut [u8])
 }
 
 /// Whether the target already has these bytes and the mode asked for.
-fn holds(place: &Place, bytes: &[u8], options: &WriteOptions) -> Result<bool> {
+pub(crate) fn holds(place: &Place, bytes: &[u8], options: &WriteOptions) -> Result<bool> {
     let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     if !place.existing.is_some_and(|found| attributes::may_be_unchanged(&found, len, options)) {
         return Ok(false);
@@ -355,10 +379,15 @@ fn holds(place: &Place, bytes: &[u8], options: &WriteOptions) -> Result<bool> {
     }
 }
 
+/// The file barrier of a replace on a file that is already as asked.
+pub(crate) fn sync_unchanged(place: &Place) -> Result<()> {
+    let fail = |e| Error::os(Stage::SyncFile, &place.path, e);
+    place.dir.open(&place.name, Access::Read).and_then(|file| file.sync_all()).map_err(fail)
+}
+
 /// The barriers of a replace on a file that is already as asked.
 pub(crate) fn keep_unchanged(place: &Place, options: &WriteOptions, len: u64) -> Result<Published> {
-    let fail = |e| Error::os(Stage::SyncFile, &place.path, e);
-    place.dir.open(&place.name, Access::Read).and_then(|file| file.sync_all()).map_err(fail)?;
+    sync_unchanged(place)?;
     // Nothing changed that a failed barrier could undo, but nothing is known to be durable either.
     let reached = sync_dir(&*place.dir, &place.path, options.barriers)?;
     let other_links = place.existing.map_or(0, |found| found.links.saturating_sub(1));
@@ -369,6 +398,21 @@ pub(crate) fn keep_unchanged(place: &Place, options: &WriteOptions, len: u64) ->
         len,
         leftover: None,
     })
+}
+
+/// Where the file `ours` is now: under its target's name, under the hidden one, or nobody knows.
+pub(crate) fn look_for(ours: Option<FileId>, place: &Place, hidden: &OsStr) -> TargetState {
+    if ours.is_none() {
+        return TargetState::Unknown;
+    }
+    let is_ours = |found: io::Result<Metadata>| found.is_ok_and(|m| m.id == ours);
+    if is_ours(place.dir.metadata(&place.name)) {
+        TargetState::ReplacedNotDurable
+    } else if is_ours(place.dir.metadata(hidden)) {
+        TargetState::Unchanged
+    } else {
+        TargetState::Unknown
+    }
 }
 
 /// How a sealed file gets its name.
@@ -384,7 +428,7 @@ pub enum Publish {
 #[must_use = "a sealed file that is not published is removed again"]
 #[derive(Debug)]
 pub struct Sealed {
-    staged: Staged,
+    pub(crate) staged: Staged,
 }
 
 /// A publish that did not succeed. Where the temporary file is still whole, it is handed back for another try;
@@ -525,17 +569,7 @@ impl Sealed {
     /// After an answer that leaves it open whether the file got its name: look for it, by identity.
     fn look(&self) -> TargetState {
         let Staged { temp, place, .. } = &self.staged;
-        let Some(ours) = temp.file.metadata().ok().and_then(|found| found.id) else {
-            return TargetState::Unknown;
-        };
-        let is_ours = |found: io::Result<Metadata>| found.is_ok_and(|m| m.id == Some(ours));
-        if is_ours(place.dir.metadata(&place.name)) {
-            TargetState::ReplacedNotDurable
-        } else if is_ours(place.dir.metadata(&temp.name)) {
-            TargetState::Unchanged
-        } else {
-            TargetState::Unknown
-        }
+        look_for(temp.file.metadata().ok().and_then(|found| found.id), place, &temp.name)
     }
 
     /// The policy asked for it: overwrite the existing file, after a durable backup.
