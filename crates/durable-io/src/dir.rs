@@ -283,7 +283,8 @@ impl Dir {
         barriers: Barriers,
     ) -> Result<Place> {
         let mut place = self.locate(name, parents, barriers)?;
-        for _ in 0..LINKS_MAX {
+        // One look more than links: behind the last one there may be a file.
+        for _ in 0..=LINKS_MAX {
             place.existing = inspect(&place)?;
             let is_link = place.existing.is_some_and(|found| found.kind == FileKind::Symlink);
             match (is_link, policy) {
