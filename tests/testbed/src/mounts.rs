@@ -17,7 +17,7 @@ pub const MOUNTS_MAX: usize = 5;
 /// The file systems that are tested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FsKind {
-    /// ext4 as `mkfs.ext4` makes it.
+    /// ext4 with a journal.
     Ext4,
     /// ext4 without a journal.
     Ext4NoJournal,
@@ -42,8 +42,9 @@ impl FsKind {
 
     fn mkfs(self) -> Option<(&'static str, &'static [&'static str])> {
         match self {
-            Self::Ext4 => Some(("mkfs.ext4", &["-q", "-F"])),
-            Self::Ext4NoJournal => Some(("mkfs.ext4", &["-q", "-F", "-O", "^has_journal"])),
+            // `-m 0`: no blocks set aside for root, who would never find the disk full otherwise.
+            Self::Ext4 => Some(("mkfs.ext4", &["-q", "-F", "-m", "0"])),
+            Self::Ext4NoJournal => Some(("mkfs.ext4", &["-q", "-F", "-m", "0", "-O", "^has_journal"])),
             Self::Xfs => Some(("mkfs.xfs", &["-q", "-f"])),
             Self::Btrfs => Some(("mkfs.btrfs", &["-q", "-f"])),
             Self::Tmpfs => None,

@@ -63,9 +63,11 @@ fn a_full_disk_leaves_the_old_file_and_no_temporary_one() {
         let poisoned = staged.write_all(b"more").unwrap_err();
         assert_eq!(poisoned.kind(), Kind::Poisoned, "{kind:?}");
         assert_eq!(staged.seal().unwrap_err().kind(), Kind::Poisoned, "{kind:?}");
-        // What still fits is written all the same.
-        drop(dir.replace("small", b"fits").unwrap());
-        drop(dir.remove("small").unwrap());
+        // What still fits is written all the same. (The room that btrfs shows is an estimate.)
+        if kind != FsKind::Btrfs {
+            drop(dir.replace("small", b"fits").unwrap_or_else(|e| panic!("{kind:?}: {e}")));
+            drop(dir.remove("small").unwrap());
+        }
         replaces_again_once_there_is_room(&fs, &dir);
     }
 }

@@ -62,6 +62,8 @@ fn between_marks(path: &PathBuf) -> Vec<String> {
         .skip_while(|line| !line.contains(BEGIN))
         .skip(1)
         .take_while(|line| !line.contains(END))
+        // Builds with debug assertions ask if a descriptor is open before they close it.
+        .filter(|line| !line.contains("F_GETFD"))
         .map(str::to_owned)
         .collect()
 }
@@ -93,11 +95,12 @@ fn descriptor(line: &str) -> &str {
 }
 
 #[test]
-fn a_replace_is_nine_system_calls_in_the_promised_order() {
+fn a_replace_is_ten_system_calls_in_the_promised_order() {
     let calls = need!(traced("old"));
     let seen: Vec<String> = calls.iter().map(|line| words(line)).collect();
     let promised = [
-        "newfstatat old",
+        "newfstatat 0644 old",
+        "getpid",
         "getrandom",
         "openat O_RDWR O_CREAT O_EXCL O_NOFOLLOW O_CLOEXEC 0600 TEMP",
         "pwrite64 4096",
@@ -109,7 +112,7 @@ fn a_replace_is_nine_system_calls_in_the_promised_order() {
     ];
     assert_eq!(seen, promised, "{calls:#?}");
     // Which fsync is which: the first is of what was written, the second of the directory it was renamed in.
-    let [_, _, open, write, chmod, file_barrier, rename, dir_barrier, close] = calls.as_slice() else {
+    let [_, _, _, open, write, chmod, file_barrier, rename, dir_barrier, close] = calls.as_slice() else {
         panic!("{calls:#?}")
     };
     assert_eq!(descriptor(open), descriptor(rename));
@@ -140,5 +143,5 @@ fn a_new_file_costs_the_same_and_a_look_at_the_umask() {
     assert_eq!(seen.first().map(String::as_str), Some("newfstatat new ENOENT"), "{calls:#?}");
     // Until the kernel offers a better way: open, stat, read, close of one file in /proc.
     assert!(seen.iter().filter(|call| call.contains("/proc")).count() <= 1, "{calls:#?}");
-    assert!(seen.len() <= 16, "{calls:#?}");
+    assert!(seen.len() == 13, "{calls:#?}");
 }
