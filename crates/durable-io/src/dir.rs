@@ -336,7 +336,8 @@ impl Dir {
 
 /// Looks at what has the name, and follows symbolic links as `policy` says.
 pub(crate) fn follow_links(mut place: Place, policy: Symlinks) -> Result<Place> {
-    for _ in 0..LINKS_MAX {
+    // One look more than links: behind the last one there may be a file.
+    for _ in 0..=LINKS_MAX {
         place.existing = inspect(&place)?;
         let is_link = place.existing.is_some_and(|found| found.kind == FileKind::Symlink);
         match (is_link, policy) {

@@ -347,7 +347,8 @@ fn parse_mode(text: &str) -> Result<Mode, String> {
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let count: u64 = digits.parse().map_err(|_| "expected a number with ms, s or m, such as 500ms".to_owned())?;
+    let count: u64 =
+        digits.parse().map_err(|_| "expected a number with ms, s or m, such as 500ms".to_owned())?;
     match text.strip_prefix(digits).unwrap_or("") {
         "ms" => Ok(Duration::from_millis(count)),
         "" | "s" => Ok(Duration::from_secs(count)),
@@ -358,7 +359,8 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 
 fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let count: u64 = digits.parse().map_err(|_| "expected a number of bytes, such as 4096 or 10M".to_owned())?;
+    let count: u64 =
+        digits.parse().map_err(|_| "expected a number of bytes, such as 4096 or 10M".to_owned())?;
     let factor = match text.strip_prefix(digits).unwrap_or("") {
         "" | "B" => 1,
         "K" | "KiB" => 1 << 10,

@@ -5,11 +5,13 @@ use std::path::Path;
 
 use clap::CommandFactory as _;
 use durable_io::{
-    Barriers, Change, Dir, Durability, HardLinks, Keep, LockKind, LockOptions, RenameRefused, Stale, Symlinks, Unchanged,
-    Wait, WriteOptions,
+    Barriers, Change, Dir, Durability, HardLinks, Keep, LockKind, LockOptions, RenameRefused, Stale,
+    Symlinks, Unchanged, Wait, WriteOptions,
 };
 
-use crate::cli::{Cli, Command, HardLinkPolicy, How, KeepWhat, KindOfLock, LockArgs, LogCommand, SymlinkPolicy};
+use crate::cli::{
+    Cli, Command, HardLinkPolicy, How, KeepWhat, KindOfLock, LockArgs, LogCommand, SymlinkPolicy,
+};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::interrupt::Interrupt;
 use crate::output::Output;
@@ -92,7 +94,11 @@ impl How {
                 HardLinkPolicy::Refuse => HardLinks::Refuse,
                 HardLinkPolicy::InPlace => HardLinks::InPlace,
             },
-            rename_refused: if self.in_place_if_refused { RenameRefused::InPlace } else { RenameRefused::Fail },
+            rename_refused: if self.in_place_if_refused {
+                RenameRefused::InPlace
+            } else {
+                RenameRefused::Fail
+            },
             unchanged: Unchanged::Write,
             expect: None,
             barriers: barriers(self.allow_visible_only),

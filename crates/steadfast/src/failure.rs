@@ -78,23 +78,13 @@ pub(crate) enum Failure {
     /// A durable operation failed.
     Durable(Error),
     /// Something beside it: reading the source, starting a child.
-    Io {
-        doing: &'static str,
-        path: Option<PathBuf>,
-        source: io::Error,
-    },
+    Io { doing: &'static str, path: Option<PathBuf>, source: io::Error },
     /// The arguments contradict each other or the world.
-    Usage {
-        message: String,
-        hint: Option<String>,
-    },
+    Usage { message: String, hint: Option<String> },
     /// A signal asked to stop.
     Interrupted,
     /// Any of them, in a command whose exit code belongs to a child.
-    BesideChild {
-        code: u8,
-        failure: Box<Failure>,
-    },
+    BesideChild { code: u8, failure: Box<Failure> },
 }
 
 pub(crate) type Outcome<T = Exit> = Result<T, Failure>;

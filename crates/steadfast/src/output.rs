@@ -122,7 +122,8 @@ pub(crate) enum Unit {
 }
 
 impl Unit {
-    fn style(self, has_total: bool) -> ProgressStyle {
+    /// How a bar of it looks.
+    pub(crate) fn style(self, has_total: bool) -> ProgressStyle {
         let template = match (self, has_total) {
             (Self::Bytes, true) => "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
             (Self::Bytes, false) => "{spinner} {msg} {bytes} {bytes_per_sec}",

@@ -32,9 +32,7 @@ pub(super) fn run(command: Option<&str>, dir: Option<&Path>, output: &Output) ->
 
 fn page(command: &clap::Command) -> Outcome<Vec<u8>> {
     let mut page = Vec::new();
-    let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
-    let command = command.clone().name(name.clone()).display_name(name);
-    Man::new(command).render(&mut page).map_err(|e| Failure::stream("rendering the page", e))?;
+    Man::new(command.clone()).render(&mut page).map_err(|e| Failure::stream("rendering the page", e))?;
     Ok(page)
 }
 

@@ -27,22 +27,27 @@ pub(super) fn mkdir(args: &Mkdir, output: &Output) -> Outcome {
     let mut worst = Ok(());
     for path in &args.paths {
         match make(path, args) {
-            Ok(durability) => say(output, "created", path, durability)?,
+            Ok(Some(durability)) => say(output, "created", path, durability)?,
+            Ok(None) => output.done(
+                format_args!("`{}` exists", path.display()),
+                json!({ "path": path, "change": "unchanged" }),
+            )?,
             Err(failure) => note(&mut worst, failure, args.paths.len(), output)?,
         }
     }
     worst.map(|()| Exit::Ok)
 }
 
-fn make(path: &Path, args: &Mkdir) -> Outcome<Durability> {
+/// `None` if it is there already, which is fine with `--parents`.
+fn make(path: &Path, args: &Mkdir) -> Outcome<Option<Durability>> {
     // `a/b/` is a fine way to name a directory.
     let path: PathBuf = path.components().collect();
     if args.parents && Dir::open(&path).is_ok() {
-        return Ok(Durability::Durable);
+        return Ok(None);
     }
     let missing = if args.parents { MissingDir::Create } else { MissingDir::Fail };
     let (dir, name) = split(&path, missing)?;
-    Ok(dir.create_dir_with(name, args.mode, Barriers::Required)?)
+    Ok(Some(dir.create_dir_with(name, args.mode, Barriers::Required)?))
 }
 
 pub(super) fn mv(args: &Mv, output: &Output) -> Outcome {
@@ -56,7 +61,8 @@ pub(super) fn mv(args: &Mv, output: &Output) -> Outcome {
     let same_dir = from.parent() == to.parent();
     let target = if same_dir { &from_dir } else { &to_dir };
     let durability = from_dir.rename_to(from_name, target, to_name, how, Barriers::Required)?;
-    let words = format!("renamed `{}` to `{}`: {}", from.display(), to.display(), durability_words(durability));
+    let words =
+        format!("renamed `{}` to `{}`: {}", from.display(), to.display(), durability_words(durability));
     output.done(words, json!({ "path": from, "to": to, "durability": durability_code(durability) }))?;
     Ok(Exit::Ok)
 }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use durable_io::{Dir, Durability, Wait};
-use media::{Access, Fs as _, LockWait, Mode, MountFacts, NAME_LEN_MAX, OsFs, Reason, RenameMode, describe_mount};
+use media::{
+    Access, Fs as _, LockWait, Mode, MountFacts, NAME_LEN_MAX, OsFs, Reason, RenameMode, describe_mount,
+};
 use serde_json::{Value, json};
 
 use crate::cli::Selfcheck;
@@ -99,14 +101,16 @@ impl Ground {
     fn prepare(parent: &Path) -> Outcome<Self> {
         let name = format!(".steadfast-selfcheck-{}", std::process::id());
         let path = parent.join(name);
-        std::fs::create_dir(&path).map_err(|e| Failure::io("making a directory to try things in", &path, e))?;
+        std::fs::create_dir(&path)
+            .map_err(|e| Failure::io("making a directory to try things in", &path, e))?;
         let raw = OsFs.open_dir(&path).map_err(|e| Failure::io("opening it", &path, e))?;
         let dir = Dir::open(&path)?;
         Ok(Self { path, raw, dir })
     }
 
     fn remove(self) -> Outcome<()> {
-        std::fs::remove_dir_all(&self.path).map_err(|e| Failure::io("removing the trial directory", &self.path, e))
+        std::fs::remove_dir_all(&self.path)
+            .map_err(|e| Failure::io("removing the trial directory", &self.path, e))
     }
 
     fn failed(&self) -> impl Fn(io::Error) -> Failure + '_ {
@@ -201,12 +205,13 @@ impl Ground {
             Ok(self.dir.replace("replaced", &page).map(|_| ())?)
         });
         let lock = Price::of(rounds, |_| Ok(self.dir.lock("locked", Wait::DoNotWait)?.unlock()?));
-        let mut prices =
-            vec![("append 4 KiB + fsync", fsync), ("overwrite 4 KiB + fdatasync", fdatasync)];
+        let mut prices = vec![("append 4 KiB + fsync", fsync), ("overwrite 4 KiB + fdatasync", fdatasync)];
         // What the file system does not offer has no price; the features say so.
-        for (name, price) in
-            [("rename + fsync of the directory", dirsync), ("one durable replace", replace), ("lock + unlock", lock)]
-        {
+        for (name, price) in [
+            ("rename + fsync of the directory", dirsync),
+            ("one durable replace", replace),
+            ("lock + unlock", lock),
+        ] {
             match price {
                 Err(Failure::Interrupted) => return Err(Failure::Interrupted),
                 Err(_) => {}
@@ -283,7 +288,8 @@ impl Findings {
     }
 
     fn to_json(&self, dir: &Path) -> Value {
-        let named = |name: &str| snake(name).replace([':', '+'], "").split_whitespace().collect::<Vec<_>>().join("_");
+        let named =
+            |name: &str| snake(name).replace([':', '+'], "").split_whitespace().collect::<Vec<_>>().join("_");
         let features: serde_json::Map<_, _> =
             self.features.iter().map(|(name, offered)| (named(name), offered.to_json())).collect();
         let prices: serde_json::Map<_, _> =
@@ -337,7 +343,9 @@ fn warnings(mount: Option<&MountFacts>) -> Vec<String> {
         warn("mounted without barriers: the device's write cache is not emptied by fsync");
     }
     if mount.is_network() {
-        warn("a network file system: what survives is decided by the server, and locks may not exclude its own processes");
+        warn(
+            "a network file system: what survives is decided by the server, and locks may not exclude its own processes",
+        );
     }
     if mount.is_fuse() {
         warn("a FUSE file system: what fsync means is decided by the program behind it");
@@ -346,7 +354,9 @@ fn warnings(mount: Option<&MountFacts>) -> Vec<String> {
         warn("no journal: a power cut may damage the file system itself, and fsck decides what is left");
     }
     if mount.fs_type == "btrfs" && !mount.has_option("nodatacow") {
-        warn("btrfs copies on write: overwriting a preallocated file is not free of metadata here, so a journal gains less");
+        warn(
+            "btrfs copies on write: overwriting a preallocated file is not free of metadata here, so a journal gains less",
+        );
     }
     warnings
 }

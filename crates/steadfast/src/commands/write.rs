@@ -84,7 +84,11 @@ fn report(published: &Published, path: &Path, output: &Output) -> Outcome {
         ))?;
     }
     if let Some(leftover) = &published.leftover {
-        output.warn(format_args!("`{}` could not be removed: {}", leftover.path.display(), leftover.error))?;
+        output.warn(format_args!(
+            "`{}` could not be removed: {}",
+            leftover.path.display(),
+            leftover.error
+        ))?;
     }
     Ok(Exit::Ok)
 }

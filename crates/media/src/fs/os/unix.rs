@@ -47,8 +47,12 @@ impl Fs for OsFs {
 /// Reads the umask from `/proc`: setting and restoring it would change it for other threads in between.
 #[cfg(target_os = "linux")]
 fn umask() -> io::Result<Mode> {
-    let status = std::fs::read_to_string("/proc/thread-self/status")?;
-    status
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let status = retry_on_intr(|| sys::open("/proc/thread-self/status", flags, sys::Mode::empty()))?;
+    // The umask is the second line, after a name of at most 64 bytes: one read of the beginning is enough.
+    let mut beginning = [0_u8; 256];
+    let len = retry_on_intr(|| rustix::io::read(&status, &mut beginning[..]))?;
+    String::from_utf8_lossy(beginning.get(..len).unwrap_or(&beginning))
         .lines()
         .find_map(|line| line.strip_prefix("Umask:"))
         .and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok())
@@ -233,6 +237,13 @@ impl File for OsFile {
     }
 
     fn xattr(&self, name: &OsStr) -> io::Result<Vec<u8>> {
+        // Nearly all are short, an ACL above all; clearing 64 KiB costs more than the call.
+        let mut short = [0_u8; 256];
+        match sys::fgetxattr(&self.fd, name, &mut short[..]) {
+            Ok(len) => return Ok(short.get(..len).unwrap_or(&short).to_vec()),
+            Err(Errno::RANGE) => {}
+            Err(e) => return Err(e.into()),
+        }
         let mut value = vec![0_u8; XATTR_LEN_MAX];
         let len = sys::fgetxattr(&self.fd, name, &mut value)?;
         value.truncate(len);

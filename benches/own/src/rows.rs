@@ -1,0 +1,134 @@
+//! The rows: one function each. To add one, write its function and name it in [`ROWS`].
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::time::Duration;
+
+use durable_io::{Dir, Wait};
+use media::doubles::Recorder;
+use media::{Env, OsFs};
+
+use crate::ground::Ground;
+use crate::measure::{Contender, Samples, alternate};
+use crate::raw;
+
+/// What every row writes.
+pub(crate) const PAYLOAD: [u8; 4096] = [0x5A; 4096];
+
+/// One operation and what it is compared with.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    /// What the baseline is.
+    pub(crate) beside: &'static str,
+    pub(crate) target: Target,
+    pub(crate) measure: fn(&Ground, u32) -> io::Result<Comparison>,
+}
+
+/// When a row has reached what it should.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Target {
+    /// Baseline time / our time, at least.
+    RatioAtLeast(f64),
+    /// Our time / baseline time, at most.
+    ShareAtMost(f64),
+}
+
+/// Both sides, measured in the same run.
+#[derive(Debug)]
+pub(crate) struct Comparison {
+    pub(crate) ours: Samples,
+    pub(crate) baseline: Samples,
+    /// Barriers of one of our operations, counted.
+    pub(crate) syncs: usize,
+}
+
+/// All rows.
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        name: "replace an existing file",
+        beside: "raw chain",
+        target: Target::RatioAtLeast(0.97),
+        measure: replace_existing,
+    },
+    Row {
+        name: "replace creates a new file",
+        beside: "raw chain",
+        target: Target::RatioAtLeast(0.97),
+        measure: replace_new,
+    },
+    Row {
+        name: "lock and unlock, uncontended",
+        beside: "our replace",
+        target: Target::ShareAtMost(0.02),
+        measure: lock,
+    },
+];
+
+fn open(path: &Path) -> io::Result<Dir> {
+    Dir::open(path).map_err(io::Error::other)
+}
+
+/// How many barriers `operation` issues.
+fn count_syncs(path: &Path, operation: impl Fn(&Dir) -> io::Result<()>) -> io::Result<usize> {
+    let (recorder, fs) = Recorder::over(OsFs::shared());
+    let dir = Dir::open_on(fs, path, Env::os()).map_err(io::Error::other)?;
+    operation(&dir)?;
+    recorder.clear();
+    operation(&dir)?;
+    Ok(recorder.barriers())
+}
+
+fn replace(dir: &Dir, name: &str) -> io::Result<()> {
+    dir.replace(name, &PAYLOAD).map(drop).map_err(io::Error::other)
+}
+
+fn replace_existing(ground: &Ground, rounds: u32) -> io::Result<Comparison> {
+    let (ours_at, raw_at) = (ground.fresh_dir()?, ground.fresh_dir()?);
+    let (ours, theirs) = (open(&ours_at)?, raw::open_dir(&raw_at)?);
+    let (ours, baseline) = alternate(
+        rounds,
+        Contender::new(|_| replace(&ours, "target")),
+        Contender::new(|number| raw::chain(theirs.as_fd(), number, "target", &PAYLOAD)),
+    )?;
+    let syncs = count_syncs(&ours_at, |dir| replace(dir, "target"))?;
+    Ok(Comparison { ours, baseline, syncs })
+}
+
+fn replace_new(ground: &Ground, rounds: u32) -> io::Result<Comparison> {
+    let (ours_at, raw_at) = (ground.fresh_dir()?, ground.fresh_dir()?);
+    let (ours, theirs) = (open(&ours_at)?, raw::open_dir(&raw_at)?);
+    let (ours, baseline) = alternate(
+        rounds,
+        Contender::new(|number| replace(&ours, &format!("f-{number}"))).tidied(|| empty(&ours_at)),
+        Contender::new(|number| raw::chain(theirs.as_fd(), number, &format!("f-{number}"), &PAYLOAD))
+            .tidied(|| empty(&raw_at)),
+    )?;
+    let syncs = count_syncs(&ours_at, |dir| {
+        empty(&ours_at)?;
+        replace(dir, "new")
+    })?;
+    Ok(Comparison { ours, baseline, syncs })
+}
+
+fn lock(ground: &Ground, rounds: u32) -> io::Result<Comparison> {
+    let path = ground.fresh_dir()?;
+    let dir = open(&path)?;
+    let lock = |dir: &Dir| {
+        let lock = dir.lock("target", Wait::UpTo(Duration::from_secs(10)));
+        lock.and_then(|lock| lock.unlock()).map(drop).map_err(io::Error::other)
+    };
+    let (ours, baseline) =
+        alternate(rounds, Contender::new(|_| lock(&dir)), Contender::new(|_| replace(&dir, "target")))?;
+    let syncs = count_syncs(&path, lock)?;
+    Ok(Comparison { ours, baseline, syncs })
+}
+
+/// Removes every file, and settles that before the next slice begins.
+fn empty(path: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(path)? {
+        std::fs::remove_file(entry?.path())?;
+    }
+    Ok(rustix::fs::syncfs(raw::open_dir(path)?)?)
+}

@@ -1,0 +1,147 @@
+//! The order of a replace, told by the kernel: a child does it between two marks, under `strace`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use durable_io::Dir;
+use testbed::{Scratch, child_arg, child_test, find_program, need};
+
+const CHILD: &str = "system_calls::child_replaces_once";
+const BEGIN: &str = "/steadfast-mark-begin";
+const END: &str = "/steadfast-mark-end";
+
+/// Something that nothing else in this process asks for.
+fn mark(path: &str) {
+    assert!(rustix::fs::access(path, rustix::fs::Access::EXISTS).is_err());
+}
+
+/// The argument: `old` or `new`, a colon, a directory.
+#[test]
+fn child_replaces_once() {
+    let Some(argument) = child_arg(CHILD) else { return };
+    let (name, path) = argument.to_str().unwrap().split_once(':').unwrap();
+    let dir = Dir::open(path).unwrap();
+    // The first one of a process also finds out who the process is.
+    drop(dir.replace("old", b"before").unwrap());
+    mark(BEGIN);
+    let published = dir.replace(name, &[7; 4096]);
+    mark(END);
+    drop(published.unwrap());
+}
+
+/// The system calls of the thread that made the marks, between them.
+fn traced(name: &str) -> Result<Vec<String>, testbed::Missing> {
+    let strace = find_program("strace")?;
+    let scratch = Scratch::new()?;
+    let child = child_test(CHILD, format!("{name}:{}", scratch.path().display()))?;
+    let mut command = Command::new(strace);
+    // One file per thread, so that no call is split in two lines.
+    command.arg("-ff").arg("-s16").arg("-o").arg(scratch.beside("trace"));
+    command.arg(child.get_program()).args(child.get_args());
+    for (key, value) in child.get_envs() {
+        command.env(key, value.unwrap());
+    }
+    let output = command.output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    if words.contains("ptrace") {
+        return Err(testbed::Missing::new(format!("strace may not trace: {}", words.trim())));
+    }
+    assert!(output.status.success(), "{}{words}", String::from_utf8_lossy(&output.stdout));
+    let traces = std::fs::read_dir(scratch.path().parent().unwrap()).unwrap();
+    let calls = traces.map(|entry| entry.unwrap().path()).filter(|path| is_trace(path));
+    Ok(calls.map(|path| between_marks(&path)).find(|calls| !calls.is_empty()).unwrap())
+}
+
+fn is_trace(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("trace."))
+}
+
+fn between_marks(path: &PathBuf) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines()
+        .skip_while(|line| !line.contains(BEGIN))
+        .skip(1)
+        .take_while(|line| !line.contains(END))
+        // Builds with debug assertions ask if a descriptor is open before they close it.
+        .filter(|line| !line.contains("F_GETFD"))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// A line without what differs from run to run: descriptors, random names, times.
+fn words(line: &str) -> String {
+    let (call, rest) = line.split_once('(').unwrap();
+    let has = |word: &str| rest.contains(word);
+    let mut words = vec![call.to_owned()];
+    for word in ["O_RDWR", "O_CREAT", "O_EXCL", "O_NOFOLLOW", "O_CLOEXEC", "0600", "0644", "/proc", "4096"] {
+        if has(word) {
+            words.push(word.to_owned());
+        }
+    }
+    for (pattern, said) in
+        [(".steadfast-", "TEMP"), ("\"old\"", "old"), ("\"new\"", "new"), ("ENOENT", "ENOENT")]
+    {
+        if has(pattern) {
+            words.push(said.to_owned());
+        }
+    }
+    words.join(" ")
+}
+
+/// The descriptor that a call is about.
+fn descriptor(line: &str) -> &str {
+    let (_, rest) = line.split_once('(').unwrap();
+    rest.split([',', ')']).next().unwrap()
+}
+
+#[test]
+fn a_replace_is_ten_system_calls_in_the_promised_order() {
+    let calls = need!(traced("old"));
+    let seen: Vec<String> = calls.iter().map(|line| words(line)).collect();
+    let promised = [
+        "newfstatat 0644 old",
+        "getpid",
+        "getrandom",
+        "openat O_RDWR O_CREAT O_EXCL O_NOFOLLOW O_CLOEXEC 0600 TEMP",
+        "pwrite64 4096",
+        "fchmod 0644",
+        "fsync",
+        "renameat TEMP old",
+        "fsync",
+        "close",
+    ];
+    assert_eq!(seen, promised, "{calls:#?}");
+    // Which fsync is which: the first is of what was written, the second of the directory it was renamed in.
+    let [_, _, _, open, write, chmod, file_barrier, rename, dir_barrier, close] = calls.as_slice() else {
+        panic!("{calls:#?}")
+    };
+    assert_eq!(descriptor(open), descriptor(rename));
+    assert_eq!(descriptor(dir_barrier), descriptor(rename));
+    for same in [write, chmod, file_barrier, close] {
+        assert_eq!(descriptor(same), descriptor(write));
+    }
+    assert!(open.ends_with(&format!("= {}", descriptor(write))), "{open}");
+}
+
+#[test]
+fn a_new_file_costs_the_same_and_a_look_at_the_umask() {
+    let calls = need!(traced("new"));
+    let seen: Vec<String> = calls.iter().map(|line| words(line)).collect();
+    let chain: Vec<&str> =
+        seen.iter().map(String::as_str).skip_while(|call| !call.starts_with("getrandom")).collect();
+    let promised = [
+        "getrandom",
+        "openat O_RDWR O_CREAT O_EXCL O_NOFOLLOW O_CLOEXEC 0600 TEMP",
+        "pwrite64 4096",
+        "fchmod 0644",
+        "fsync",
+        "renameat TEMP new",
+        "fsync",
+        "close",
+    ];
+    assert_eq!(chain, promised, "{calls:#?}");
+    assert_eq!(seen.first().map(String::as_str), Some("newfstatat new ENOENT"), "{calls:#?}");
+    // Until the kernel offers a better way: open, stat, read, close of one file in /proc.
+    assert!(seen.iter().filter(|call| call.contains("/proc")).count() <= 1, "{calls:#?}");
+    assert!(seen.len() == 13, "{calls:#?}");
+}
