@@ -22,7 +22,10 @@
 //!    Another writer may have rotated it, or died in the middle of a line: then as for open; 3. one write; 4. the
 //!    data barrier, which covers the length too (it is needed to read the record back).
 //!
-//! # What recovery does not see
+//! # What recovery cannot tell
+//! A last record that was acknowledged and then damaged by the medium looks like one that was torn. That is one
+//! reason why a tail is set aside, reported, and never thrown away.
+//!
 //! With [`LogSync::Group`] and [`LogSync::None`], several records may be without a barrier when the power fails, and
 //! a later one may survive without an earlier one. The earlier one then is a damaged line in front of a whole one:
 //! [`Log::check`] finds it; the tail search, which ends at the last whole line, does not.

@@ -37,7 +37,9 @@ fn plain(root: &Path) -> Dir {
 
 #[expect(clippy::disallowed_methods, reason = "what a crash leaves is put there without ceremony")]
 fn put(root: &Path, name: &str, bytes: &[u8]) {
+    use std::os::unix::fs::PermissionsExt as _;
     std::fs::write(root.join(name), bytes).unwrap();
+    std::fs::set_permissions(root.join(name), std::fs::Permissions::from_mode(0o644)).unwrap();
 }
 
 fn get(root: &Path, name: &str) -> Vec<u8> {
