@@ -58,7 +58,7 @@ enum MissingDir {
 }
 
 /// Opens the directory that holds `path`; the name in it.
-fn split<'p>(path: &'p Path, missing: MissingDir) -> Outcome<(Dir, &'p OsStr)> {
+fn split(path: &Path, missing: MissingDir) -> Outcome<(Dir, &OsStr)> {
     let usage = |message: String| Failure::Usage { message, hint: None };
     if path.as_os_str().as_encoded_bytes().trim_ascii().is_empty() {
         return Err(usage("the path is empty".to_owned()));

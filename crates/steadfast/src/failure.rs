@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use durable_io::{Cause, Error, Kind};
+use durable_io::{Cause, Error, Invalid, Kind, Stage};
 use serde_json::{Value, json};
 
 /// Exit codes, documented in `steadfast --help`.
@@ -81,6 +81,8 @@ pub(crate) enum Failure {
     Io { doing: &'static str, path: Option<PathBuf>, source: io::Error },
     /// The arguments contradict each other or the world.
     Usage { message: String, hint: Option<String> },
+    /// What was asked for is not so.
+    NotSo { message: String, hint: Option<String> },
     /// A signal asked to stop.
     Interrupted,
     /// Any of them, in a command whose exit code belongs to a child.
@@ -108,6 +110,10 @@ impl Failure {
         Self::Usage { message: message.into(), hint: None }
     }
 
+    pub(crate) fn not_so(message: impl Into<String>) -> Self {
+        Self::NotSo { message: message.into(), hint: None }
+    }
+
     /// The same failure in a command that passes on the status of a child.
     pub(crate) fn beside_child(self) -> Self {
         Self::BesideChild { code: OWN_FAILURE_BESIDE_A_CHILD, failure: Box::new(self) }
@@ -123,6 +129,7 @@ impl Failure {
                 _ => Exit::Io,
             },
             Self::Usage { .. } => Exit::Usage,
+            Self::NotSo { .. } => Exit::NotSo,
             Self::Interrupted => Exit::Interrupted,
             Self::BesideChild { failure, .. } if matches!(**failure, Self::Interrupted) => Exit::Interrupted,
             Self::BesideChild { code, .. } => Exit::Child(*code),
@@ -131,8 +138,8 @@ impl Failure {
 
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
-            Self::Durable(error) => error.hint(),
-            Self::Usage { hint, .. } => hint.clone(),
+            Self::Durable(error) => option_hint(error).map(str::to_owned).or_else(|| error.hint()),
+            Self::Usage { hint, .. } | Self::NotSo { hint, .. } => hint.clone(),
             Self::Io { .. } => None,
             Self::Interrupted => Some("nothing was changed, and no temporary file is left".to_owned()),
             Self::BesideChild { failure, .. } => failure.hint(),
@@ -145,6 +152,7 @@ impl Failure {
             Self::Durable(error) => code_of(error.kind()),
             Self::Io { .. } => "io",
             Self::Usage { .. } => "usage",
+            Self::NotSo { .. } => "not_so",
             Self::Interrupted => "interrupted",
             Self::BesideChild { failure, .. } => failure.code(),
         }
@@ -164,9 +172,24 @@ impl Failure {
         match self {
             Self::Durable(error) => details_of(error),
             Self::Io { path, source, .. } => json!({ "path": path, "os_error": source.raw_os_error() }),
-            Self::Usage { .. } | Self::Interrupted => json!({}),
+            Self::Usage { .. } | Self::NotSo { .. } | Self::Interrupted => json!({}),
             Self::BesideChild { failure, .. } => failure.details(),
         }
+    }
+}
+
+/// Where an option of ours is the remedy, the hint names it.
+fn option_hint(error: &Error) -> Option<&'static str> {
+    match (error.cause(), error.stage(), error.kind()) {
+        (Cause::Invalid(Invalid::EmptyResult), ..) => Some("--allow-empty accepts an empty result"),
+        (_, Stage::SyncDir, Kind::Unsupported) => {
+            Some("this file system cannot sync directories; --allow-visible-only accepts that")
+        }
+        (_, Stage::Rename, Kind::Held) => Some(
+            "a mount point cannot be replaced; --in-place-if-refused overwrites it, after a durable backup",
+        ),
+        (Cause::Held { .. }, ..) => Some("--timeout sets how long to wait"),
+        _ => None,
     }
 }
 
@@ -243,7 +266,7 @@ impl fmt::Display for Failure {
                 }
                 source.fmt(f)
             }
-            Self::Usage { message, .. } => f.write_str(message),
+            Self::Usage { message, .. } | Self::NotSo { message, .. } => f.write_str(message),
             Self::Interrupted => f.write_str("stopped by a signal"),
             Self::BesideChild { failure, .. } => failure.fmt(f),
         }

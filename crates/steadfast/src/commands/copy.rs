@@ -104,13 +104,14 @@ impl Copier<'_, '_> {
             Err(e) => return self.miss(Failure::io("looking at the source", source, e)),
         };
         if found.is_dir() && !recursive {
-            return self.miss(Failure::Usage {
+            return self.miss(Failure::NotSo {
                 message: format!("`{}` is a directory", source.display()),
                 hint: Some("--recursive copies directories".to_owned()),
             });
         }
         let Some(name) = source.file_name().map(OsStr::to_owned).or_else(|| canonical_name(source)) else {
-            return self.miss(Failure::usage(format!("`{}` has no name to copy it under", source.display())));
+            return self
+                .miss(Failure::not_so(format!("`{}` has no name to copy it under", source.display())));
         };
         if found.is_dir() { self.tree(source, Path::new(&name)) } else { self.file(source, Path::new(&name)) }
     }
@@ -139,7 +140,7 @@ impl Copier<'_, '_> {
                     self.file(&path, &to)?;
                 } else {
                     let what = if kind.is_symlink() { "a symbolic link" } else { "no regular file" };
-                    self.miss(Failure::usage(format!("`{}` is {what} and was not copied", path.display())))?;
+                    self.miss(Failure::not_so(format!("`{}` is {what} and was not copied", path.display())))?;
                 }
             }
             if files == 0 {
@@ -165,7 +166,7 @@ impl Copier<'_, '_> {
         let mut file = File::open(source).map_err(fail)?;
         let found = file.metadata().map_err(fail)?;
         if !found.is_file() {
-            return Err(Failure::usage(format!("`{}` is no regular file", source.display())));
+            return Err(Failure::not_so(format!("`{}` is no regular file", source.display())));
         }
         self.write.mode = mode_of(&found).map(|mode| mode.without_set_id().without(self.umask));
         let mut copy = self.bulk.stage(name, &self.write)?;
@@ -183,14 +184,15 @@ impl Copier<'_, '_> {
         Ok(())
     }
 
-    /// One file less: told at once (the first ones), counted, and the first decides the exit code.
+    /// One file less. The first decides the exit code and is told at the end; the next ones are told at once, up to
+    /// a bound.
     fn miss(&mut self, failure: Failure) -> Outcome<()> {
-        if self.failed < TOLD_MAX {
-            self.bar.suspend(|| self.output.warn(&failure))?;
-        }
         self.failed += 1;
-        self.first.get_or_insert(failure);
-        Ok(())
+        if self.first.is_none() {
+            self.first = Some(failure);
+            return Ok(());
+        }
+        if self.failed > TOLD_MAX { Ok(()) } else { self.bar.suspend(|| self.output.warn(&failure)) }
     }
 }
 
@@ -247,7 +249,8 @@ fn publish(bulk: &mut Bulk<'_>, interrupt: &Interrupt, bar: &ProgressBar) -> Bul
 }
 
 fn summarize(report: BulkReport, missed: Missed, args: &Copy, begun: Instant, output: &Output) -> Outcome {
-    for (_, error) in report.failures().take(TOLD_MAX) {
+    let told_at_the_end = usize::from(missed.first.is_none());
+    for (_, error) in report.failures().skip(told_at_the_end).take(TOLD_MAX) {
         output.warn(error)?;
     }
     let failed = missed.count + report.failed;

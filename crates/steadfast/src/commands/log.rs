@@ -263,6 +263,7 @@ fn to_json(path: &Path, found: &LogCheck, repaired: Option<&Tail>) -> serde_json
     });
     json!({
         "path": path,
+        "clean": found.damaged_count == 0 && found.tail == CheckedTail::Clean,
         "records": found.records,
         "bytes": found.bytes,
         "damaged": damaged,

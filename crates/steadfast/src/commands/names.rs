@@ -17,7 +17,7 @@ pub(super) fn rm(args: &Rm, output: &Output) -> Outcome {
         match removed {
             Ok(durability) => say(output, "removed", path, durability)?,
             Err(Failure::Durable(error)) if args.force && error.kind() == Kind::NotFound => {}
-            Err(failure) => note(&mut worst, failure, args.paths.len(), output)?,
+            Err(failure) => note(&mut worst, failure, output)?,
         }
     }
     worst.map(|()| Exit::Ok)
@@ -32,7 +32,7 @@ pub(super) fn mkdir(args: &Mkdir, output: &Output) -> Outcome {
                 format_args!("`{}` exists", path.display()),
                 json!({ "path": path, "change": "unchanged" }),
             )?,
-            Err(failure) => note(&mut worst, failure, args.paths.len(), output)?,
+            Err(failure) => note(&mut worst, failure, output)?,
         }
     }
     worst.map(|()| Exit::Ok)
@@ -72,13 +72,13 @@ fn say(output: &Output, what: &str, path: &Path, durability: Durability) -> Outc
     output.done(words, json!({ "path": path, "change": what, "durability": durability_code(durability) }))
 }
 
-/// One of many failed: it is told at once, the others go on, and the first decides the exit code.
-fn note(worst: &mut Outcome<()>, failure: Failure, count: usize, output: &Output) -> Outcome<()> {
-    if worst.is_err() || count > 1 {
-        output.warn(&failure)?;
+/// One of many failed: the first decides the exit code and is told at the end, the others are told at once.
+fn note(worst: &mut Outcome<()>, failure: Failure, output: &Output) -> Outcome<()> {
+    match worst {
+        Err(_) => output.warn(&failure),
+        Ok(()) => {
+            *worst = Err(failure);
+            Ok(())
+        }
     }
-    if worst.is_ok() {
-        *worst = Err(failure);
-    }
-    Ok(())
 }
