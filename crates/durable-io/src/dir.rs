@@ -268,7 +268,8 @@ impl Dir {
 
     /// Checks `name` and opens its directory; looks at nothing else.
     pub(crate) fn locate(&self, name: &Path, parents: Parents, barriers: Barriers) -> Result<Place> {
-        let path = self.path.join(name);
+        // `./config.json` says no more than `config.json`.
+        let path = if self.path == Path::new(".") { name.to_owned() } else { self.path.join(name) };
         let RelativeName { parents: below, name } = RelativeName::parse(name)?;
         let (dir, durability) = self.walk(&below, parents, barriers)?;
         Ok(Place { dir, name, path, existing: None, durability })

@@ -188,7 +188,7 @@ impl Demonstration<'_> {
         let raw = OsFs.open_dir(&self.path).map_err(fail)?;
         let file = raw.create_exclusive("measured".as_ref(), media::Mode::PRIVATE).map_err(fail)?;
         let row =
-            |what: &str, price: Duration| self.text(format_args!("  {what:<44}{:>10}", time_words(price)));
+            |what: &str, price: Duration| self.text(format_args!("  {what:<46}{:>10}", time_words(price)));
         let fsync = Price::of(PRICE_ROUNDS, |index| {
             file.write_at(u64::from(index) * 4096, &[1; 4096]).and_then(|_| file.sync_all()).map_err(fail)
         })?;

@@ -14,7 +14,7 @@ use media::{
 use serde_json::{Value, json};
 
 use crate::cli::Selfcheck;
-use crate::failure::{Exit, Failure, Outcome, snake};
+use crate::failure::{Exit, Failure, Outcome};
 use crate::interrupt::Interrupt;
 use crate::output::Output;
 
@@ -134,14 +134,18 @@ impl Ground {
             Ok(()) => Offered::Broken,
         };
         let features = vec![
-            ("file barrier", Offered::of(file.sync_all())),
-            ("directory barrier", Offered::of(self.raw.sync())),
-            ("rename: replace", Offered::of(rename(a, a, RenameMode::Replace))),
-            ("rename: no-clobber", no_replace),
-            ("rename: exchange", exchange),
-            ("hard links", Offered::of(self.raw.link(a, c))),
-            ("kernel locks exclude", self.locks()?),
-            ("extended attributes", Offered::of(file.set_xattr(OsStr::new("user.steadfast"), b"1"))),
+            ("file_barrier", "file barrier", Offered::of(file.sync_all())),
+            ("directory_barrier", "directory barrier", Offered::of(self.raw.sync())),
+            ("rename_replace", "rename: replace", Offered::of(rename(a, a, RenameMode::Replace))),
+            ("rename_no_clobber", "rename: no-clobber", no_replace),
+            ("rename_exchange", "rename: exchange", exchange),
+            ("hard_links", "hard links", Offered::of(self.raw.link(a, c))),
+            ("kernel_locks_exclude", "kernel locks exclude", self.locks()?),
+            (
+                "xattrs",
+                "extended attributes",
+                Offered::of(file.set_xattr(OsStr::new("user.steadfast"), b"1")),
+            ),
         ];
         let name_len_max = self.name_len_max();
         let mount = describe_mount(&self.path);
@@ -178,7 +182,11 @@ impl Ground {
         fitting
     }
 
-    fn prices(&self, rounds: u16, interrupt: &Interrupt) -> Outcome<Vec<(&'static str, Price)>> {
+    fn prices(
+        &self,
+        rounds: u16,
+        interrupt: &Interrupt,
+    ) -> Outcome<Vec<(&'static str, &'static str, Price)>> {
         let page = [7_u8; 4096];
         let file = self.create("priced")?;
         let write = |at| file.write_at(at, &page).map(|_| ()).map_err(self.failed());
@@ -205,17 +213,20 @@ impl Ground {
             Ok(self.dir.replace("replaced", &page).map(|_| ())?)
         });
         let lock = Price::of(rounds, |_| Ok(self.dir.lock("locked", Wait::DoNotWait)?.unlock()?));
-        let mut prices = vec![("append 4 KiB + fsync", fsync), ("overwrite 4 KiB + fdatasync", fdatasync)];
+        let mut prices = vec![
+            ("fsync", "append 4 KiB + fsync", fsync),
+            ("fdatasync", "overwrite 4 KiB + fdatasync", fdatasync),
+        ];
         // What the file system does not offer has no price; the features say so.
-        for (name, price) in [
-            ("rename + fsync of the directory", dirsync),
-            ("one durable replace", replace),
-            ("lock + unlock", lock),
+        for (key, name, price) in [
+            ("dirsync", "rename + fsync of the directory", dirsync),
+            ("replace", "one durable replace", replace),
+            ("lock", "lock + unlock", lock),
         ] {
             match price {
                 Err(Failure::Interrupted) => return Err(Failure::Interrupted),
                 Err(_) => {}
-                Ok(price) => prices.push((name, price)),
+                Ok(price) => prices.push((key, name, price)),
             }
         }
         Ok(prices)
@@ -224,9 +235,10 @@ impl Ground {
 
 struct Findings {
     mount: Option<MountFacts>,
-    features: Vec<(&'static str, Offered)>,
+    /// Key for programs, words for people, answer.
+    features: Vec<(&'static str, &'static str, Offered)>,
     name_len_max: usize,
-    prices: Vec<(&'static str, Price)>,
+    prices: Vec<(&'static str, &'static str, Price)>,
     warnings: Vec<String>,
     promised: durable_io::Result<Durability>,
 }
@@ -275,12 +287,12 @@ impl Findings {
             ))?;
         }
         output.line("\noffered")?;
-        for (name, offered) in &self.features {
+        for (_, name, offered) in &self.features {
             output.line(format_args!("  {name:<34}{}", offered.words()))?;
         }
         output.line(format_args!("  {:<34}{} bytes", "longest name", self.name_len_max))?;
         output.line(format_args!("\n{:<36}{:>10}{:>12}", "price", "median", "99 %"))?;
-        for (name, price) in &self.prices {
+        for (_, name, price) in &self.prices {
             let (median, p99) = (time_words(price.median), time_words(price.p99));
             output.line(format_args!("  {name:<34}{median:>10}{p99:>12}"))?;
         }
@@ -288,12 +300,10 @@ impl Findings {
     }
 
     fn to_json(&self, dir: &Path) -> Value {
-        let named =
-            |name: &str| snake(name).replace([':', '+'], "").split_whitespace().collect::<Vec<_>>().join("_");
         let features: serde_json::Map<_, _> =
-            self.features.iter().map(|(name, offered)| (named(name), offered.to_json())).collect();
+            self.features.iter().map(|(key, _, offered)| ((*key).to_owned(), offered.to_json())).collect();
         let prices: serde_json::Map<_, _> =
-            self.prices.iter().map(|(name, price)| (named(name), price.to_json())).collect();
+            self.prices.iter().map(|(key, _, price)| ((*key).to_owned(), price.to_json())).collect();
         let mount = self.mount.as_ref().map(|mount| {
             json!({
                 "type": mount.fs_type,
