@@ -316,7 +316,7 @@ mod tests {
             assert!(fs::symlink_metadata(root.join(path)).is_ok());
         }
         assert_eq!(report.kept.len(), stay.len() + odd.len());
-        assert_eq!(report.backups, [backup.clone()]);
+        assert_eq!(report.backups, std::slice::from_ref(&backup));
         assert!(root.join(backup).exists());
         assert!(foreign.iter().all(|name| root.join(name).exists()));
         assert!(gone.iter().all(|path| !root.join(path).exists()));
@@ -354,7 +354,7 @@ mod tests {
         let name = touch(root.path(), dead());
         let (recorder, fs) = Recorder::over(OsFs::shared());
         let options = SweepOptions { dry_run: true, ..SweepOptions::default() };
-        assert_eq!(open(fs, root.path()).sweep(&options).unwrap().removed, [name.clone()]);
+        assert_eq!(open(fs, root.path()).sweep(&options).unwrap().removed, std::slice::from_ref(&name));
         assert!(root.path().join(name).exists());
         assert_eq!(recorder.count(Op::Unlink) + recorder.barriers(), 0);
     }

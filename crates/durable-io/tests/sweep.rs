@@ -1,6 +1,7 @@
 //! The sweep after a real process was killed in the middle of a write.
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod sweep {
     use std::io::{BufRead as _, BufReader};
     use std::path::Path;
