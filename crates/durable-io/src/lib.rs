@@ -21,6 +21,7 @@
 //! Every [`Error`] carries four facts: the stage, the state of the target, the kind (by remedy) and whether to
 //! retry. Which barrier protects what, and what no barrier does, is in `docs/write-path.md`.
 
+mod acl;
 mod attributes;
 mod bulk;
 mod dir;

@@ -103,6 +103,15 @@ fn owner_attributes_and_acl_are_kept_when_asked_and_only_then() {
         assert_eq!(xattr(&file, "user.origin").as_deref(), Some("kept"), "{kind:?}");
         assert_eq!((acl(&file), mode(&file)), (old_acl, old_mode), "{kind:?}");
 
+        let narrower = WriteOptions { mode: Some(Mode::new(0o600)), ..keep(true, true, true) };
+        drop(dir.replace_with("file", b"new", &narrower).unwrap());
+        assert_eq!(mode(&file), 0o600, "{kind:?}: an exact mode is exact");
+        assert!(
+            acl(&file).contains("user:1234:rw-,group::r--,group:77:r--,mask::---"),
+            "{kind:?}: {}",
+            acl(&file)
+        );
+
         drop(dir.replace_with("file", b"new", &keep(true, true, false)).unwrap());
         assert!(!acl(&file).contains("1234"), "{kind:?}: {}", acl(&file));
         assert_eq!(xattr(&file, "user.origin").as_deref(), Some("kept"), "{kind:?}");

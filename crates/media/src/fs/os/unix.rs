@@ -229,11 +229,20 @@ impl File for OsFile {
     }
 
     fn xattr_names(&self) -> io::Result<Vec<OsString>> {
+        let separate = |names: &[u8]| {
+            let names = names.split(|&byte| byte == 0).filter(|name| !name.is_empty());
+            names.map(|name| OsStr::from_bytes(name).to_owned()).collect()
+        };
+        // As with the values: most files have none, or few.
+        let mut few = [0_u8; 256];
+        match sys::flistxattr(&self.fd, &mut few[..]) {
+            Ok(len) => return Ok(separate(few.get(..len).unwrap_or(&few))),
+            Err(Errno::RANGE) => {}
+            Err(e) => return Err(e.into()),
+        }
         let mut names = vec![0_u8; XATTR_LEN_MAX];
         let len = sys::flistxattr(&self.fd, &mut names)?;
-        names.truncate(len);
-        let separate = names.split(|&byte| byte == 0).filter(|name| !name.is_empty());
-        Ok(separate.map(|name| OsStr::from_bytes(name).to_owned()).collect())
+        Ok(separate(names.get(..len).unwrap_or(&names)))
     }
 
     fn xattr(&self, name: &OsStr) -> io::Result<Vec<u8>> {
