@@ -43,21 +43,21 @@ impl Attributes {
         Ok(Self { owner, mode, inherited_from, xattrs })
     }
 
-    /// In this order: changing the owner clears set-id bits, and an ACL refines the mode.
+    /// In this order: changing the owner clears set-id bits; attributes need the right to write, which the mode
+    /// may take away; and an ACL brings a mode of its own, which must not be the last word.
     pub(crate) fn apply(&self, file: &dyn media::File) -> io::Result<()> {
         if let Some(owner) = self.owner {
             file.set_owner(owner)?;
+        }
+        for (name, value) in &self.xattrs {
+            file.set_xattr(name, value)?;
         }
         // Set-id bits speak for an owner: what belongs to somebody else must not inherit them.
         let speaks_for_another = match self.inherited_from {
             Some(owner) if self.mode != self.mode.without_set_id() => file.metadata()?.owner != owner,
             _ => false,
         };
-        file.set_mode(if speaks_for_another { self.mode.without_set_id() } else { self.mode })?;
-        for (name, value) in &self.xattrs {
-            file.set_xattr(name, value)?;
-        }
-        Ok(())
+        file.set_mode(if speaks_for_another { self.mode.without_set_id() } else { self.mode })
     }
 }
 
@@ -76,10 +76,38 @@ fn read_xattrs(place: &Place, options: &WriteOptions) -> io::Result<Vec<(OsStrin
     };
     let mut kept = Vec::new();
     for name in names.into_iter().filter(|name| wanted(name)) {
-        let value = file.xattr(&name)?;
+        let mut value = file.xattr(&name)?;
+        if name == OsStr::new(ACL)
+            && let Some(mode) = options.mode
+        {
+            narrow_acl(&mut value, mode);
+        }
         kept.push((name, value));
     }
     Ok(kept)
+}
+
+/// Gives an ACL the permission bits of `mode`, as changing the mode afterwards would: with those of the old file
+/// it would open the new one to the old readers for a moment. What is no ACL is left to the system to refuse.
+fn narrow_acl(acl: &mut [u8], mode: Mode) {
+    // Version (4 bytes), then entries of tag (2), permissions (2), id (4), little-endian.
+    const OWNER: u8 = 0x01;
+    const GROUP: u8 = 0x04;
+    const MASK: u8 = 0x10;
+    const OTHER: u8 = 0x20;
+    let entries = acl.get_mut(4..).unwrap_or(&mut []);
+    let has_mask = entries.chunks_exact(8).any(|entry| entry.starts_with(&[MASK, 0]));
+    let class = if has_mask { MASK } else { GROUP };
+    for entry in entries.chunks_exact_mut(8) {
+        let [tag, 0, permissions, ..] = entry else { continue };
+        let shift = match *tag {
+            OWNER => 6,
+            tag if tag == class => 3,
+            OTHER => 0,
+            _ => continue,
+        };
+        *permissions = u8::try_from(mode.bits() >> shift & 0o7).unwrap_or(0);
+    }
 }
 
 /// Whether the file found already has the length and the mode asked for, so that comparing bytes is worth it.
