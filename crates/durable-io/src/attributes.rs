@@ -80,11 +80,15 @@ impl Attributes {
         })
     }
 
-    /// The owner first, because changing it clears set-id bits. Then who may read it, in steps of which none grants
-    /// more than the last one: the ACL, and the mode that agrees with it.
+    /// The owner first, because changing it clears set-id bits; then attributes, which need a right to write that the
+    /// mode may take away; then who may read it, in steps of which none grants more than the last one: the ACL, and the
+    /// mode that agrees with it.
     pub(crate) fn apply(&self, file: &dyn media::File) -> io::Result<()> {
         if let Some(owner) = self.owner {
             file.set_owner(owner)?;
+        }
+        for (name, value) in &self.xattrs {
+            file.set_xattr(name, value)?;
         }
         // Set-id bits speak for an owner: what belongs to somebody else must not inherit them.
         let speaks_for_another = match self.inherited_from {
@@ -98,11 +102,7 @@ impl Attributes {
             }
             Acl::None | Acl::OfDirectory => {}
         }
-        file.set_mode(if speaks_for_another { self.mode.without_set_id() } else { self.mode })?;
-        for (name, value) in &self.xattrs {
-            file.set_xattr(name, value)?;
-        }
-        Ok(())
+        file.set_mode(if speaks_for_another { self.mode.without_set_id() } else { self.mode })
     }
 }
 

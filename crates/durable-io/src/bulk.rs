@@ -19,11 +19,11 @@ use std::sync::{Arc, OnceLock};
 use media::{FileKind, Mode, Reason, RenameMode};
 use sha2::{Digest as _, Sha256};
 
-use crate::dir::{Dir, Place, follow_links, is_ambiguous};
+use crate::dir::{Dir, Place, follow_links, is_ambiguous, sync_existing};
 use crate::error::{Cause, Error, Invalid, Leftover, Result, Stage, TargetState};
 use crate::name::RelativeName;
 use crate::options::{Barriers, Change, Durability, HardLinks, Parents, Stamp, Unchanged, WriteOptions};
-use crate::staged::{Staged, holds, look_for, sync_unchanged};
+use crate::staged::{Staged, holds, look_for};
 
 mod folders;
 mod report;
@@ -226,7 +226,7 @@ impl<'d> Bulk<'d> {
         let target = self.target(given, options)?;
         let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         if options.unchanged == Unchanged::Skip && holds(&target.place, bytes, options)? {
-            sync_unchanged(&target.place)?;
+            sync_existing(&target.place)?;
             self.enter_unchanged(given, &target, len, options);
             return Ok(());
         }

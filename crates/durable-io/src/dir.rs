@@ -142,7 +142,14 @@ impl Dir {
     /// # Errors
     /// As [`Dir::read`], without `NotFound`.
     pub fn read_stamped(&self, name: impl AsRef<Path>) -> Result<(Option<Vec<u8>>, Stamp)> {
-        let place = self.resolve(name.as_ref(), Symlinks::Follow, Parents::MustExist, Barriers::Required)?;
+        let place =
+            match self.resolve(name.as_ref(), Symlinks::Follow, Parents::MustExist, Barriers::Required) {
+                // A file in a directory that does not exist does not exist either; writing it creates both.
+                Err(error) if error.reason() == Some(Reason::NotFound) => {
+                    return Ok((None, Stamp::missing()));
+                }
+                outcome => outcome?,
+            };
         stamp_place(&place)
     }
 
@@ -218,9 +225,15 @@ impl Dir {
     ) -> Result<Durability> {
         let from = self.locate(from.as_ref(), Parents::MustExist, barriers)?;
         let to = to_dir.locate(to.as_ref(), Parents::MustExist, barriers)?;
-        let moved = from.dir.metadata(&from.name).map_err(|e| Error::os(Stage::Inspect, &from.path, e))?;
+        let moved = inspect_any(&from)?;
         if moved.kind == FileKind::File {
             sync_existing(&from)?;
+            if how == RenameMode::Replace && moved.links > 1 && is_other_name(&from, &to, &moved)? {
+                return drop_other_name(&from, &to, barriers);
+            }
+        }
+        if how == RenameMode::Exchange && inspect_any(&to)?.kind == FileKind::File {
+            sync_existing(&to)?;
         }
         if let Err(error) = from.dir.rename(&from.name, &*to.dir, &to.name, how) {
             let state = if is_ambiguous(Reason::of(&error)) {
@@ -250,10 +263,10 @@ impl Dir {
         self.create_dir_with(name, None, Barriers::Required)
     }
 
-    /// As [`Dir::create_dir`], with an exact mode (the directory is never visible with a wider one).
+    /// As [`Dir::create_dir`], with an exact mode (the directory is never visible to others with a wider one).
     ///
     /// # Errors
-    /// As [`Dir::create_dir`].
+    /// As [`Dir::create_dir`]; at [`Stage::Metadata`] it exists for its owner alone, and the state is `Unknown`.
     pub fn create_dir_with(
         &self,
         name: impl AsRef<Path>,
@@ -261,9 +274,12 @@ impl Dir {
         barriers: Barriers,
     ) -> Result<Durability> {
         let place = self.locate(name.as_ref(), Parents::MustExist, barriers)?;
-        make_dir(&place, mode)?;
+        let settled = match mode {
+            Some(mode) => make_dir_with_mode(&place, mode, barriers)?,
+            None => make_dir(&place).map(|()| Durability::Durable)?,
+        };
         place.dir.mark("after_create");
-        sync_dir(&*place.dir, &place.path, barriers)
+        Ok(settled.and(sync_dir(&*place.dir, &place.path, barriers)?))
     }
 
     /// Checks `name` and opens its directory; looks at nothing else.
@@ -317,7 +333,7 @@ impl Dir {
                         existing: None,
                         durability,
                     };
-                    match make_dir(&place, None) {
+                    match make_dir(&place) {
                         // Another process was faster. It may not have synced the name yet, so we do.
                         Err(error) if error.reason() == Some(Reason::AlreadyExists) => {}
                         outcome => outcome?,
@@ -338,12 +354,13 @@ impl Dir {
 /// Looks at what has the name, and follows symbolic links as `policy` says.
 pub(crate) fn follow_links(mut place: Place, policy: Symlinks) -> Result<Place> {
     // One look more than links: behind the last one there may be a file.
-    for _ in 0..=LINKS_MAX {
+    for links in 0..=LINKS_MAX {
         place.existing = inspect(&place)?;
         let is_link = place.existing.is_some_and(|found| found.kind == FileKind::Symlink);
         match (is_link, policy) {
             (false, _) | (true, Symlinks::Replace) => return Ok(place),
             (true, Symlinks::Refuse) => return Err(Error::invalid(place.path, Invalid::SymlinkRefused)),
+            (true, Symlinks::Follow) if links == LINKS_MAX => break,
             (true, Symlinks::Follow) => follow(&mut place)?,
         }
     }
@@ -363,16 +380,24 @@ fn check_bytes(path: &Path) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn make_dir(place: &Place, mode: Option<Mode>) -> Result<()> {
-    let fail = |e| Error::os(Stage::CreateDir, &place.path, e);
-    let Some(mode) = mode else { return place.dir.create_dir(&place.name, Mode::DIR).map_err(fail) };
-    // Private first, widened afterwards; and exact, whatever the umask.
-    place.dir.create_dir(&place.name, Mode::PRIVATE_DIR).map_err(fail)?;
-    let outcome = place
+/// Creates the directory, with mode `0777` less the umask. Its name is not durable yet.
+pub(crate) fn make_dir(place: &Place) -> Result<()> {
+    place.dir.create_dir(&place.name, Mode::DIR).map_err(|e| Error::os(Stage::CreateDir, &place.path, e))
+}
+
+/// Creates the directory with exactly this mode, whatever the umask: private first, widened afterwards. Its mode is
+/// durable, its name is not.
+fn make_dir_with_mode(place: &Place, mode: Mode, barriers: Barriers) -> Result<Durability> {
+    place
         .dir
-        .open_dir(Path::new(&place.name))
-        .and_then(|dir| dir.set_dir_mode(mode).and_then(|()| dir.sync()));
-    outcome.map_err(|e| Error::os(Stage::Metadata, &place.path, e).in_state(TargetState::ReplacedNotDurable))
+        .create_dir(&place.name, Mode::PRIVATE_DIR)
+        .map_err(|e| Error::os(Stage::CreateDir, &place.path, e))?;
+    let opened = place.dir.open_dir(Path::new(&place.name));
+    // It exists, with another mode than asked for: neither the state before nor the one after.
+    let dir = opened
+        .and_then(|dir| dir.set_dir_mode(mode).map(|()| dir))
+        .map_err(|e| Error::os(Stage::Metadata, &place.path, e).in_state(TargetState::Unknown))?;
+    sync_dir(&*dir, &place.path, barriers)
 }
 
 /// What is at the name, `None` if nothing is. Directories and special files are refused here, before anything
@@ -391,11 +416,43 @@ pub(crate) fn inspect(place: &Place) -> Result<Option<Metadata>> {
     }
 }
 
+/// What is at the name, whatever it is; nothing is an error.
+fn inspect_any(place: &Place) -> Result<Metadata> {
+    place.dir.metadata(&place.name).map_err(|e| Error::os(Stage::Inspect, &place.path, e))
+}
+
+/// Whether `to` is another name of the file that `from` names.
+fn is_other_name(from: &Place, to: &Place, moved: &Metadata) -> Result<bool> {
+    let there = match to.dir.metadata(&to.name) {
+        Err(e) if Reason::of(&e) == Reason::NotFound => return Ok(false),
+        outcome => outcome.map_err(|e| Error::os(Stage::Inspect, &to.path, e))?,
+    };
+    if there.id != moved.id || there.id.is_none() {
+        return Ok(false);
+    }
+    let id = |place: &Place| {
+        place.dir.dir_metadata().map(|dir| dir.id).map_err(|e| Error::os(Stage::Inspect, &place.path, e))
+    };
+    Ok(from.name != to.name || id(from)? != id(to)?)
+}
+
+/// POSIX has a rename between two names of one file succeed and do nothing, which would leave the old name.
+/// What is left to do is to remove it, once the other is known to be durable.
+fn drop_other_name(from: &Place, to: &Place, barriers: Barriers) -> Result<Durability> {
+    let gained =
+        sync_dir(&*to.dir, &to.path, barriers).map_err(|error| error.in_state(TargetState::Unchanged))?;
+    from.dir.unlink(&from.name).map_err(|e| {
+        let state = if is_ambiguous(Reason::of(&e)) { gone_or_unknown(from) } else { TargetState::Unchanged };
+        Error::os(Stage::Rename, &to.path, e).in_state(state)
+    })?;
+    Ok(gained.and(sync_dir(&*from.dir, &to.path, barriers)?))
+}
+
 /// Moves `place` to where its link leads: relative to the directory of the link, not of the process.
 fn follow(place: &mut Place) -> Result<()> {
     let fail = |path: &Path, e| Error::os(Stage::Inspect, path, e);
     let link = place.dir.read_link(&place.name).map_err(|e| fail(&place.path, e))?;
-    let Some(name) = link.file_name().filter(|_| !link.as_os_str().as_encoded_bytes().ends_with(b"/")) else {
+    let Some(name) = link.file_name().filter(|_| !names_a_directory(&link)) else {
         return Err(Error::invalid(&place.path, Invalid::NotARegularFile(FileKind::Dir)));
     };
     let parent = link.parent().unwrap_or(Path::new(""));
@@ -406,6 +463,12 @@ fn follow(place: &mut Place) -> Result<()> {
     place.path = directory.join(&link);
     place.name = name.to_owned();
     Ok(())
+}
+
+/// `a/` and `a/.` can only be directories, whatever is at `a`.
+fn names_a_directory(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    bytes.ends_with(b"/") || bytes.ends_with(b"/.")
 }
 
 #[cfg(unix)]
@@ -463,7 +526,7 @@ pub(crate) fn sync_dir(dir: &dyn media::Dir, path: &Path, barriers: Barriers) ->
 }
 
 /// The file barrier on a file somebody else may have written.
-fn sync_existing(place: &Place) -> Result<()> {
+pub(crate) fn sync_existing(place: &Place) -> Result<()> {
     let opened = match place.dir.open(&place.name, Access::Read) {
         // The owner of a file without read permission can still open it for writing.
         Err(e) if Reason::of(&e) == Reason::PermissionDenied => place.dir.open(&place.name, Access::Write),

@@ -21,7 +21,7 @@ struct Facts {
     state: TargetState,
     path: PathBuf,
     cause: Cause,
-    cleanup: Option<Leftover>,
+    leftovers: Vec<Leftover>,
     backup: Option<PathBuf>,
 }
 
@@ -266,7 +266,7 @@ pub struct Leftover {
 impl Error {
     pub(crate) fn new(stage: Stage, state: TargetState, path: impl Into<PathBuf>, cause: Cause) -> Self {
         let path = path.into();
-        Self(Box::new(Facts { stage, state, path, cause, cleanup: None, backup: None }))
+        Self(Box::new(Facts { stage, state, path, cause, leftovers: Vec::new(), backup: None }))
     }
 
     /// An operating-system error at `stage` that left the target alone.
@@ -289,7 +289,7 @@ impl Error {
     }
 
     pub(crate) fn with_leftover(mut self, leftover: Option<Leftover>) -> Self {
-        self.0.cleanup = self.0.cleanup.or(leftover);
+        self.0.leftovers.extend(leftover);
         self
     }
 
@@ -340,10 +340,18 @@ impl Error {
         &self.0.cause
     }
 
-    /// A temporary file that could not be removed after this error, beside the error itself.
+    /// A temporary file that could not be removed after this error, beside the error itself; the first of
+    /// [`Error::leftovers`].
     #[must_use]
     pub fn cleanup(&self) -> Option<&Leftover> {
-        self.0.cleanup.as_ref()
+        self.0.leftovers.first()
+    }
+
+    /// Every temporary file that could not be removed after this error: at most one, and two where the policy
+    /// asked for an overwrite in place.
+    #[must_use]
+    pub fn leftovers(&self) -> &[Leftover] {
+        &self.0.leftovers
     }
 
     /// Where the old content is kept, after an overwrite in place that failed half-way.
@@ -403,10 +411,16 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match self.0.state {
             TargetState::Unchanged => {}
-            // A barrier that failed proves nothing the second time, and a guess is no state to build on.
+            // What is not durable may go back, and a guess is no state to build on.
             TargetState::ReplacedNotDurable | TargetState::Unknown => return Retry::FreshData,
             // It is committed; opening again finishes it.
             TargetState::DurableNotVisible => return Retry::Never,
+        }
+        // A barrier that failed, for whatever reason, proves nothing the second time: the system may have given
+        // up the data and say yes. Only one that is not offered stays that way.
+        let is_barrier = matches!(self.0.stage, Stage::SyncFile | Stage::SyncDir);
+        if is_barrier && self.kind() != Kind::Unsupported && matches!(self.0.cause, Cause::Os { .. }) {
+            return Retry::FreshData;
         }
         match self.kind() {
             Kind::Invalid | Kind::Poisoned | Kind::Cancelled => Retry::Never,
@@ -423,9 +437,7 @@ impl Error {
             | Kind::Unsupported
             | Kind::Declined => Retry::AfterChange,
             Kind::Io => match self.reason() {
-                Some(Reason::Interrupted | Reason::TooManyOpenFiles) if self.0.stage != Stage::SyncFile => {
-                    Retry::Now
-                }
+                Some(Reason::Interrupted | Reason::TooManyOpenFiles) => Retry::Now,
                 _ => Retry::FreshData,
             },
         }
@@ -475,7 +487,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Facts { stage, state, path, cause, cleanup, .. } = &*self.0;
+        let Facts { stage, state, path, cause, leftovers, .. } = &*self.0;
         write!(f, "`{}`: ", path.display())?;
         match cause {
             Cause::Invalid(why) => return write!(f, "{why}"),
@@ -495,7 +507,7 @@ impl fmt::Display for Error {
             Cause::Cancelled => write!(f, "stopped on request while {}", stage.phrase())?,
         }
         write!(f, "; {}", state.phrase())?;
-        if let Some(leftover) = cleanup {
+        for leftover in leftovers {
             write!(f, " (and `{}` could not be removed: {})", leftover.path.display(), leftover.error)?;
         }
         Ok(())
@@ -511,7 +523,7 @@ impl fmt::Debug for Error {
             .field("retry", &self.retry())
             .field("path", &self.0.path)
             .field("cause", &self.0.cause)
-            .field("cleanup", &self.0.cleanup)
+            .field("leftovers", &self.0.leftovers)
             .field("backup", &self.0.backup)
             .finish()
     }

@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
-use media::{Access, Env, FileKind};
+use media::{Access, Env, FileKind, Mode};
 
 use crate::dir::{Place, sync_dir};
 use crate::error::{Cause, Error, Invalid, Leftover, Result, Stage, TargetState};
@@ -20,12 +20,12 @@ const CHUNK_LEN: usize = 128 << 10;
 /// backup and sync the directory, so that it does not come back. A failure after the first overwritten byte
 /// leaves the backup and names it in the error.
 pub(crate) fn overwrite(
-    new: &dyn media::File,
+    new: &mut Temp,
     place: &Place,
     options: &WriteOptions,
     env: &Env,
 ) -> Result<Option<Leftover>> {
-    let target = open_target(place)?;
+    let (target, old_mode) = open_target(place)?;
     let mut backup = Temp::create(place, Purpose::Backup, env)?;
     let prepared =
         copy(&*target, &*backup.file).and_then(|_| backup.file.sync_all()).and_then(|()| backup.dir.sync());
@@ -34,7 +34,12 @@ pub(crate) fn overwrite(
         return Err(backup.fail(error));
     }
     place.dir.mark("after_backup");
-    let overwritten = copy(new, &*target)
+    // Where the mode becomes narrower, that comes first: the new bytes are never there for the old readers.
+    let too_wide = options.mode.map_or(Mode::new(0), |mode| old_mode.without(mode));
+    let narrowed =
+        if too_wide == Mode::new(0) { Ok(()) } else { target.set_mode(old_mode.without(too_wide)) };
+    let overwritten = narrowed
+        .and_then(|()| copy(&*new.file, &*target))
         .and_then(|len| target.set_len(len))
         .and_then(|()| options.mode.map_or(Ok(()), |mode| target.set_mode(mode)))
         .and_then(|()| target.sync_all());
@@ -45,16 +50,26 @@ pub(crate) fn overwrite(
             .in_state(TargetState::Unknown)
             .with_backup(path));
     }
-    let leftover = backup.discard();
-    if leftover.is_none() {
-        // The new content is durable already; what this barrier settles is that the backup stays gone.
-        sync_dir(&*place.dir, &place.path, options.barriers)?;
+    let leftovers = [backup.discard(), new.discard()].into_iter().flatten();
+    // The new content is durable already; what this barrier settles is that the backup stays gone.
+    match sync_dir(&*place.dir, &place.path, options.barriers) {
+        Ok(_) => Ok(one_of(leftovers)),
+        Err(error) => Err(leftovers.fold(error, |error, leftover| error.with_leftover(Some(leftover)))),
     }
-    Ok(leftover)
 }
 
-/// Opens the file that was looked at, and no other.
-fn open_target(place: &Place) -> Result<Arc<dyn media::File>> {
+/// A good outcome names one file. Where the backup and the staged file are both left, it is the backup: `sweep`
+/// finds the other, and nobody else removes a backup.
+fn one_of(mut leftovers: impl Iterator<Item = Leftover>) -> Option<Leftover> {
+    let named = leftovers.next();
+    for other in leftovers {
+        tracing::warn!(path = %other.path.display(), error = %other.error, "a temporary file is left");
+    }
+    named
+}
+
+/// Opens the file that was looked at, and no other; tells its mode.
+fn open_target(place: &Place) -> Result<(Arc<dyn media::File>, Mode)> {
     let fail = |e| Error::os(Stage::WriteInPlace, &place.path, e);
     let target = place.dir.open(&place.name, Access::ReadWrite).map_err(fail)?;
     let found = target.metadata().map_err(fail)?;
@@ -64,7 +79,7 @@ fn open_target(place: &Place) -> Result<Arc<dyn media::File>> {
     if place.existing.is_none_or(|existing| existing.id != found.id) {
         return Err(Error::new(Stage::WriteInPlace, TargetState::Unchanged, &place.path, Cause::Changed));
     }
-    Ok(target)
+    Ok((target, found.mode))
 }
 
 fn copy(from: &dyn media::File, to: &dyn media::File) -> io::Result<u64> {

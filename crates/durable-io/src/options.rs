@@ -34,7 +34,8 @@ pub struct WriteOptions {
 pub struct Keep {
     /// User and group.
     pub owner: bool,
-    /// Extended attributes of the `user.` and `security.` namespaces, as far as this process may set them.
+    /// Extended attributes of the `user.` and `security.` namespaces. One that this process may not set is an
+    /// error: a label that goes missing in silence is no label.
     pub xattrs: bool,
     /// The POSIX ACL.
     pub acl: bool,
@@ -155,7 +156,8 @@ pub struct Published {
     pub other_links: u64,
     /// The length of the content, in bytes.
     pub len: u64,
-    /// A temporary file that could not be removed although everything else succeeded.
+    /// A temporary file that could not be removed although everything else succeeded. (After an overwrite in
+    /// place, where two could not: the backup, which `sweep` leaves alone.)
     pub leftover: Option<crate::Leftover>,
 }
 

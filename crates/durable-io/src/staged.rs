@@ -10,7 +10,7 @@ use std::sync::Arc;
 use media::{Access, Env, FileId, FileKind, Metadata, Mode, Reason, RenameMode};
 
 use crate::attributes::{self, Attributes};
-use crate::dir::{Dir, Place, is_ambiguous, read_place, sync_dir};
+use crate::dir::{Dir, Place, is_ambiguous, read_place, sync_dir, sync_existing};
 use crate::error::{Cause, Error, Invalid, Kind, Leftover, Result, Stage, TargetState};
 use crate::in_place;
 use crate::name::{Own, Purpose};
@@ -185,6 +185,9 @@ impl Staged {
     /// # Errors
     /// [`Kind::NoSpace`](crate::Kind::NoSpace).
     pub fn reserve(&mut self, len: u64) -> Result<()> {
+        if let Some(first) = &self.failed {
+            return Err(self.poisoned(first.clone()));
+        }
         if len < RESERVE_FROM {
             return Ok(());
         }
@@ -379,15 +382,12 @@ pub(crate) fn holds(place: &Place, bytes: &[u8], options: &WriteOptions) -> Resu
     }
 }
 
-/// The file barrier of a replace on a file that is already as asked.
-pub(crate) fn sync_unchanged(place: &Place) -> Result<()> {
-    let fail = |e| Error::os(Stage::SyncFile, &place.path, e);
-    place.dir.open(&place.name, Access::Read).and_then(|file| file.sync_all()).map_err(fail)
-}
-
-/// The barriers of a replace on a file that is already as asked.
+/// The barriers of a replace on a file that is already as asked; it must be the one expected all the same.
 pub(crate) fn keep_unchanged(place: &Place, options: &WriteOptions, len: u64) -> Result<Published> {
-    sync_unchanged(place)?;
+    if let Some(expected) = &options.expect {
+        place.check(expected)?;
+    }
+    sync_existing(place)?;
     // Nothing changed that a failed barrier could undo, but nothing is known to be durable either.
     let reached = sync_dir(&*place.dir, &place.path, options.barriers)?;
     let other_links = place.existing.map_or(0, |found| found.links.saturating_sub(1));
@@ -405,13 +405,16 @@ pub(crate) fn look_for(ours: Option<FileId>, place: &Place, hidden: &OsStr) -> T
     if ours.is_none() {
         return TargetState::Unknown;
     }
-    let is_ours = |found: io::Result<Metadata>| found.is_ok_and(|m| m.id == ours);
-    if is_ours(place.dir.metadata(&place.name)) {
-        TargetState::ReplacedNotDurable
-    } else if is_ours(place.dir.metadata(hidden)) {
-        TargetState::Unchanged
-    } else {
-        TargetState::Unknown
+    match place.dir.metadata(&place.name) {
+        Ok(found) if found.id == ours => return TargetState::ReplacedNotDurable,
+        Ok(_) => {}
+        Err(e) if Reason::of(&e) == Reason::NotFound => {}
+        // The hidden name proves nothing by itself: a link leaves it where it was.
+        Err(_) => return TargetState::Unknown,
+    }
+    match place.dir.metadata(hidden) {
+        Ok(found) if found.id == ours => TargetState::Unchanged,
+        _ => TargetState::Unknown,
     }
 }
 
@@ -548,8 +551,9 @@ impl Sealed {
     ) -> std::result::Result<Published, Box<PublishFailure>> {
         let reason = Reason::of(&e);
         let refused = matches!(reason, Reason::Busy | Reason::PermissionDenied);
-        if refused && how == Publish::Replace && self.staged.options.rename_refused == RenameRefused::InPlace
-        {
+        let asked = self.staged.options.rename_refused == RenameRefused::InPlace;
+        let is_file = self.staged.place.existing.is_some_and(|found| found.kind == FileKind::File);
+        if refused && asked && is_file && how == Publish::Replace {
             return self.overwrite();
         }
         let error = Error::os(Stage::Rename, &self.staged.place.path, e);
@@ -573,12 +577,11 @@ impl Sealed {
     }
 
     /// The policy asked for it: overwrite the existing file, after a durable backup.
-    fn overwrite(self) -> std::result::Result<Published, Box<PublishFailure>> {
-        let Staged { temp, place, options, env, .. } = &self.staged;
-        match in_place::overwrite(&*temp.file, place, options, env) {
+    fn overwrite(mut self) -> std::result::Result<Published, Box<PublishFailure>> {
+        let Staged { temp, place, options, env, .. } = &mut self.staged;
+        match in_place::overwrite(temp, place, options, env) {
             Ok(leftover) => {
-                let Staged { mut temp, place, len, .. } = self.staged;
-                let leftover = temp.discard().or(leftover);
+                let Staged { place, len, .. } = self.staged;
                 let other_links = place.existing.map_or(0, |found| found.links.saturating_sub(1));
                 let durability = place.durability;
                 Ok(Published { durability, change: Change::Overwritten, other_links, len, leftover })

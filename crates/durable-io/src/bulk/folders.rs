@@ -125,7 +125,7 @@ impl Folders {
             existing: None,
             durability: Durability::Durable,
         };
-        match make_dir(&place, None) {
+        match make_dir(&place) {
             // Another process was faster. It may not have synced the name yet, so we do.
             Err(error) if error.reason() == Some(Reason::AlreadyExists) => {}
             outcome => outcome?,

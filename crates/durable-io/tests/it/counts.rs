@@ -1,0 +1,51 @@
+//! What each operation costs, as a number: a call that is added to the hot path turns one of these red.
+
+use media::doubles::Recorder;
+
+use crate::common::Ground;
+use crate::operations::{self, Operation};
+
+struct Cost {
+    calls: usize,
+    barriers: usize,
+}
+
+/// Look, create, write, mode, fsync, rename, fsync of the directory.
+const REPLACE_EXISTING: Cost = Cost { calls: 7, barriers: 2 };
+/// The same, and the umask.
+const REPLACE_NEW: Cost = Cost { calls: 8, barriers: 2 };
+const CREATE_NEW: Cost = Cost { calls: 8, barriers: 2 };
+/// Unlink, fsync of the directory.
+const REMOVE: Cost = Cost { calls: 2, barriers: 1 };
+/// Look, open, fsync, rename, fsync of the directory.
+const RENAME: Cost = Cost { calls: 5, barriers: 2 };
+/// Make, fsync of the parent.
+const CREATE_DIR: Cost = Cost { calls: 2, barriers: 1 };
+
+fn assert_cost(operation: &Operation, cost: &Cost) {
+    let ground = Ground::new();
+    (operation.prepare)(&ground);
+    let (recorder, fs) = Recorder::over(operation.base());
+    let dir = ground.dir_on(fs);
+    recorder.clear();
+    (operation.run)(&dir).unwrap();
+    assert_eq!((recorder.total(), recorder.barriers()), (cost.calls, cost.barriers), "{}", operation.name);
+}
+
+#[test]
+fn a_replace_costs_seven_calls_of_which_two_wait_for_the_medium() {
+    assert_cost(&operations::replace_existing(), &REPLACE_EXISTING);
+    assert_cost(&operations::replace_new(), &REPLACE_NEW);
+}
+
+#[test]
+fn a_create_costs_eight_calls_of_which_two_wait_for_the_medium() {
+    assert_cost(&operations::create_new(), &CREATE_NEW);
+}
+
+#[test]
+fn a_remove_and_a_create_dir_cost_one_barrier_and_a_rename_two() {
+    assert_cost(&operations::remove(), &REMOVE);
+    assert_cost(&operations::create_dir(), &CREATE_DIR);
+    assert_cost(&operations::rename(), &RENAME);
+}
