@@ -296,7 +296,7 @@ mod tests {
         for (kind, size) in crate::need!(FsKind::journalled()) {
             let fs = LoopFs::mount(kind, size).unwrap();
             let root = fs.root().to_owned();
-            assert_eq!(mounted_below(&root).unwrap(), [root.clone()]);
+            assert_eq!(mounted_below(&root).unwrap(), std::slice::from_ref(&root));
             fs.fill("filler", 4 << 20).unwrap();
             assert!(fs.free().unwrap() < 8 << 20, "{kind:?}: {} free", fs.free().unwrap());
             fs.remount_read_only().unwrap();

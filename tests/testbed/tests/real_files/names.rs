@@ -38,15 +38,15 @@ fn names_of_255_bytes_work_in_every_operation_on_every_file_system() {
         let below = dir.subdir(&sub).unwrap();
         drop(below.replace(&a, b"below").unwrap());
         drop(dir.replace(format!("{}/{}/{a}", named("e", 255), named("f", 255)), b"deep").unwrap());
-        drop(dir.rename_to(&a, &below, &b, RenameMode::NoReplace, Barriers::Required).unwrap());
-        drop(below.rename_to(&a, &below, &b, RenameMode::Exchange, Barriers::Required).unwrap());
+        dir.rename_to(&a, &below, &b, RenameMode::NoReplace, Barriers::Required).unwrap();
+        below.rename_to(&a, &below, &b, RenameMode::Exchange, Barriers::Required).unwrap();
         assert_eq!(below.read(&a).unwrap(), b"swapped", "{kind:?}");
         std::fs::hard_link(below.path().join(&a), below.path().join(named("c", 255))).unwrap();
         let in_place = WriteOptions { hard_links: HardLinks::InPlace, ..WriteOptions::default() };
         assert_eq!(below.replace_with(&a, b"shared", &in_place).unwrap().change, Change::Overwritten);
         assert_eq!(below.read(named("c", 255)).unwrap(), b"shared", "{kind:?}");
-        drop(below.remove(&a).unwrap());
-        drop(dir.rename(&b, named("z", 255)).unwrap());
+        below.remove(&a).unwrap();
+        dir.rename(&b, named("z", 255)).unwrap();
         assert_eq!(names(fs.root()), [sub, named("e", 255), named("z", 255)], "{kind:?}");
     }
 }

@@ -83,7 +83,7 @@ fn nobody_ever_reads_a_secret_while_it_is_replaced() {
             0 => drop(durable.replace("secret", text.as_bytes()).unwrap()),
             1 => drop(durable.replace_with("secret", text.as_bytes(), &private).unwrap()),
             _ => {
-                drop(durable.remove("secret").unwrap());
+                durable.remove("secret").unwrap();
                 drop(durable.create_new_with("secret", text.as_bytes(), &private).unwrap());
             }
         }
