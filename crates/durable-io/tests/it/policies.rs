@@ -6,8 +6,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use durable_io::{
-    Change, Dir, HardLinks, Invalid, Keep, Kind, Mode, Reason, RenameRefused, Stage, Symlinks, TargetState,
-    WriteOptions,
+    Change, Dir, HardLinks, Invalid, Keep, Kind, Mode, Publish, Reason, RenameRefused, Stage, Symlinks,
+    TargetState, WriteOptions,
 };
 use media::doubles::{FailNth, Op};
 use media::{Access, FileKind, OsFs};
@@ -355,4 +355,21 @@ fn parents_are_made_only_if_that_is_the_policy() {
     let error = ground.dir().replace("file/t", b"new").unwrap_err();
     assert_eq!((error.reason(), error.kind()), (Some(Reason::NotDirectory), Kind::Invalid));
     assert_eq!((error.path(), error.directory()), (&*ground.path("file"), ground.root()));
+}
+
+#[test]
+fn an_overwrite_in_place_touches_only_the_file_that_was_looked_at() {
+    let ground = Ground::new();
+    ground.put("t", b"old", 0o640);
+    ground.hard_link("t", "other");
+    let options = with(|o| o.hard_links = HardLinks::InPlace);
+    let mut staged = ground.dir().stage_with("t", &options).unwrap();
+    staged.write_all(b"new").unwrap();
+    ground.put("swapped", b"somebody else's", 0o640);
+    ground.dir().rename("swapped", "t").unwrap();
+    let failure = *staged.seal().unwrap().publish(Publish::Replace).unwrap_err();
+    assert_eq!((failure.error.kind(), failure.error.state()), (Kind::Conflict, TargetState::Unchanged));
+    assert_eq!((ground.read("t"), ground.read("other")), (b"somebody else's".to_vec(), b"old".to_vec()));
+    drop(failure);
+    assert!(ground.strays().is_empty());
 }
