@@ -192,6 +192,8 @@ impl Ledger {
     }
 
     pub(super) fn push(&mut self, given: &Path, facts: Facts<'_>) -> usize {
+        // Every hidden name splits; if one did not, its rename would fail and say so.
+        debug_assert!(facts.hidden.is_none_or(|hidden| Own::split_temp(hidden).is_some()));
         let (stem, random) = facts.hidden.and_then(Own::split_temp).unwrap_or(("", 0));
         let given_span = self.keep(given.as_os_str());
         // The last component is the name, unless a symbolic link led elsewhere.
