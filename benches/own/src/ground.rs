@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use media::{MountFacts, describe_mount};
-use testbed::{FsKind, LoopFs};
+use testbed::{FsKind, LoopFs, MountOptions};
 
 /// A directory to measure in, removed or unmounted afterwards.
 #[derive(Debug)]
@@ -22,7 +22,10 @@ pub(crate) struct Ground {
 
 impl Ground {
     fn mounted(kind: FsKind, size: u64) -> io::Result<Self> {
-        let fs = LoopFs::mount(kind, size).map_err(io::Error::other)?;
+        // A loop device calls itself rotational, and for such a one btrfs delays its commits to gather more.
+        let mount = if kind == FsKind::Btrfs { "ssd" } else { "" };
+        let options = MountOptions { mount, ..MountOptions::default() };
+        let fs = LoopFs::mount_with(kind, size, options).map_err(io::Error::other)?;
         let label = format!("{}, image file", kind.fs_type());
         let root = fs.root().to_owned();
         Ok(Self {

@@ -59,7 +59,7 @@ fn run(args: &Args) -> io::Result<report::Report> {
         }
         for row in rows::ROWS.iter().filter(|row| row.name.contains(&args.only)) {
             let comparison = (row.measure)(&ground, args.rounds)?;
-            section.rows.push(report::RowLine::of(row, &comparison));
+            section.rows.push(report::RowLine::of(row, &section.fs_type, &comparison));
         }
         report.sections.push(section);
     }

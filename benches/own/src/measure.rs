@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-/// How many operations are measured in a row before the other contender has its turn.
+/// How many short operations are measured in a row before the other contender has its turn. (Of long ones, one.)
 pub(crate) const SLICE: u32 = 5;
 
 /// One side of a comparison.
@@ -12,12 +12,20 @@ pub(crate) struct Contender<'a> {
     pub(crate) run: Box<dyn FnMut(u64) -> io::Result<()> + 'a>,
     /// After each slice, not timed: removes what the operations left.
     pub(crate) tidy: Box<dyn FnMut() -> io::Result<()> + 'a>,
+    /// How many operations a slice has.
+    slice: u32,
 }
 
 impl<'a> Contender<'a> {
     /// One that leaves nothing.
     pub(crate) fn new(run: impl FnMut(u64) -> io::Result<()> + 'a) -> Self {
-        Self { run: Box::new(run), tidy: Box::new(|| Ok(())) }
+        Self { run: Box::new(run), tidy: Box::new(|| Ok(())), slice: SLICE }
+    }
+
+    /// The same, one operation a slice: for those that take long enough by themselves.
+    pub(crate) fn one_by_one(mut self) -> Self {
+        self.slice = 1;
+        self
     }
 
     /// The same, with something to remove after each slice.
@@ -91,7 +99,7 @@ pub(crate) fn alternate(
 
 fn slice(contender: &mut Contender<'_>, first: u64) -> io::Result<Vec<Duration>> {
     let mut took = Vec::new();
-    for number in first..first + u64::from(SLICE) {
+    for number in first..first + u64::from(contender.slice) {
         let start = Instant::now();
         (contender.run)(number)?;
         took.push(start.elapsed());

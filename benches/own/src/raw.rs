@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, fsync, open, openat, renameat};
+use rustix::fs::{Mode, OFlags, fdatasync, fsync, open, openat, renameat};
 
 /// An open directory, kept open as a careful program would.
 pub(crate) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
@@ -35,4 +35,16 @@ pub(crate) fn chain(dir: BorrowedFd<'_>, number: u64, name: &str, bytes: &[u8]) 
     renameat(dir, &temp, dir, name)?;
     fsync(dir)?;
     Ok(())
+}
+
+/// A log, opened for appending.
+pub(crate) fn open_log(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC;
+    Ok(open(path, flags, Mode::from_raw_mode(0o600))?)
+}
+
+/// Append and make durable.
+pub(crate) fn append(log: BorrowedFd<'_>, line: &[u8]) -> io::Result<()> {
+    write_all(log, line)?;
+    Ok(fdatasync(log)?)
 }

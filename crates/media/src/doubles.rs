@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{
-    Access, Clock, Dir, Entropy, Entry, File, Fs, HostIdentity, Liveness, LockWait, Metadata, Mode, Owner,
-    ProcessIdentity, RenameMode, SyncPool, Timestamp,
+    Access, Begun, Clock, Dir, Entropy, Entry, File, Fs, HostIdentity, Liveness, LockWait, Metadata, Mode,
+    Owner, ProcessIdentity, RenameMode, SyncPool, Timestamp,
 };
 
 /// The calls of the seam, as doubles see them.
@@ -32,6 +32,7 @@ pub enum Op {
     ReadLink,
     List,
     DirMetadata,
+    HasDefaultAcl,
     SetDirMode,
     DirSync,
     SyncFilesystem,
@@ -263,6 +264,10 @@ impl Dir for TapDir {
 
     fn dir_metadata(&self) -> io::Result<Metadata> {
         self.tap.call(Op::DirMetadata, &self.label, "", || self.inner.dir_metadata())
+    }
+
+    fn has_default_acl(&self) -> io::Result<bool> {
+        self.tap.call(Op::HasDefaultAcl, &self.label, "", || self.inner.has_default_acl())
     }
 
     fn set_dir_mode(&self, mode: Mode) -> io::Result<()> {
@@ -643,6 +648,11 @@ pub struct InlinePool;
 impl SyncPool for InlinePool {
     fn run(&self, _width: usize, count: usize, job: &(dyn Fn(usize) + Sync)) {
         (0..count).for_each(job);
+    }
+
+    fn begin(&self, job: Box<dyn FnOnce() + Send>) -> Begun {
+        job();
+        Begun::done()
     }
 }
 

@@ -168,6 +168,13 @@ pub trait Dir: Any + Send + Sync + fmt::Debug {
     /// Of the underlying call.
     fn dir_metadata(&self) -> io::Result<Metadata>;
 
+    /// Whether what is created here gets rights that its mode alone does not tell (a default ACL). Where it does
+    /// not, [`Dir::create_exclusive`] is never wider than the mode it is given.
+    ///
+    /// # Errors
+    /// [`Reason::Unsupported`] where the platform has such rights and does not tell.
+    fn has_default_acl(&self) -> io::Result<bool>;
+
     /// Sets the permission bits of this directory.
     ///
     /// # Errors

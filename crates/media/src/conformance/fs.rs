@@ -62,10 +62,11 @@ pub fn file_system(fs: &Arc<dyn Fs>, root: &Path, symlinks: Symlinks) -> FileSys
 
 type Check = (&'static str, fn(&mut Ground) -> Outcome);
 
-const CHECKS: [Check; 40] = [
+const CHECKS: [Check; 41] = [
     ("create_exclusive makes an empty file, for reading and writing", create_makes_an_empty_file),
     ("create_exclusive refuses what exists and leaves it alone", create_refuses_what_exists),
     ("create takes the umask off the mode", create_takes_the_umask_off),
+    ("without a default ACL a new file is no wider than its mode", no_default_acl),
     ("a missing name is NotFound for every call", missing_names),
     ("open never truncates", open_never_truncates),
     ("a handle does only what it was opened for", access_is_kept),
@@ -311,6 +312,15 @@ fn create_takes_the_umask_off(ground: &mut Ground) -> Outcome {
     // A directory may inherit set-group-id from its parent.
     facts.mode = facts.mode.without_set_id();
     same_mode("the mode of the new directory", facts, Mode::DIR.without(umask))
+}
+
+fn no_default_acl(ground: &mut Ground) -> Outcome {
+    // The caller gives a plain directory; one with such an ACL cannot be made through the seam.
+    let has = ground.dir.has_default_acl();
+    match ground.optional("default ACL", has)? {
+        Some(has) => ensure("a plain directory has none", !has),
+        None => Ok(()),
+    }
 }
 
 fn missing_names(ground: &mut Ground) -> Outcome {

@@ -151,6 +151,11 @@ impl Dir for OsDir {
     }
 
     /// The read-only attribute of a directory does not protect its entries, so it is no stand-in.
+    /// Windows inherits access rights from the directory; the mode tells nothing of them.
+    fn has_default_acl(&self) -> io::Result<bool> {
+        Err(unsupported())
+    }
+
     fn set_dir_mode(&self, _mode: Mode) -> io::Result<()> {
         Err(unsupported())
     }

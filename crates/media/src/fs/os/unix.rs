@@ -171,6 +171,10 @@ impl Dir for OsDir {
         metadata(&sys::fstat(&self.fd)?)
     }
 
+    fn has_default_acl(&self) -> io::Result<bool> {
+        has_default_acl(self.fd.as_fd())
+    }
+
     fn set_dir_mode(&self, mode: Mode) -> io::Result<()> {
         Ok(retry_on_intr(|| sys::fchmod(&self.fd, sys_mode(mode)))?)
     }
@@ -315,6 +319,22 @@ fn sync_filesystem(fd: BorrowedFd<'_>) -> io::Result<()> {
 
 #[cfg(not(target_os = "linux"))]
 fn sync_filesystem(_fd: BorrowedFd<'_>) -> io::Result<()> {
+    Err(Errno::NOTSUP.into())
+}
+
+/// Asking for the length alone answers with an error where there is none.
+#[cfg(target_os = "linux")]
+fn has_default_acl(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    match sys::fgetxattr_query(fd, "system.posix_acl_default") {
+        Ok(_) => Ok(true),
+        Err(Errno::NODATA | Errno::NOTSUP) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The ACLs of macOS may be inherited too, and there is no call for them without `unsafe`.
+#[cfg(not(target_os = "linux"))]
+fn has_default_acl(_fd: BorrowedFd<'_>) -> io::Result<bool> {
     Err(Errno::NOTSUP.into())
 }
 
