@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{
-    Access, Begun, Clock, Dir, Entropy, Entry, File, Fs, HostIdentity, Liveness, LockWait, Metadata, Mode,
-    Owner, ProcessIdentity, RenameMode, SyncPool, Timestamp,
+    Access, Clock, Dir, Entropy, Entry, File, Fs, HostIdentity, Liveness, LockWait, Metadata, Mode, Owner,
+    ProcessIdentity, RenameMode, SyncPool, Timestamp,
 };
 
 /// The calls of the seam, as doubles see them.
@@ -648,11 +648,6 @@ pub struct InlinePool;
 impl SyncPool for InlinePool {
     fn run(&self, _width: usize, count: usize, job: &(dyn Fn(usize) + Sync)) {
         (0..count).for_each(job);
-    }
-
-    fn begin(&self, job: Box<dyn FnOnce() + Send>) -> Begun {
-        job();
-        Begun::done()
     }
 }
 

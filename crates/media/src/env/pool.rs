@@ -11,8 +11,12 @@ pub trait SyncPool: Send + Sync + fmt::Debug {
     /// returns when all are done. A `width` of 1 runs them in order on the calling thread.
     fn run(&self, width: usize, count: usize, job: &(dyn Fn(usize) + Sync));
 
-    /// Begins `job` beside the caller, where there are threads; a pool without runs it before it returns.
-    fn begin(&self, job: Box<dyn FnOnce() + Send>) -> Begun;
+    /// Begins `job` beside the caller, where there are threads; a pool without (the default) runs it before it
+    /// returns.
+    fn begin(&self, job: Box<dyn FnOnce() + Send>) -> Begun {
+        job();
+        Begun::done()
+    }
 }
 
 /// A job that [`SyncPool::begin`] began. Dropping it waits for the job's end.
