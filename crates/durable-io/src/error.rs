@@ -254,12 +254,12 @@ pub enum Cause {
     Cancelled,
 }
 
-/// A file that should have been removed and could not be.
+/// What a failed call should have taken away and could not: a temporary file, or the end of a log.
 #[derive(Debug)]
 pub struct Leftover {
-    /// Where it is.
+    /// Where it is: the temporary file, or the log itself.
     pub path: PathBuf,
-    /// Why it could not be removed.
+    /// Why it could not be taken away.
     pub error: io::Error,
 }
 
@@ -340,15 +340,15 @@ impl Error {
         &self.0.cause
     }
 
-    /// A temporary file that could not be removed after this error, beside the error itself; the first of
-    /// [`Error::leftovers`].
+    /// What could not be taken away after this error, beside the error itself: a temporary file, or bytes at the end of
+    /// a log; the first of [`Error::leftovers`].
     #[must_use]
     pub fn cleanup(&self) -> Option<&Leftover> {
         self.0.leftovers.first()
     }
 
-    /// Every temporary file that could not be removed after this error: at most one, and two where the policy
-    /// asked for an overwrite in place.
+    /// All that could not be taken away after this error: at most one file, and two where the policy asked for an
+    /// overwrite in place.
     #[must_use]
     pub fn leftovers(&self) -> &[Leftover] {
         &self.0.leftovers
@@ -449,9 +449,13 @@ impl Error {
         if let Some(backup) = &self.0.backup {
             return Some(format!("the old content is in `{}`", backup.display()));
         }
+        let unchanged = self.0.state == TargetState::Unchanged;
         let text = match &self.0.cause {
             Cause::Os { reason, .. } => match (reason, self.0.stage) {
-                (Reason::DiskFull, _) => "free some space and repeat the call; nothing partial was left",
+                (Reason::DiskFull, _) if unchanged && self.0.leftovers.is_empty() => {
+                    "free some space and repeat the call; nothing partial was left"
+                }
+                (Reason::DiskFull, _) => "free some space, then look at what is there before you repeat the call",
                 (Reason::QuotaExceeded, _) => "free some of your quota and repeat the call",
                 (Reason::ReadOnly, _) => "the file system is mounted read-only; `dmesg` may tell why",
                 (Reason::PermissionDenied, Stage::TempWrite) => {
@@ -464,6 +468,10 @@ impl Error {
                 (Reason::TooManyOpenFiles, _) => "raise the limit of open files (`ulimit -n`)",
                 (Reason::Unsupported | Reason::InvalidArgument, Stage::SyncDir) => {
                     "this file system cannot sync directories; allow `visible only` to accept that"
+                }
+                (_, Stage::SyncDir) if unchanged => {
+                    "what was created on the way (a new directory) is there, may vanish with the power, and will be \
+                     taken for durable: sync its parent directory before you rely on it"
                 }
                 (Reason::IoError, Stage::SyncFile | Stage::SyncDir) => {
                     "the medium failed; look at `dmesg`, and do not trust what was written since the last success"
@@ -508,7 +516,7 @@ impl fmt::Display for Error {
         }
         write!(f, "; {}", state.phrase())?;
         for leftover in leftovers {
-            write!(f, " (and `{}` could not be removed: {})", leftover.path.display(), leftover.error)?;
+            write!(f, " (and `{}` is left: {})", leftover.path.display(), leftover.error)?;
         }
         Ok(())
     }

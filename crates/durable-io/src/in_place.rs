@@ -4,35 +4,47 @@
 use std::io;
 use std::sync::Arc;
 
-use media::{Access, Env, FileKind, Mode};
+use media::{Access, Env, FileKind, Mode, Reason};
 
 use crate::dir::{Place, sync_dir};
 use crate::error::{Cause, Error, Invalid, Leftover, Result, Stage, TargetState};
 use crate::name::Purpose;
-use crate::options::WriteOptions;
+use crate::options::{Barriers, Durability, WriteOptions};
 use crate::staged::{Temp, read_full, write_all_at};
 
 const CHUNK_LEN: usize = 128 << 10;
+
+/// What an overwrite has reached.
+pub(crate) struct Overwritten {
+    /// As durable as its weakest barrier, which may be one for the backup's name.
+    pub(crate) durability: Durability,
+    /// The backup and the staged file, as far as they could not be removed.
+    pub(crate) leftovers: [Option<Leftover>; 2],
+}
 
 /// Copies `new` over the file at `place`.
 ///
 /// Backup: copy, file barrier, directory barrier. Then overwrite, cut to length, file barrier; then remove the
 /// backup and sync the directory, so that it does not come back. A failure after the first overwritten byte
 /// leaves the backup and names it in the error.
+///
+/// Where directories cannot be synced and the caller accepts that, the backup's *bytes* are durable before the first
+/// byte is overwritten, and its name is as durable as the file system pleases.
 pub(crate) fn overwrite(
     new: &mut Temp,
     place: &Place,
     options: &WriteOptions,
     env: &Env,
-) -> Result<Option<Leftover>> {
+) -> Result<Overwritten> {
     let (target, old_mode) = open_target(place)?;
     let mut backup = Temp::create(place, Purpose::Backup, env)?;
-    let prepared =
-        copy(&*target, &*backup.file).and_then(|_| backup.file.sync_all()).and_then(|()| backup.dir.sync());
-    if let Err(e) = prepared {
-        let error = Error::os(Stage::WriteInPlace, &place.path, e);
-        return Err(backup.fail(error));
-    }
+    let prepared = copy(&*target, &*backup.file)
+        .and_then(|_| backup.file.sync_all())
+        .and_then(|()| make_name_durable(&backup, options.barriers));
+    let backed_up = match prepared {
+        Ok(reached) => reached,
+        Err(e) => return Err(backup.fail(Error::os(Stage::WriteInPlace, &place.path, e))),
+    };
     place.dir.mark("after_backup");
     // Where the mode becomes narrower, that comes first: the new bytes are never there for the old readers.
     let too_wide = options.mode.map_or(Mode::new(0), |mode| old_mode.without(mode));
@@ -50,22 +62,25 @@ pub(crate) fn overwrite(
             .in_state(TargetState::Unknown)
             .with_backup(path));
     }
-    let leftovers = [backup.discard(), new.discard()].into_iter().flatten();
+    let leftovers = [backup.discard(), new.discard()];
     // The new content is durable already; what this barrier settles is that the backup stays gone.
     match sync_dir(&*place.dir, &place.path, options.barriers) {
-        Ok(_) => Ok(one_of(leftovers)),
-        Err(error) => Err(leftovers.fold(error, |error, leftover| error.with_leftover(Some(leftover)))),
+        Ok(reached) => Ok(Overwritten { durability: backed_up.and(reached), leftovers }),
+        Err(error) => Err(leftovers.into_iter().fold(error, Error::with_leftover)),
     }
 }
 
-/// A good outcome names one file. Where the backup and the staged file are both left, it is the backup: `sweep`
-/// finds the other, and nobody else removes a backup.
-fn one_of(mut leftovers: impl Iterator<Item = Leftover>) -> Option<Leftover> {
-    let named = leftovers.next();
-    for other in leftovers {
-        tracing::warn!(path = %other.path.display(), error = %other.error, "a temporary file is left");
+fn make_name_durable(backup: &Temp, barriers: Barriers) -> io::Result<Durability> {
+    match backup.dir.sync() {
+        Ok(()) => Ok(Durability::Durable),
+        Err(e) => {
+            let reason = Reason::of(&e);
+            if barriers == Barriers::AllowVisibleOnly && reason.means_barrier_unsupported() {
+                return Ok(Durability::VisibleOnly(reason));
+            }
+            Err(e)
+        }
     }
-    named
 }
 
 /// Opens the file that was looked at, and no other; tells its mode.

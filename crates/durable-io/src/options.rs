@@ -88,7 +88,8 @@ pub enum Unchanged {
     /// Replace it all the same.
     #[default]
     Write,
-    /// Leave the file alone, but issue the barriers: somebody else may have written it without.
+    /// Leave the file alone, but issue the barriers: somebody else may have written it without. (A file that may not
+    /// be read is replaced.)
     Skip,
 }
 
@@ -106,6 +107,11 @@ pub enum Barriers {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Parents {
     /// Create it, durably.
+    ///
+    /// Where that barrier fails, the directory is there all the same, and nothing marks it: a later call that finds it
+    /// takes it for one that was always there. Whoever goes on after such an error (at
+    /// [`Stage::SyncDir`](crate::Stage::SyncDir), the target unchanged) must not rely on the new directory before
+    /// its parent was synced, by [`Dir::sync_names`](crate::Dir::sync_names) on a handle opened afresh.
     #[default]
     Create,
     /// Fail with [`Kind::NotFound`](crate::Kind::NotFound).
@@ -156,9 +162,11 @@ pub struct Published {
     pub other_links: u64,
     /// The length of the content, in bytes.
     pub len: u64,
-    /// A temporary file that could not be removed although everything else succeeded. (After an overwrite in
-    /// place, where two could not: the backup, which `sweep` leaves alone.)
+    /// A file of ours that could not be removed although everything else succeeded. (After an overwrite in place,
+    /// where two could not: the backup, which `sweep` leaves alone.)
     pub leftover: Option<crate::Leftover>,
+    /// The other one, where two could not: only after an overwrite in place, which has a backup and a temporary file.
+    pub second_leftover: Option<crate::Leftover>,
 }
 
 /// What a file was when it was read, for compare-and-swap: which file, how long, when changed, and the SHA-256 of

@@ -246,7 +246,7 @@ impl Staged {
         }
     }
 
-    /// Whether the target exists and holds exactly the bytes written so far.
+    /// Whether the target exists and holds exactly the bytes written so far. One that may not be read does not.
     ///
     /// # Errors
     /// Of reading either file.
@@ -257,7 +257,9 @@ impl Staged {
         }
         let fail = |e| Error::os(Stage::Read, &self.place.path, e);
         let old = match self.place.dir.open(&self.place.name, Access::Read) {
-            Err(e) if Reason::of(&e) == Reason::NotFound => return Ok(false),
+            Err(e) if matches!(Reason::of(&e), Reason::NotFound | Reason::PermissionDenied) => {
+                return Ok(false);
+            }
             outcome => outcome.map_err(fail)?,
         };
         let (mut ours, mut theirs) = (vec![0_u8; 64 << 10], vec![0_u8; 64 << 10]);
@@ -378,6 +380,8 @@ pub(crate) fn holds(place: &Place, bytes: &[u8], options: &WriteOptions) -> Resu
         Ok((old, _)) => Ok(old == bytes),
         // Gone, or grown, since it was looked at: then it is not the same.
         Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Invalid) => Ok(false),
+        // What may be replaced and not read cannot be compared; so it is replaced.
+        Err(error) if error.reason() == Some(Reason::PermissionDenied) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -397,6 +401,7 @@ pub(crate) fn keep_unchanged(place: &Place, options: &WriteOptions, len: u64) ->
         other_links,
         len,
         leftover: None,
+        second_leftover: None,
     })
 }
 
@@ -537,6 +542,7 @@ impl Sealed {
                 other_links: existing.map_or(0, |found| found.links.saturating_sub(1)),
                 len,
                 leftover,
+                second_leftover: None,
             }),
             Err(error) => {
                 Err(Box::new(PublishFailure { error: error.with_leftover(leftover), sealed: None }))
@@ -580,11 +586,17 @@ impl Sealed {
     fn overwrite(mut self) -> std::result::Result<Published, Box<PublishFailure>> {
         let Staged { temp, place, options, env, .. } = &mut self.staged;
         match in_place::overwrite(temp, place, options, env) {
-            Ok(leftover) => {
+            Ok(overwritten) => {
                 let Staged { place, len, .. } = self.staged;
-                let other_links = place.existing.map_or(0, |found| found.links.saturating_sub(1));
-                let durability = place.durability;
-                Ok(Published { durability, change: Change::Overwritten, other_links, len, leftover })
+                let [leftover, second_leftover] = overwritten.leftovers;
+                Ok(Published {
+                    durability: place.durability.and(overwritten.durability),
+                    change: Change::Overwritten,
+                    other_links: place.existing.map_or(0, |found| found.links.saturating_sub(1)),
+                    len,
+                    leftover,
+                    second_leftover,
+                })
             }
             Err(error) if error.state() == TargetState::Unchanged => Err(self.hand_back(error)),
             Err(error) => {

@@ -211,7 +211,7 @@ pub(crate) fn invalid(error: &Error) -> Invalid {
 pub(crate) fn durably(outcome: Result<Published, impl std::fmt::Debug>) -> Change {
     let published = outcome.unwrap();
     assert_eq!(published.durability, Durability::Durable);
-    assert!(published.leftover.is_none());
+    assert!(published.leftover.is_none() && published.second_leftover.is_none());
     published.change
 }
 

@@ -17,7 +17,7 @@ fn record(operation: &Operation) -> Vec<String> {
     recorder.clear();
     let done = (operation.run)(&dir).unwrap_or_else(|error| panic!("{}: {error}", operation.name));
     assert_eq!(done.durability, Durability::Durable, "{}", operation.name);
-    assert_eq!(done.leftover, None, "{}", operation.name);
+    assert_eq!(done.leftovers, Vec::<std::path::PathBuf>::new(), "{}", operation.name);
     assert_eq!(ground.strays(), Vec::<std::path::PathBuf>::new(), "{}", operation.name);
     lines(&recorder)
 }
@@ -67,8 +67,11 @@ fn a_refused_swap_writes_looks_and_takes_it_back() {
         lines(&recorder),
         [
             "Metadata t",
+            "Open t Read",
+            "XattrNames t",
             "CreateExclusive <temp> 0600",
             "WriteAt <temp> @0+3",
+            "XattrNames <temp>",
             "SetMode <temp> 0640",
             "SyncAll <temp>",
             "Open t Read",
