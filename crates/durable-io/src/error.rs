@@ -455,7 +455,9 @@ impl Error {
                 (Reason::DiskFull, _) if unchanged && self.0.leftovers.is_empty() => {
                     "free some space and repeat the call; nothing partial was left"
                 }
-                (Reason::DiskFull, _) => "free some space, then look at what is there before you repeat the call",
+                (Reason::DiskFull, _) => {
+                    "free some space, then look at what is there before you repeat the call"
+                }
                 (Reason::QuotaExceeded, _) => "free some of your quota and repeat the call",
                 (Reason::ReadOnly, _) => "the file system is mounted read-only; `dmesg` may tell why",
                 (Reason::PermissionDenied, Stage::TempWrite) => {

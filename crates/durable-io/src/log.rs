@@ -39,7 +39,7 @@ use media::{Access, FileId, FileKind, Mode, Reason};
 
 use crate::dir::{Dir, Place, inspect, sync_dir};
 use crate::error::{Cause, Error, Invalid, Result, Stage, TargetState};
-use crate::lock::{Lock, Wait};
+use crate::lock::{Lock, LockOptions, Wait};
 use crate::options::{Barriers, Durability, Parents, WriteOptions};
 use crate::staged::Publish;
 
@@ -225,8 +225,6 @@ struct Current {
 #[derive(Debug)]
 pub struct Log {
     dir: Dir,
-    /// As the caller gave it, for the lock.
-    name: PathBuf,
     place: Place,
     options: LogOptions,
     /// Held throughout with [`Writers::One`].
@@ -269,12 +267,10 @@ impl Dir {
     /// longest record) hold no whole line; [`Kind::NoSpace`](crate::Kind::NoSpace) for setting a torn tail aside;
     /// at [`Stage::SyncFile`] or [`Stage::SyncDir`] of the barriers.
     pub fn log_with(&self, name: impl AsRef<Path>, options: LogOptions) -> Result<Log> {
-        let name = name.as_ref();
-        let place = self.locate(name, options.parents, options.barriers)?;
-        let lock = self.lock(name, Wait::UpTo(options.lock_wait))?;
+        let place = self.locate(name.as_ref(), options.parents, options.barriers)?;
+        let lock = self.lock_place(&place, lock_options(&options))?;
         let mut log = Log {
             dir: self.clone(),
-            name: name.to_owned(),
             place,
             options,
             lock: Some(lock),
@@ -386,7 +382,8 @@ impl Log {
         self.refuse_if_poisoned()?;
         let len = self.check_records(records)?;
         if self.lock.is_none() {
-            self.lock = Some(self.dir.lock(&self.name, Wait::UpTo(self.options.lock_wait))?);
+            // Beside the file that is open here, whatever has become of the path that led to it.
+            self.lock = Some(self.dir.lock_place(&self.place, lock_options(&self.options))?);
         }
         let outcome = self.put_locked(records, len, ask);
         let lock_failure = match self.options.writers {
@@ -642,6 +639,10 @@ impl Log {
             }
         }
     }
+}
+
+fn lock_options(options: &LogOptions) -> LockOptions {
+    LockOptions { wait: Wait::UpTo(options.lock_wait), ..LockOptions::default() }
 }
 
 /// Cannot happen after a [`Log::settle`]; an error all the same rather than a panic.

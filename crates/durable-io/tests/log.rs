@@ -18,6 +18,8 @@ use proptest::prelude::*;
 mod calls;
 #[path = "log/faults.rs"]
 mod faults;
+#[path = "log/writers.rs"]
+mod writers;
 
 const NAME: &str = "log.jsonl";
 

@@ -213,7 +213,16 @@ fn replace_with_mode() -> Operation {
         "replace with a mode",
         old_file,
         |dir| Ok(dir.replace_with("t", b"new", &with(|o| o.mode = Some(Mode::new(0o4710))))?.into()),
-        vec![INSPECT, CREATE, WRITE, NEW_ACL, fails("SetMode <temp> 4710", S::Metadata, Same), SYNC, RENAME, DIRSYNC],
+        vec![
+            INSPECT,
+            CREATE,
+            WRITE,
+            NEW_ACL,
+            fails("SetMode <temp> 4710", S::Metadata, Same),
+            SYNC,
+            RENAME,
+            DIRSYNC,
+        ],
     )
 }
 

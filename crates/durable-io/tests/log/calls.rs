@@ -5,17 +5,20 @@ use std::sync::Arc;
 
 use durable_io::{Dir, Kind, LogOptions, LogSync, Publish, Reached, Tail, Writers};
 use media::OsFs;
-use media::doubles::{Op, Recorder};
+use media::doubles::{Call, Op, Recorder};
 
 use super::{NAME, all_records, bounded, files, get, group_of, on, options, plain, put, root};
 
-/// The recorded calls with random names made fixed, without those of the lock, and then forgets them.
+/// The recorded calls without those of the lock, which identifies its directory and then keeps to its own file.
 fn calls(recorder: &Recorder) -> Vec<String> {
-    let lines = recorder
-        .calls()
-        .into_iter()
-        .filter(|call| !call.subject.ends_with(".lock") && !matches!(call.op, Op::OpenDir | Op::DirMetadata));
-    let lines = lines.map(|call| {
+    all_calls(recorder, |call| {
+        !call.subject.ends_with(".lock") && !matches!(call.op, Op::OpenDir | Op::DirMetadata)
+    })
+}
+
+/// The recorded calls with random names made fixed; then forgets them.
+fn all_calls(recorder: &Recorder, wanted: fn(&Call) -> bool) -> Vec<String> {
+    let lines = recorder.calls().into_iter().filter(wanted).map(|call| {
         let line = call.to_string();
         let words = line.split(' ').map(|word| match word {
             word if word.starts_with(".steadfast-") => "TEMP",
@@ -44,6 +47,7 @@ fn a_new_log_is_created_under_a_hidden_name_synced_named_and_its_name_synced() {
     let expected = [
         "Metadata log.jsonl",
         "CreateExclusive TEMP 0600",
+        "XattrNames TEMP",
         "SetMode TEMP 0640",
         "SyncAll TEMP",
         "Rename TEMP -> log.jsonl (NoReplace)",
@@ -84,6 +88,7 @@ fn a_torn_tail_is_durable_beside_the_log_before_the_log_is_cut() {
     let repair = [
         "CreateExclusive TEMP 0600",
         "WriteAt TEMP @0+3",
+        "XattrNames TEMP",
         "SetMode TEMP 0644",
         "SyncAll TEMP",
         "Rename TEMP -> log.jsonl.torn-3 (NoReplace)",
@@ -210,6 +215,7 @@ fn rotation_moves_the_oldest_first_with_a_directory_barrier_after_each_rename() 
         "DirSync .",
         "Metadata log.jsonl",
         "CreateExclusive TEMP 0600",
+        "XattrNames TEMP",
         "SetMode TEMP 0644",
         "SyncAll TEMP",
         "Rename TEMP -> log.jsonl (NoReplace)",
@@ -236,6 +242,7 @@ fn rotation_that_keeps_nothing_replaces_the_log_in_one_rename() {
         "SyncData log.jsonl",
         "DirSync .",
         "CreateExclusive TEMP 0600",
+        "XattrNames TEMP",
         "SetMode TEMP 0640",
         "SyncAll TEMP",
         "Rename TEMP -> log.jsonl",
