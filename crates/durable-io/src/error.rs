@@ -299,6 +299,7 @@ impl Error {
     }
 
     /// The caller's own error, where that is the cause.
+    #[cfg(feature = "json")]
     pub(crate) fn into_declined(self) -> std::result::Result<Box<dyn std::error::Error + Send + Sync>, Self> {
         let Self(mut facts) = self;
         match std::mem::replace(&mut facts.cause, Cause::Changed) {
@@ -452,6 +453,13 @@ impl Error {
         let unchanged = self.0.state == TargetState::Unchanged;
         let text = match &self.0.cause {
             Cause::Os { reason, .. } => match (reason, self.0.stage) {
+                (Reason::Unsupported | Reason::InvalidArgument, Stage::SyncDir) => {
+                    "this file system cannot sync directories; allow `visible only` to accept that"
+                }
+                (_, Stage::SyncDir) if unchanged => {
+                    "what was created on the way (a new directory) is there, may vanish with the power, and will be \
+                     taken for durable: sync its parent directory before you rely on it"
+                }
                 (Reason::DiskFull, _) if unchanged && self.0.leftovers.is_empty() => {
                     "free some space and repeat the call; nothing partial was left"
                 }
@@ -468,13 +476,6 @@ impl Error {
                     "a mount point cannot be replaced; the in-place policy overwrites it, after a backup"
                 }
                 (Reason::TooManyOpenFiles, _) => "raise the limit of open files (`ulimit -n`)",
-                (Reason::Unsupported | Reason::InvalidArgument, Stage::SyncDir) => {
-                    "this file system cannot sync directories; allow `visible only` to accept that"
-                }
-                (_, Stage::SyncDir) if unchanged => {
-                    "what was created on the way (a new directory) is there, may vanish with the power, and will be \
-                     taken for durable: sync its parent directory before you rely on it"
-                }
                 (Reason::IoError, Stage::SyncFile | Stage::SyncDir) => {
                     "the medium failed; look at `dmesg`, and do not trust what was written since the last success"
                 }

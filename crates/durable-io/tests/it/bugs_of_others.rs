@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use durable_io::{
-    Barriers, Dir, Durability, HardLinks, Invalid, Keep, Kind, Mode, Publish, Reason, RenameMode, Stage,
-    Stamp, TargetState, WriteOptions,
+    Barriers, Dir, Durability, Env, HardLinks, Invalid, Keep, Kind, LockKind, LockOptions, Mode,
+    NetworkLocks, Publish, Reason, RenameMode, Stage, Stale, Stamp, TargetState, Wait, WriteOptions,
 };
 use media::OsFs;
-use media::doubles::{Call, FailNth, Listener, Op, Recorder, TapFs, fixed_env};
+use media::doubles::{Call, FailNth, FakeHost, Listener, Op, Recorder, TapFs, fixed_env};
 
 use crate::common::{
     EACCES, EBADF, EEXIST, EINVAL, EIO, ENOSPC, ENOSYS, ENOTSUP, Ground, durably, invalid, is_root, lines,
@@ -505,4 +505,141 @@ fn two_writers_of_one_process_use_two_temps() {
     durably(one.seal().unwrap().publish(Publish::Replace));
     durably(two.seal().unwrap().publish(Publish::Replace));
     assert_eq!((ground.read("t"), ground.strays()), (b"two".to_vec(), vec![]));
+}
+
+/// Tries the lock of `name` from another thread, which holds none.
+fn is_held(ground: &Ground, name: &str) -> bool {
+    let dir = ground.dir();
+    let outcome =
+        std::thread::scope(|s| s.spawn(|| dir.lock(name, Wait::DoNotWait).map(drop)).join().unwrap());
+    outcome.is_err_and(|error| error.kind() == Kind::Held)
+}
+
+/// A lock on the very file would stay with the old one: whoever comes next would find another file, unlocked.
+#[test]
+fn a_lock_still_excludes_after_the_file_it_protects_was_replaced() {
+    let ground = Ground::new();
+    ground.put("t", b"0", 0o600);
+    let dir = ground.dir();
+    for kind in [LockKind::Kernel, LockKind::Exclusive] {
+        let lock = dir.lock_with("t", LockOptions { kind, ..LockOptions::default() }).unwrap();
+        for content in [b"1", b"2"] {
+            let before = std::fs::metadata(ground.path("t")).unwrap().ino();
+            durably(dir.replace("t", content));
+            assert_ne!(std::fs::metadata(ground.path("t")).unwrap().ino(), before, "another file");
+            assert!(is_held(&ground, "t"), "{kind:?}");
+            // And for who does not go through our queue of threads: another process.
+            if kind == LockKind::Kernel {
+                let side = std::fs::File::open(ground.path("t.lock")).unwrap();
+                assert!(matches!(side.try_lock(), Err(std::fs::TryLockError::WouldBlock)));
+            }
+        }
+        lock.unlock().unwrap();
+        assert!(!is_held(&ground, "t"));
+        if kind == LockKind::Kernel {
+            std::fs::remove_file(ground.path("t.lock")).unwrap();
+        }
+    }
+}
+
+/// Looks at the lock file before and after every call: it is not there, or it is complete.
+#[derive(Debug)]
+struct BodyWatch {
+    path: PathBuf,
+    seen: AtomicUsize,
+}
+
+impl BodyWatch {
+    fn look(&self, call: &Call) {
+        let Ok(body) = std::fs::read(&self.path) else { return };
+        let text = std::str::from_utf8(&body).unwrap();
+        assert_eq!(text.len(), 1024, "{call}");
+        assert!(
+            text.starts_with('{') && text.trim_end().ends_with('}') && text.contains("\"token\":"),
+            "{call}"
+        );
+        self.seen.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Listener for BodyWatch {
+    fn before(&self, call: &Call) -> io::Result<()> {
+        self.look(call);
+        Ok(())
+    }
+
+    fn after(&self, call: &Call) -> io::Result<()> {
+        self.look(call);
+        Ok(())
+    }
+
+    fn write_len(&self, _call: &Call, len: usize) -> usize {
+        len.min(100)
+    }
+}
+
+const EXCLUSIVE: LockOptions = LockOptions {
+    kind: LockKind::Exclusive,
+    wait: Wait::DoNotWait,
+    stale: Stale::ProvedDead,
+    network: NetworkLocks::Accept,
+};
+
+/// The complete lock of a process that died while it held it.
+fn leave_dead_lock(ground: &Ground) -> String {
+    let env = Env { host: Arc::new(FakeHost::with_pid(5)), ..fixed_env(5) };
+    let dir = Dir::open_on(OsFs::shared(), ground.root(), env).unwrap();
+    let lock = dir.lock_with("t", EXCLUSIVE).unwrap();
+    let body = ground.read("t.lock");
+    lock.unlock().unwrap();
+    ground.put("t.lock", &body, 0o600);
+    let text = String::from_utf8(body).unwrap();
+    text.split("\"token\":\"").nth(1).unwrap().get(..32).unwrap().to_owned()
+}
+
+/// A body that is created and then written is empty for a moment, and whoever reads it then takes it for nobody's.
+#[test]
+fn the_body_of_an_exclusive_lock_is_complete_whenever_it_can_be_seen() {
+    for left_behind in [false, true] {
+        let ground = Ground::new();
+        if left_behind {
+            leave_dead_lock(&ground);
+        }
+        let watch = Arc::new(BodyWatch { path: ground.path("t.lock"), seen: AtomicUsize::new(0) });
+        let dir = ground.dir_on(TapFs::shared(OsFs::shared(), Arc::<BodyWatch>::clone(&watch)));
+        let lock = dir.lock_with("t", EXCLUSIVE).unwrap();
+        durably(dir.replace("t", b"new"));
+        lock.unlock().unwrap();
+        assert!(watch.seen.load(Ordering::Relaxed) > 20);
+        assert!(!ground.exists("t.lock"));
+    }
+}
+
+/// Whoever unlinks a dead lock and then creates one may unlink the fresh lock of another who did so a moment earlier. We
+/// never make room: the right to take over is a file of its own, and the new body goes over the old one in one
+/// rename. (That two takers, stopped anywhere, never both hold it: `two_takers_stopped_anywhere_never_both_hold_the_lock`
+/// in `src/lock/exclusive.rs`, which goes round the queue of this process.)
+#[test]
+fn a_dead_lock_is_taken_over_without_being_removed() {
+    let ground = Ground::new();
+    let token = leave_dead_lock(&ground);
+    let (recorder, dir) = ground.recorded();
+    let lock = dir.lock_with("t", EXCLUSIVE).unwrap();
+    let calls = lines(&recorder);
+    let claim = format!("t.lock.{token}");
+    let expected = [
+        format!("Link <temp> -> {claim}"),
+        "Unlink <temp>".to_owned(),
+        "Rename <temp> -> t.lock".to_owned(),
+        format!("Unlink {claim}"),
+    ];
+    let changes = |line: &&String| ["Link", "Unlink", "Rename"].iter().any(|op| line.starts_with(op));
+    assert_eq!(calls.iter().filter(changes).collect::<Vec<_>>(), expected.iter().collect::<Vec<_>>());
+    // Between the claim and the rename it is read once more: it is still the dead one.
+    let at = |wanted: &str| calls.iter().position(|line| line == wanted).unwrap();
+    let looks = calls.iter().rposition(|line| line == "Open t.lock Read").unwrap();
+    assert!(at(&expected[0]) < looks && looks < at(&expected[2]));
+    assert!(is_held(&ground, "t"));
+    lock.unlock().unwrap();
+    assert!(!ground.exists("t.lock") && !ground.exists(&claim));
 }

@@ -15,6 +15,7 @@ pub(crate) const EINTR: i32 = Errno::INTR.raw_os_error();
 pub(crate) const EIO: i32 = Errno::IO.raw_os_error();
 pub(crate) const EBADF: i32 = Errno::BADF.raw_os_error();
 pub(crate) const EACCES: i32 = Errno::ACCESS.raw_os_error();
+pub(crate) const EPERM: i32 = Errno::PERM.raw_os_error();
 pub(crate) const EBUSY: i32 = Errno::BUSY.raw_os_error();
 pub(crate) const EEXIST: i32 = Errno::EXIST.raw_os_error();
 pub(crate) const ENOENT: i32 = Errno::NOENT.raw_os_error();

@@ -6,13 +6,15 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use durable_io::{
-    Change, Dir, HardLinks, Invalid, Keep, Kind, Mode, Publish, Reason, RenameRefused, Stage, Symlinks,
-    TargetState, WriteOptions,
+    Barriers, Change, Dir, Durability, HardLinks, Invalid, Keep, Kind, Mode, Publish, Reason, RenameRefused,
+    Stage, Symlinks, TargetState, Unchanged, WriteOptions,
 };
-use media::doubles::{FailNth, Op};
+use media::doubles::{FailNth, Lasting, Op};
 use media::{Access, FileKind, OsFs};
 
-use crate::common::{EACCES, EBUSY, EIO, Ground, durably, invalid, is_root, skipped};
+use crate::common::{
+    EACCES, EBUSY, EINVAL, EIO, ENOSPC, ENOTSUP, EPERM, Ground, durably, invalid, is_root, skipped,
+};
 use crate::operations::{ACL, can_decorate, decorate};
 
 fn with(change: impl FnOnce(&mut WriteOptions)) -> WriteOptions {
@@ -372,4 +374,119 @@ fn an_overwrite_in_place_touches_only_the_file_that_was_looked_at() {
     assert_eq!((ground.read("t"), ground.read("other")), (b"somebody else's".to_vec(), b"old".to_vec()));
     drop(failure);
     assert!(ground.strays().is_empty());
+}
+
+fn shared_by_two_names() -> Ground {
+    let ground = Ground::new();
+    ground.put("t", b"old", 0o600);
+    ground.hard_link("t", "other");
+    ground
+}
+
+#[test]
+fn an_overwrite_in_place_without_directory_barriers_is_refused_or_visible_only_as_the_caller_chose() {
+    for code in [EINVAL, ENOTSUP] {
+        let run = |barriers| {
+            let ground = shared_by_two_names();
+            let (_, fs) =
+                FailNth::new(0, code).only(Op::DirSync).lasting(Lasting::Forever).over(OsFs::shared());
+            let options = with(|o| (o.hard_links, o.barriers) = (HardLinks::InPlace, barriers));
+            let outcome = ground.dir_on(fs).replace_with("t", b"new", &options);
+            assert_eq!(ground.strays(), Vec::<std::path::PathBuf>::new());
+            (outcome, ground.read("other"))
+        };
+        let (outcome, content) = run(Barriers::Required);
+        let error = outcome.unwrap_err();
+        assert_eq!((error.stage(), error.state()), (Stage::WriteInPlace, TargetState::Unchanged));
+        assert_eq!(content, b"old", "nothing is overwritten without a backup that is durable");
+        let (outcome, content) = run(Barriers::AllowVisibleOnly);
+        let published = outcome.unwrap();
+        assert_eq!((published.change, content), (Change::Overwritten, b"new".to_vec()));
+        assert!(matches!(published.durability, Durability::VisibleOnly(_)), "{published:?}");
+    }
+    // A barrier that is offered and fails is another matter.
+    let ground = shared_by_two_names();
+    let (_, fs) = FailNth::new(0, EIO).only(Op::DirSync).over(OsFs::shared());
+    let options = with(|o| (o.hard_links, o.barriers) = (HardLinks::InPlace, Barriers::AllowVisibleOnly));
+    assert_eq!(ground.dir_on(fs).replace_with("t", b"new", &options).unwrap_err().kind(), Kind::Io);
+    assert_eq!(ground.read("other"), b"old");
+}
+
+#[test]
+fn a_backup_without_a_name_barrier_makes_the_overwrite_visible_only_even_if_the_next_barrier_works() {
+    let ground = shared_by_two_names();
+    let (_, fs) = FailNth::new(0, ENOTSUP).only(Op::DirSync).over(OsFs::shared());
+    let options = with(|o| (o.hard_links, o.barriers) = (HardLinks::InPlace, Barriers::AllowVisibleOnly));
+    let published = ground.dir_on(fs).replace_with("t", b"new", &options).unwrap();
+    assert_eq!(published.durability, Durability::VisibleOnly(Reason::Unsupported));
+}
+
+#[test]
+fn an_overwrite_in_place_names_both_files_that_it_could_not_remove_the_backup_first() {
+    let ground = shared_by_two_names();
+    let (_, fs) = FailNth::new(0, EIO).only(Op::Unlink).lasting(Lasting::Forever).over(OsFs::shared());
+    let options = with(|o| o.hard_links = HardLinks::InPlace);
+    let published = ground.dir_on(fs).replace_with("t", b"new", &options).unwrap();
+    assert_eq!(published.durability, Durability::Durable);
+    let backup = published.leftover.unwrap().path;
+    assert_eq!(std::fs::read(&backup).unwrap(), b"old");
+    let mut named = vec![backup, published.second_leftover.unwrap().path];
+    let mut left = ground.strays();
+    named.sort();
+    left.sort();
+    assert_eq!(left, named);
+}
+
+#[test]
+fn what_may_not_be_read_is_not_compared_but_written() {
+    for code in [EACCES, EPERM] {
+        let ground = Ground::new();
+        ground.put("t", b"new", 0o200);
+        let before = std::fs::metadata(ground.path("t")).unwrap().ino();
+        let skip = with(|o| o.unchanged = Unchanged::Skip);
+        let unreadable = || FailNth::new(0, code).only(Op::Open).over(OsFs::shared()).1;
+        assert_eq!(durably(ground.dir_on(unreadable()).replace_with("t", b"new", &skip)), Change::Replaced);
+        assert_ne!(std::fs::metadata(ground.path("t")).unwrap().ino(), before);
+        let mut staged = ground.dir_on(unreadable()).stage_with("t", &skip).unwrap();
+        staged.write_all(b"new").unwrap();
+        assert!(!staged.same_as_target().unwrap());
+        // Failing to read for another reason is a failure.
+        let (_, fs) = FailNth::new(0, EIO).only(Op::Open).over(OsFs::shared());
+        let error = ground.dir_on(fs).replace_with("t", b"new", &skip).unwrap_err();
+        assert_eq!((error.stage(), error.kind()), (Stage::Read, Kind::Io));
+    }
+}
+
+#[test]
+fn a_full_disk_is_said_to_have_left_nothing_only_where_that_is_known() {
+    let hint = |op, then: Op| {
+        let ground = shared_by_two_names();
+        let (_, fs) = FailNth::new(0, ENOSPC).only(op).over(OsFs::shared());
+        let (_, fs) = FailNth::new(0, EIO).only(then).lasting(Lasting::Forever).over(fs);
+        let error = ground.dir_on(fs).replace("t", b"new").unwrap_err();
+        assert_eq!(error.kind(), Kind::NoSpace);
+        (error.hint().unwrap(), error.to_string())
+    };
+    let (told, message) = hint(Op::WriteAt, Op::Lock);
+    assert!(told.contains("nothing partial was left") && !message.contains("is left"), "{told}");
+    let (told, message) = hint(Op::WriteAt, Op::Unlink);
+    assert!(!told.contains("nothing partial") && message.contains("is left: "), "{told}, {message}");
+    let (told, _) = hint(Op::DirSync, Op::Lock);
+    assert!(!told.contains("nothing partial"), "{told}");
+    let ground = shared_by_two_names();
+    let (_, fs) = FailNth::new(0, ENOSPC).only(Op::SetLen).over(OsFs::shared());
+    let error = ground.dir_on(fs).replace_with("t", b"new", &with(|o| o.hard_links = HardLinks::InPlace));
+    assert!(error.unwrap_err().hint().unwrap().starts_with("the old content is in"));
+}
+
+#[test]
+fn a_new_parent_whose_barrier_failed_is_said_to_be_there_and_not_to_be_relied_on() {
+    for code in [EIO, ENOSPC] {
+        let ground = Ground::new();
+        let (_, fs) = FailNth::new(0, code).only(Op::DirSync).over(OsFs::shared());
+        let error = ground.dir_on(fs).replace("made/t", b"new").unwrap_err();
+        assert_eq!((error.stage(), error.state()), (Stage::SyncDir, TargetState::Unchanged));
+        assert!(error.hint().unwrap().contains("sync its parent directory"), "{:?}", error.hint());
+        assert!(error.path().ends_with("made") && ground.path("made").is_dir());
+    }
 }

@@ -236,6 +236,10 @@ fn what_cannot_be_taken_back_is_unknown_named_and_ends_the_conversation() {
         let error = log.append(b"{\"a\":1}").unwrap_err();
         assert_eq!((error.state(), error.kind()), (TargetState::Unknown, Kind::NoSpace));
         assert!(error.cleanup().unwrap().path.ends_with(NAME));
+        // What is left are bytes at the end of the log, which is no file that should have been removed.
+        let message = error.to_string();
+        assert!(message.contains("log.jsonl` is left: ") && !message.contains("remove"), "{message}");
+        assert!(!error.hint().unwrap().contains("nothing partial"), "{:?}", error.hint());
         assert_eq!(log.append(b"{}").unwrap_err().kind(), Kind::Poisoned);
         drop(log);
         let log = plain(root.path()).log_with(NAME, options()).unwrap();
