@@ -125,10 +125,12 @@ impl Old {
             }
             outcome => outcome?,
         };
-        let names = match file.xattr_names() {
+        let mut names = match file.xattr_names() {
             Err(e) if Reason::of(&e) == Reason::Unsupported => return Ok(Self::default()),
             names => names?,
         };
+        // File systems list them in any order; ours is the same everywhere.
+        names.sort();
         let mut old = Self::default();
         for name in names {
             let namespace = |prefix: &str| name.as_encoded_bytes().starts_with(prefix.as_bytes());

@@ -264,8 +264,8 @@ pub(crate) fn replace_keeping_all() -> Operation {
             fails("Open t Read", S::Metadata, Same),
             // A file system without attributes has none to keep.
             fails("XattrNames t", S::Metadata, Same).but(&[(ENOTSUP, Then::Succeeds)]),
-            fails("Xattr t user.colour", S::Metadata, Same),
             fails("Xattr t system.posix_acl_access", S::Metadata, Same),
+            fails("Xattr t user.colour", S::Metadata, Same),
             CREATE,
             WRITE,
             fails("SetOwner <temp> <owner>", S::Metadata, Same),

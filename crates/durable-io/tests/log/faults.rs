@@ -86,6 +86,19 @@ fn judge(scenario: &Scenario, root: &Path, outcome: &Result<()>, failed: &Call, 
     drop(log);
     let now = all_records(root);
     let with_new = [scenario.acknowledged, &scenario.added()].concat();
+    if failed.subject.ends_with(".lock") {
+        match outcome {
+            // The note is for people; and what an append could not release is told beside its success.
+            Ok(()) => assert!(matches!(failed.op, Op::WriteAt | Op::Unlock), "{context}"),
+            Err(error) => {
+                assert_eq!(
+                    (error.stage(), error.state()),
+                    (Stage::Lock, TargetState::Unchanged),
+                    "{context}"
+                );
+            }
+        }
+    }
     match outcome {
         Ok(()) => assert!(now == with_new, "{context}"),
         Err(error) => {
