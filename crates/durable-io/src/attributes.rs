@@ -10,26 +10,30 @@ use crate::dir::Place;
 use crate::error::{Error, Result, Stage};
 use crate::options::WriteOptions;
 
-/// What the staged file is to become, decided before it is written.
+/// What the staged file is to become, decided before it is created.
 #[derive(Debug)]
 pub(crate) struct Attributes {
+    rights: Rights,
     owner: Option<Owner>,
-    mode: Mode,
     /// The owner of the file that the mode was taken from; `None` for a mode of the caller's own.
     inherited_from: Option<Owner>,
-    acl: Acl,
     xattrs: Vec<(OsString, Vec<u8>)>,
 }
 
-/// What becomes of the ACL that a new file may have got from its directory.
+/// How the file comes to who may read it. In none of these ways is it ever wider than in the end.
 #[derive(Debug)]
-enum Acl {
-    /// A new file like any other: the directory decides.
+enum Rights {
+    /// A new file like any other: the system takes the umask off, or applies the default ACL of the directory. No
+    /// reading of the umask could be as exact, and none is as cheap.
     OfDirectory,
-    /// The mode says it all.
-    None,
-    /// This one, of the file that is replaced.
-    Kept(Vec<u8>),
+    /// Nothing but the mode gives rights here: it is created with it, and given back what the umask took.
+    FromBirth(Mode),
+    /// Something else does, or will: it is created for its owner alone, and widened when everything else is set.
+    AtTheEnd {
+        mode: Mode,
+        /// The ACL of the file that is replaced, where it is kept.
+        acl: Option<Vec<u8>>,
+    },
 }
 
 /// What was read from the file that is replaced.
@@ -40,69 +44,88 @@ struct Old {
 }
 
 impl Attributes {
-    /// `umask` is asked only for a file that is new.
-    pub(crate) fn gather(
-        umask: &mut dyn FnMut() -> io::Result<Mode>,
-        place: &Place,
-        options: &WriteOptions,
-    ) -> Result<Self> {
+    pub(crate) fn gather(place: &Place, options: &WriteOptions) -> Result<Self> {
         // The mode of a link says 0777 and means nothing: a link that is replaced hands on nothing.
         let found = place.existing.filter(|found| found.kind == FileKind::File);
         let fail = |e| Error::os(Stage::Metadata, &place.path, e);
         let old =
             found.map_or(Ok(Old::default()), |found| Old::read(place, &found, options)).map_err(fail)?;
+        let owner = found.filter(|_| options.keep.owner).map(|found| found.owner);
         let mode = match (options.mode, found) {
-            (Some(mode), _) => mode,
-            (None, Some(found)) => match &old.acl {
+            (Some(mode), _) => Some(mode),
+            (None, Some(found)) => Some(match &old.acl {
                 Some(acl) if !options.keep.acl => acl::without_named_entries(found.mode, acl),
                 _ => found.mode,
-            },
-            (None, None) => match umask() {
-                Ok(umask) => Mode::FILE.without(umask),
-                // Where the umask cannot be known, a new file is private: too narrow harms less than too wide.
-                Err(e) if Reason::of(&e) == Reason::Unsupported => Mode::PRIVATE,
-                Err(e) => return Err(fail(e)),
-            },
+            }),
+            (None, None) => None,
         };
-        let acl = match (old.acl, found) {
-            (Some(acl), _) if options.keep.acl => {
-                Acl::Kept(options.mode.map_or_else(|| acl.clone(), |mode| acl::with_mode(&acl, mode)))
+        let acl = old.acl.filter(|_| options.keep.acl);
+        let acl = acl.map(|acl| options.mode.map_or_else(|| acl.clone(), |mode| acl::with_mode(&acl, mode)));
+        let only_mode = owner.is_none() && acl.is_none() && old.xattrs.is_empty();
+        let rights = match mode {
+            None => Rights::OfDirectory,
+            Some(mode) if only_mode && !hands_on_rights(place).map_err(fail)? => Rights::FromBirth(mode),
+            Some(mode) => Rights::AtTheEnd { mode, acl },
+        };
+        let inherited_from = found.filter(|_| options.mode.is_none()).map(|found| found.owner);
+        Ok(Self { rights, owner, inherited_from, xattrs: old.xattrs })
+    }
+
+    /// The mode to create the file with.
+    pub(crate) fn at_birth(&self) -> Mode {
+        match &self.rights {
+            Rights::OfDirectory => Mode::FILE,
+            Rights::FromBirth(mode) => mode.without_set_id(),
+            Rights::AtTheEnd { .. } => Mode::PRIVATE,
+        }
+    }
+
+    pub(crate) fn apply(&self, file: &dyn media::File) -> io::Result<()> {
+        match &self.rights {
+            Rights::OfDirectory => Ok(()),
+            Rights::FromBirth(mode) => {
+                let found = file.metadata()?;
+                let mode = self.without_foreign_set_id(*mode, found.owner);
+                if found.mode == mode { Ok(()) } else { file.set_mode(mode) }
             }
-            (None, None) if options.mode.is_none() => Acl::OfDirectory,
-            _ => Acl::None,
-        };
-        Ok(Self {
-            owner: found.filter(|_| options.keep.owner).map(|found| found.owner),
-            mode,
-            inherited_from: found.filter(|_| options.mode.is_none()).map(|found| found.owner),
-            acl,
-            xattrs: old.xattrs,
-        })
+            Rights::AtTheEnd { mode, acl } => self.widen(*mode, acl.as_deref(), file),
+        }
     }
 
     /// The owner first, because changing it clears set-id bits; then attributes, which need a right to write that the
     /// mode may take away; then who may read it, in steps of which none grants more than the last one: the ACL, and the
     /// mode that agrees with it.
-    pub(crate) fn apply(&self, file: &dyn media::File) -> io::Result<()> {
+    fn widen(&self, mode: Mode, acl: Option<&[u8]>, file: &dyn media::File) -> io::Result<()> {
         if let Some(owner) = self.owner {
             file.set_owner(owner)?;
         }
         for (name, value) in &self.xattrs {
             file.set_xattr(name, value)?;
         }
-        // Set-id bits speak for an owner: what belongs to somebody else must not inherit them.
-        let speaks_for_another = match self.inherited_from {
-            Some(owner) if self.mode != self.mode.without_set_id() => file.metadata()?.owner != owner,
-            _ => false,
-        };
-        match &self.acl {
-            Acl::Kept(acl) => file.set_xattr(OsStr::new(ACL), acl)?,
-            Acl::None if acl::of(file)?.is_some() => {
-                file.set_xattr(OsStr::new(ACL), &acl::minimal(self.mode))?;
-            }
-            Acl::None | Acl::OfDirectory => {}
+        match acl {
+            Some(acl) => file.set_xattr(OsStr::new(ACL), acl)?,
+            None if acl::of(file)?.is_some() => file.set_xattr(OsStr::new(ACL), &acl::minimal(mode))?,
+            None => {}
         }
-        file.set_mode(if speaks_for_another { self.mode.without_set_id() } else { self.mode })
+        let has_set_id = mode != mode.without_set_id();
+        let mode = if has_set_id { self.without_foreign_set_id(mode, file.metadata()?.owner) } else { mode };
+        file.set_mode(mode)
+    }
+
+    /// Set-id bits speak for an owner: what belongs to somebody else must not inherit them.
+    fn without_foreign_set_id(&self, mode: Mode, owner: Owner) -> Mode {
+        match self.inherited_from {
+            Some(from) if from != owner => mode.without_set_id(),
+            _ => mode,
+        }
+    }
+}
+
+/// Whether the directory gives what is created in it rights that no mode tells.
+fn hands_on_rights(place: &Place) -> io::Result<bool> {
+    match place.dir.has_default_acl() {
+        Err(e) if Reason::of(&e) == Reason::Unsupported => Ok(true),
+        outcome => outcome,
     }
 }
 

@@ -16,7 +16,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use media::{FileKind, Mode, Reason, RenameMode};
+use media::{FileKind, Reason, RenameMode};
 use sha2::{Digest as _, Sha256};
 
 use crate::dir::{Dir, Place, follow_links, is_ambiguous, sync_existing};
@@ -128,7 +128,6 @@ pub enum BulkPhase {
 pub struct Bulk<'d> {
     root: &'d Dir,
     options: BulkOptions,
-    umask: Option<Mode>,
     folders: Folders,
     /// Written, open, not yet synced.
     window: Vec<Waiting>,
@@ -175,7 +174,6 @@ impl Dir {
         Bulk {
             root: self,
             options,
-            umask: None,
             folders: Folders::new(self),
             window: Vec::new(),
             ledger: Ledger::default(),
@@ -317,12 +315,7 @@ impl<'d> Bulk<'d> {
         if self.options.sync == BulkSync::WholeFileSystem {
             self.folders.cover(folder);
         }
-        let (root, known) = (self.root, &mut self.umask);
-        let mut umask = || match *known {
-            Some(umask) => Ok(umask),
-            None => root.fs.umask().inspect(|umask| *known = Some(*umask)),
-        };
-        let staged = root.stage_under(&mut umask, place, options)?;
+        let staged = self.root.stage_at(place, options)?;
         Ok(BulkFile { bulk: self, given: given.to_owned(), staged, folder, digest, options: options.clone() })
     }
 

@@ -132,7 +132,7 @@ impl Dir {
     /// As [`Dir::read`].
     pub fn read_up_to(&self, name: impl AsRef<Path>, len_max: u64) -> Result<Vec<u8>> {
         let place = self.resolve(name.as_ref(), Symlinks::Follow, Parents::MustExist, Barriers::Required)?;
-        read_place(&place, len_max).map(|(bytes, _)| bytes)
+        read_place(&place, len_max)
     }
 
     /// Reads a whole file and stamps it, for a later compare-and-swap through
@@ -536,20 +536,32 @@ pub(crate) fn sync_existing(place: &Place) -> Result<()> {
     file.sync_all().map_err(|e| Error::os(Stage::SyncFile, &place.path, e))
 }
 
-/// Reads the file at `place` up to `len_max` bytes; what it is is decided by the handle.
-pub(crate) fn read_place(place: &Place, len_max: u64) -> Result<(Vec<u8>, Metadata)> {
+/// Opens the file at `place` for reading; what it is is decided by the handle.
+fn open_to_read(place: &Place) -> Result<(Arc<dyn media::File>, Metadata)> {
     let fail = |e| Error::os(Stage::Read, &place.path, e);
     let file = place.dir.open(&place.name, Access::Read).map_err(fail)?;
     let found = file.metadata().map_err(fail)?;
     if found.kind != FileKind::File {
         return Err(Error::invalid(&place.path, Invalid::NotARegularFile(found.kind)));
     }
+    Ok((file, found))
+}
+
+/// Reads the file at `place` up to `len_max` bytes.
+pub(crate) fn read_place(place: &Place, len_max: u64) -> Result<Vec<u8>> {
+    let (file, found) = open_to_read(place)?;
+    read_all(place, &*file, found.len, len_max)
+}
+
+/// Reads all of `file`, which was `len` bytes long a moment ago.
+fn read_all(place: &Place, file: &dyn media::File, len: u64, len_max: u64) -> Result<Vec<u8>> {
+    let fail = |e| Error::os(Stage::Read, &place.path, e);
     let too_long = |len| Error::invalid(&place.path, Invalid::TooLong { len, len_max });
-    if found.len > len_max {
-        return Err(too_long(found.len));
+    if len > len_max {
+        return Err(too_long(len));
     }
     let mut bytes = Vec::new();
-    let expected = usize::try_from(found.len).map_err(|_| too_long(found.len))?;
+    let expected = usize::try_from(len).map_err(|_| too_long(len))?;
     bytes.try_reserve_exact(expected).map_err(|e| fail(io::Error::new(io::ErrorKind::OutOfMemory, e)))?;
     // Nothing here trusts the length: the file may grow or shrink under us if somebody writes it in place.
     let mut chunk = vec![0_u8; expected.clamp(1, 128 << 10)];
@@ -557,7 +569,7 @@ pub(crate) fn read_place(place: &Place, len_max: u64) -> Result<(Vec<u8>, Metada
         let at = u64::try_from(bytes.len()).map_err(|_| too_long(u64::MAX))?;
         let count = file.read_at(at, &mut chunk).map_err(fail)?;
         if count == 0 {
-            return Ok((bytes, found));
+            return Ok(bytes);
         }
         if at + u64::try_from(count).map_err(|_| too_long(u64::MAX))? > len_max {
             return Err(too_long(len_max.saturating_add(1)));
@@ -567,15 +579,16 @@ pub(crate) fn read_place(place: &Place, len_max: u64) -> Result<(Vec<u8>, Metada
 }
 
 pub(crate) fn stamp_place(place: &Place) -> Result<(Option<Vec<u8>>, Stamp)> {
-    match read_place(place, READ_LEN_MAX) {
-        Ok((bytes, found)) => {
-            let digest = Sha256::digest(&bytes).into();
-            let stamp = StampOf::File { id: found.id, len: found.len, modified: found.modified, digest };
-            Ok((Some(bytes), Stamp(stamp)))
-        }
-        Err(error) if error.reason() == Some(Reason::NotFound) => Ok((None, Stamp::missing())),
-        Err(error) => Err(error),
-    }
+    let (file, found) = match open_to_read(place) {
+        Err(error) if error.reason() == Some(Reason::NotFound) => return Ok((None, Stamp::missing())),
+        outcome => outcome?,
+    };
+    // Before the bytes: a change while they are read gives the file another time than the stamp's.
+    let modified = file.modified().map_err(|e| Error::os(Stage::Read, &place.path, e))?;
+    let bytes = read_all(place, &*file, found.len, READ_LEN_MAX)?;
+    let digest = Sha256::digest(&bytes).into();
+    let stamp = StampOf::File { id: found.id, len: found.len, modified, digest };
+    Ok((Some(bytes), Stamp(stamp)))
 }
 
 impl Place {

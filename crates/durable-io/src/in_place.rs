@@ -37,7 +37,7 @@ pub(crate) fn overwrite(
     env: &Env,
 ) -> Result<Overwritten> {
     let (target, old_mode) = open_target(place)?;
-    let mut backup = Temp::create(place, Purpose::Backup, env)?;
+    let mut backup = Temp::create(place, Purpose::Backup, Mode::PRIVATE, env)?;
     let prepared = copy(&*target, &*backup.file)
         .and_then(|_| backup.file.sync_all())
         .and_then(|()| make_name_durable(&backup, options.barriers));

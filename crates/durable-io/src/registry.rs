@@ -108,7 +108,7 @@ impl Dir {
             let mut place = now;
             place.durability = created_parents;
             let old = match read_place(&place, options.len_max) {
-                Ok((bytes, _)) => Some(bytes),
+                Ok(bytes) => Some(bytes),
                 Err(error) if error.kind() == Kind::NotFound => None,
                 Err(error) => return Err(error),
             };

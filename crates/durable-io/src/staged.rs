@@ -36,12 +36,12 @@ pub(crate) struct Temp {
 }
 
 impl Temp {
-    /// Creates one beside `place`: exclusively, following no link, for the owner alone.
-    pub(crate) fn create(place: &Place, purpose: Purpose, env: &Env) -> Result<Self> {
+    /// Creates one beside `place`: exclusively, following no link.
+    pub(crate) fn create(place: &Place, purpose: Purpose, mode: Mode, env: &Env) -> Result<Self> {
         let name = Own::fresh(purpose, env).map_err(|e| Error::os(Stage::TempWrite, &place.path, e))?;
         let file = place
             .dir
-            .create_exclusive(&name, Mode::PRIVATE)
+            .create_exclusive(&name, mode)
             .map_err(|e| Error::os(Stage::TempWrite, &place.path, e))?;
         let path = place.sibling_path(&name);
         Ok(Self { dir: Arc::clone(&place.dir), name, file, path, armed: true })
@@ -134,24 +134,14 @@ impl Dir {
     }
 
     pub(crate) fn stage_at(&self, place: Place, options: &WriteOptions) -> Result<Staged> {
-        self.stage_under(&mut || self.fs.umask(), place, options)
-    }
-
-    /// As [`Dir::stage_at`], for one who knows the umask already: reading it costs as much as a small write.
-    pub(crate) fn stage_under(
-        &self,
-        umask: &mut dyn FnMut() -> io::Result<Mode>,
-        place: Place,
-        options: &WriteOptions,
-    ) -> Result<Staged> {
         if let Some(Metadata { kind: FileKind::File, links, .. }) = place.existing
             && links > 1
             && options.hard_links == HardLinks::Refuse
         {
             return Err(Error::invalid(&place.path, Invalid::HardLinkRefused { links }));
         }
-        let attributes = Attributes::gather(umask, &place, options)?;
-        let temp = Temp::create(&place, Purpose::Temp, &self.env)?;
+        let attributes = Attributes::gather(&place, options)?;
+        let temp = Temp::create(&place, Purpose::Temp, attributes.at_birth(), &self.env)?;
         place.dir.mark("after_create");
         Ok(Staged {
             temp,
@@ -377,7 +367,7 @@ pub(crate) fn holds(place: &Place, bytes: &[u8], options: &WriteOptions) -> Resu
         return Ok(false);
     }
     match read_place(place, len) {
-        Ok((old, _)) => Ok(old == bytes),
+        Ok(old) => Ok(old == bytes),
         // Gone, or grown, since it was looked at: then it is not the same.
         Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Invalid) => Ok(false),
         // What may be replaced and not read cannot be compared; so it is replaced.

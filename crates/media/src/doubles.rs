@@ -37,6 +37,7 @@ pub enum Op {
     DirSync,
     SyncFilesystem,
     Metadata,
+    Modified,
     ReadAt,
     WriteAt,
     Append,
@@ -298,6 +299,10 @@ struct TapFile {
 impl File for TapFile {
     fn metadata(&self) -> io::Result<Metadata> {
         self.tap.call(Op::Metadata, &self.label, "(handle)", || self.inner.metadata())
+    }
+
+    fn modified(&self) -> io::Result<Timestamp> {
+        self.tap.call(Op::Modified, &self.label, "", || self.inner.modified())
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {

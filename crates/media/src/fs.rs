@@ -207,6 +207,12 @@ pub trait File: Any + Send + Sync + fmt::Debug {
     /// Of the underlying call.
     fn metadata(&self) -> io::Result<Metadata>;
 
+    /// When the data last changed. A call of its own, because on some systems looking at times costs a later write.
+    ///
+    /// # Errors
+    /// Of the underlying call.
+    fn modified(&self) -> io::Result<Timestamp>;
+
     /// Reads at `offset`; returns how many bytes were read, 0 only at the end (or for an empty buffer).
     ///
     /// # Errors
@@ -440,7 +446,7 @@ pub struct Timestamp {
     pub nanos: u32,
 }
 
-/// Facts about a file, directory or link.
+/// Facts about a file, directory or link; its times are not among them ([`File::modified`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metadata {
     /// What it is.
@@ -455,8 +461,6 @@ pub struct Metadata {
     pub links: u64,
     /// Length in bytes.
     pub len: u64,
-    /// Last change of the data.
-    pub modified: Timestamp,
 }
 
 /// One name in a directory.

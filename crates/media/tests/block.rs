@@ -702,6 +702,10 @@ impl File for ShortReads {
     fn metadata(&self) -> io::Result<Metadata> {
         self.inner.metadata()
     }
+    fn modified(&self) -> io::Result<media::Timestamp> {
+        self.0.modified()
+    }
+
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
         let len = into.len().min(self.len_max);
         self.inner.read_at(offset, &mut into[..len])

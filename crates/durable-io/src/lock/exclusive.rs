@@ -114,7 +114,7 @@ impl Taker<'_> {
             existing: None,
             durability: Durability::Durable,
         };
-        let mut temp = Temp::create(&place, Purpose::Temp, &self.request.dir.env)?;
+        let mut temp = Temp::create(&place, Purpose::Temp, Mode::PRIVATE, &self.request.dir.env)?;
         let written = self.body.encode().and_then(|bytes| {
             write_all_at(&*temp.file, 0, &bytes)?;
             temp.file.set_mode(Mode::PRIVATE)?;

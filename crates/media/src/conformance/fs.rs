@@ -665,7 +665,10 @@ fn metadata_facts(ground: &mut Ground) -> Outcome {
     let by_name = ground.stat("file")?;
     same("name and handle", by_name, must("metadata", file.metadata())?)?;
     same("kind and length", (by_name.kind, by_name.len), (FileKind::File, 4321))?;
-    ensure("nanoseconds are below a second", by_name.modified.nanos < 1_000_000_000)?;
+    let before = must("modified", file.modified())?;
+    ensure("nanoseconds are below a second", before.nanos < 1_000_000_000)?;
+    write_all(&*file, 0, &[8; 4321])?;
+    ensure("time does not go back", must("modified", file.modified())? >= before)?;
     same("the kind of a directory", ground.stat("sub")?.kind, FileKind::Dir)?;
     let (outside, inside) = (ground.stat("sub")?, must("dir_metadata", sub.dir_metadata())?);
     same("directory by name and by handle", (outside.kind, outside.id), (inside.kind, inside.id))?;

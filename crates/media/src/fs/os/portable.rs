@@ -180,6 +180,10 @@ impl File for OsFile {
         metadata(&self.file.metadata()?)
     }
 
+    fn modified(&self) -> io::Result<Timestamp> {
+        timestamp(self.file.metadata()?.modified()?)
+    }
+
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
         self.file.seek_read(into, offset)
     }
@@ -288,7 +292,6 @@ fn metadata(facts: &fs::Metadata) -> io::Result<Metadata> {
         owner: Owner { uid: 0, gid: 0 },
         links: 1,
         len: facts.len(),
-        modified: timestamp(facts.modified()?)?,
     })
 }
 

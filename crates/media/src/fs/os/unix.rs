@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs as sys;
+#[cfg(target_os = "linux")]
+use rustix::fs::StatxFlags;
 use rustix::fs::{AtFlags, FileType, FlockOperation, OFlags, RenameFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 
@@ -164,11 +166,11 @@ impl Dir for OsDir {
 
     fn metadata(&self, name: &OsStr) -> io::Result<Metadata> {
         let name = single_component(name)?;
-        metadata(&retry_on_intr(|| sys::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW))?)
+        look(self.fd.as_fd(), Some(name))
     }
 
     fn dir_metadata(&self) -> io::Result<Metadata> {
-        metadata(&sys::fstat(&self.fd)?)
+        look(self.fd.as_fd(), None)
     }
 
     fn has_default_acl(&self) -> io::Result<bool> {
@@ -196,7 +198,11 @@ struct OsFile {
 
 impl File for OsFile {
     fn metadata(&self) -> io::Result<Metadata> {
-        metadata(&sys::fstat(&self.fd)?)
+        look(self.fd.as_fd(), None)
+    }
+
+    fn modified(&self) -> io::Result<Timestamp> {
+        modified(&sys::fstat(&self.fd)?)
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
@@ -388,25 +394,76 @@ fn file_kind(kind: FileType) -> FileKind {
     }
 }
 
+/// Looks at the entry `name` of the directory `at` (not through a link), or at `at` itself.
+///
+/// On Linux without asking for any time. Since 6.13 a look at a file's times makes its next change take a time of its
+/// own, finer than the clock's tick, and with it one more update of the inode: measured in a replace, 17 µs for a look
+/// at the target and 20 to 40 µs for one at the file just written.
+#[cfg(target_os = "linux")]
+fn look(at: BorrowedFd<'_>, name: Option<&OsStr>) -> io::Result<Metadata> {
+    const WANTED: StatxFlags = StatxFlags::TYPE
+        .union(StatxFlags::MODE)
+        .union(StatxFlags::NLINK)
+        .union(StatxFlags::UID)
+        .union(StatxFlags::GID)
+        .union(StatxFlags::INO)
+        .union(StatxFlags::SIZE);
+    let (path, flags) = match name {
+        Some(name) => (name, AtFlags::SYMLINK_NOFOLLOW),
+        None => (OsStr::new(""), AtFlags::EMPTY_PATH),
+    };
+    match retry_on_intr(|| sys::statx(at, path, flags, WANTED)) {
+        Ok(found) => Ok(Metadata {
+            kind: file_kind(FileType::from_raw_mode(found.stx_mode.into())),
+            id: Some(FileId {
+                device: u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor),
+                inode: found.stx_ino,
+            }),
+            mode: Mode::new(found.stx_mode.into()),
+            owner: Owner { uid: found.stx_uid, gid: found.stx_gid },
+            links: found.stx_nlink.into(),
+            len: found.stx_size,
+        }),
+        // Before 4.11, and in sandboxes that do not know the call.
+        Err(Errno::NOSYS | Errno::PERM) => look_by_stat(at, name),
+        Err(e) => Err(e.into()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn look(at: BorrowedFd<'_>, name: Option<&OsStr>) -> io::Result<Metadata> {
+    look_by_stat(at, name)
+}
+
 #[expect(
     clippy::useless_conversion,
     reason = "the fields of `Stat` have other integer types on other platforms"
 )]
-fn metadata(stat: &Stat) -> io::Result<Metadata> {
+fn look_by_stat(at: BorrowedFd<'_>, name: Option<&OsStr>) -> io::Result<Metadata> {
+    let stat = match name {
+        Some(name) => retry_on_intr(|| sys::statat(at, name, AtFlags::SYMLINK_NOFOLLOW))?,
+        None => sys::fstat(at)?,
+    };
     let out_of_range = |_| io::Error::other("a field of stat is out of range");
     Ok(Metadata {
         kind: file_kind(FileType::from_raw_mode(stat.st_mode)),
         id: Some(FileId {
-            device: u64::try_from(stat.st_dev).unwrap_or(u64::MAX),
+            device: u64::try_from(stat.st_dev).map_err(io::Error::other)?,
             inode: u64::from(stat.st_ino),
         }),
         mode: Mode::new(u32::from(stat.st_mode)),
         owner: Owner { uid: stat.st_uid, gid: stat.st_gid },
         links: u64::from(stat.st_nlink),
         len: u64::try_from(stat.st_size).map_err(out_of_range)?,
-        modified: Timestamp {
-            seconds: i64::from(stat.st_mtime),
-            nanos: u32::try_from(stat.st_mtime_nsec).map_err(out_of_range)?,
-        },
     })
+}
+
+#[expect(
+    clippy::useless_conversion,
+    reason = "the fields of `Stat` have other integer types on other platforms"
+)]
+fn modified(stat: &Stat) -> io::Result<Timestamp> {
+    let nanos = u32::try_from(stat.st_mtime_nsec);
+    let nanos = nanos.map_err(|_| io::Error::other("a field of stat is out of range"))?;
+    Ok(Timestamp { seconds: i64::from(stat.st_mtime), nanos })
 }
