@@ -115,31 +115,28 @@ mod bulk {
         let expected = "\
 DirMetadata .
 Metadata a
-Umask 
-CreateExclusive T0 0600
+CreateExclusive T0 0666
 -- after_create
 WriteAt T0 @0+1
 StartWriteback T0 @0+1
 -- after_write
-SetMode T0 0644
 Metadata T0 (handle)
 Metadata b
 Open b Read
 XattrNames b
-CreateExclusive T1 0600
+HasDefaultAcl .
+CreateExclusive T1 0644
 -- after_create
 WriteAt T1 @0+2
 StartWriteback T1 @0+2
 -- after_write
-XattrNames T1
-SetMode T1 0644
+Metadata T1 (handle)
 Metadata T1 (handle)
 Metadata c
-CreateExclusive T2 0600
+CreateExclusive T2 0666
 -- after_create
 StartWriteback T2 @0+0
 -- after_write
-SetMode T2 0644
 Metadata T2 (handle)
 SyncAll T0
 -- after_fsync
@@ -172,23 +169,23 @@ DirSync .
             .replace("x/y/d", b"4")
             .publish_all();
         assert_eq!((report.published, report.failed), (4, 0));
-        let file = |number: usize, path: &str, name: &str, umask: &str| {
+        let file = |number: usize, path: &str, name: &str| {
             format!(
-                "Metadata {path}{name}\n{umask}CreateExclusive {path}T{number} 0600\n-- after_create\n\
+                "Metadata {path}{name}\nCreateExclusive {path}T{number} 0666\n-- after_create\n\
                  WriteAt {path}T{number} @0+1\nStartWriteback {path}T{number} @0+1\n-- after_write\n\
-                 SetMode {path}T{number} 0644\nMetadata {path}T{number} (handle)\n"
+                 Metadata {path}T{number} (handle)\n"
             )
         };
         let expected = [
             "DirMetadata .\n".to_owned(),
-            file(0, "", "a", "Umask \n"),
+            file(0, "", "a"),
             // What exists of the path is found, then the rest is created, unsynced.
             "OpenDir x/y\nOpenDir x\nCreateDir x 0777\nOpenDir x\nDirMetadata x\nCreateDir x/y 0777\n"
                 .to_owned(),
             "OpenDir x/y\nDirMetadata x/y\n".to_owned(),
-            file(1, "x/y/", "b", ""),
-            file(2, "", "c", ""),
-            file(3, "x/y/", "d", ""),
+            file(1, "x/y/", "b"),
+            file(2, "", "c"),
+            file(3, "x/y/", "d"),
             "SyncAll T0\n-- after_fsync\nSyncAll x/y/T1\n-- after_fsync\n".to_owned(),
             "SyncAll T2\n-- after_fsync\nSyncAll x/y/T3\n-- after_fsync\n".to_owned(),
             "Rename T0 -> a\n-- after_rename\nRename x/y/T1 -> x/y/b\n-- after_rename\n".to_owned(),
@@ -211,19 +208,17 @@ DirSync .
             }
             let report = bulk.publish_all();
             assert_eq!((report.published, report.failed), (n, 0));
-            for op in
-                [Op::CreateExclusive, Op::WriteAt, Op::StartWriteback, Op::SetMode, Op::SyncAll, Op::Rename]
-            {
+            for op in [Op::CreateExclusive, Op::WriteAt, Op::StartWriteback, Op::SyncAll, Op::Rename] {
                 assert_eq!(recorder.count(op), n, "{op:?} of {n}");
             }
             // Once to look at the target, once to know the file again.
             assert_eq!(recorder.count(Op::Metadata), 2 * n);
             let once = n.min(1);
-            for op in [Op::DirSync, Op::Umask, Op::DirMetadata] {
+            for op in [Op::DirSync, Op::DirMetadata] {
                 assert_eq!(recorder.count(op), once, "{op:?} of {n}");
             }
             assert_eq!(recorder.barriers(), n + once);
-            assert_eq!(recorder.total(), 8 * n + 3 * once, "nothing else is called");
+            assert_eq!(recorder.total(), 7 * n + 2 * once, "nothing else is called");
         }
     }
 
@@ -340,7 +335,7 @@ DirSync .
             Op::CreateDir => Stage::CreateDir,
             Op::Metadata if call.detail.is_empty() => Stage::Inspect,
             Op::CreateExclusive | Op::WriteAt => Stage::TempWrite,
-            Op::Umask | Op::Open | Op::XattrNames | Op::SetMode | Op::Metadata => Stage::Metadata,
+            Op::Open | Op::XattrNames | Op::HasDefaultAcl | Op::Metadata => Stage::Metadata,
             Op::SyncAll | Op::SyncFilesystem => Stage::SyncFile,
             Op::Rename => Stage::Rename,
             Op::DirSync => Stage::SyncDir,
@@ -380,16 +375,19 @@ DirSync .
         }
     }
 
-    /// How many calls the bulk of [`NAMES`] makes: eight for each file; three about the ACL of `old`; opening, identifying
-    /// and the umask; eight to find and create `x/y`; three directory barriers.
-    const CALLS: usize = 8 * NAMES.len() + 3 + 3 + 8 + 3;
+    /// How many calls the bulk of [`NAMES`] makes: seven for each file; four about the rights of `old`; opening and
+    /// identifying; eight to find and create `x/y`; three directory barriers.
+    const CALLS: usize = 7 * NAMES.len() + 4 + 2 + 8 + 3;
 
     /// A hint, a write that a signal interrupted before it began, an answer that says no more than that there can be no
-    /// ACL or no umask, a file that its owner may only open for writing: these change nothing.
+    /// ACL, a file that its owner may only open for writing: these change nothing.
     fn is_tolerated(call: &Call, code: i32) -> bool {
         matches!(
             (call.op, code),
-            (Op::StartWriteback, _) | (Op::WriteAt, 4) | (Op::XattrNames | Op::Umask, 95) | (Op::Open, 13)
+            (Op::StartWriteback, _)
+                | (Op::WriteAt, 4)
+                | (Op::XattrNames | Op::HasDefaultAcl, 95)
+                | (Op::Open, 13)
         )
     }
 
@@ -667,7 +665,7 @@ DirSync .
         assert_eq!(bulk.publish_all().published, 7);
         let calls = recorder.calls();
         let at = |op| calls.iter().position(|call| call.op == op).unwrap();
-        let last_write = calls.iter().rposition(|call| call.op == Op::SetMode).unwrap();
+        let last_write = calls.iter().rposition(|call| call.op == Op::WriteAt).unwrap();
         assert!(last_write < at(Op::SyncFilesystem) && at(Op::SyncFilesystem) < at(Op::Rename));
         assert_eq!((recorder.count(Op::SyncFilesystem), recorder.count(Op::SyncAll)), (1, 0));
         assert_eq!(recorder.count(Op::DirSync), 3);

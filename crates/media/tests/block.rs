@@ -703,7 +703,7 @@ impl File for ShortReads {
         self.inner.metadata()
     }
     fn modified(&self) -> io::Result<media::Timestamp> {
-        self.0.modified()
+        self.inner.modified()
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {

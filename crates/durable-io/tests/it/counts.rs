@@ -10,14 +10,14 @@ struct Cost {
     barriers: usize,
 }
 
-/// Look, create, write, is there an ACL, mode, fsync, rename, fsync of the directory; and, because the group bits of
-/// a file with an ACL are its mask, open the old one and look for its ACL.
+/// Look, may the directory hand on rights, create, write, has the umask taken something, fsync, rename, fsync of the
+/// directory; and, because the group bits of a file with an ACL are its mask, open the old one and look for its ACL.
 const REPLACE_EXISTING: Cost = Cost { calls: 10, barriers: 2 };
 /// Without group bits there is nothing an ACL could hide.
 const REPLACE_PRIVATE: Cost = Cost { calls: 8, barriers: 2 };
-/// Look, umask, create, write, mode, fsync, rename, fsync of the directory.
-const REPLACE_NEW: Cost = Cost { calls: 8, barriers: 2 };
-const CREATE_NEW: Cost = Cost { calls: 8, barriers: 2 };
+/// Look, create, write, fsync, rename, fsync of the directory: the raw chain, and one look.
+const REPLACE_NEW: Cost = Cost { calls: 6, barriers: 2 };
+const CREATE_NEW: Cost = Cost { calls: 6, barriers: 2 };
 /// Unlink, fsync of the directory.
 const REMOVE: Cost = Cost { calls: 2, barriers: 1 };
 /// Look, open, fsync, rename, fsync of the directory.
@@ -36,14 +36,14 @@ fn assert_cost(operation: &Operation, cost: &Cost) {
 }
 
 #[test]
-fn a_replace_costs_eight_to_ten_calls_of_which_two_wait_for_the_medium() {
+fn a_replace_costs_six_to_ten_calls_of_which_two_wait_for_the_medium() {
     assert_cost(&operations::replace_existing(), &REPLACE_EXISTING);
     assert_cost(&operations::replace_private(), &REPLACE_PRIVATE);
     assert_cost(&operations::replace_new(), &REPLACE_NEW);
 }
 
 #[test]
-fn a_create_costs_eight_calls_of_which_two_wait_for_the_medium() {
+fn a_create_costs_six_calls_of_which_two_wait_for_the_medium() {
     assert_cost(&operations::create_new(), &CREATE_NEW);
 }
 

@@ -61,17 +61,6 @@ impl Truth {
         Self { before, after: ground.snapshot() }
     }
 
-    /// As `after`, with every new file for its owner alone.
-    fn after_but_private(&self) -> Snapshot {
-        let mut after = self.after.clone();
-        for (_, seen) in after.iter_mut().filter(|(name, _)| !self.before.contains_key(*name)) {
-            if let Seen::File { mode, .. } = seen {
-                *mode = 0o600;
-            }
-        }
-        after
-    }
-
     /// Whether what is there now is what the error says.
     fn agrees(&self, state: TargetState, now: &Snapshot) -> bool {
         match state {
@@ -126,11 +115,6 @@ impl<'a> Trial<'a> {
                 assert_eq!(done.durability, Durability::Durable, "{label}");
                 assert_eq!(done.leftovers, Vec::<std::path::PathBuf>::new(), "{label}");
                 assert_eq!(self.ground.snapshot(), self.truth.after, "{label}");
-                assert_eq!(self.strays(), Vec::<String>::new(), "{label}");
-            }
-            (Then::SucceedsPrivate, Ok(done)) => {
-                assert_eq!(done.durability, Durability::Durable, "{label}");
-                assert_eq!(self.ground.snapshot(), self.truth.after_but_private(), "{label}");
                 assert_eq!(self.strays(), Vec::<String>::new(), "{label}");
             }
             (Then::SucceedsNaming, Ok(done)) => {

@@ -46,9 +46,9 @@ fn a_new_log_is_created_under_a_hidden_name_synced_named_and_its_name_synced() {
     let log = dir.log_with(NAME, options()).unwrap();
     let expected = [
         "Metadata log.jsonl",
-        "CreateExclusive TEMP 0600",
-        "XattrNames TEMP",
-        "SetMode TEMP 0640",
+        "HasDefaultAcl .",
+        "CreateExclusive TEMP 0640",
+        "Metadata TEMP (handle)",
         "SyncAll TEMP",
         "Rename TEMP -> log.jsonl (NoReplace)",
         "DirSync .",
@@ -86,10 +86,10 @@ fn a_torn_tail_is_durable_beside_the_log_before_the_log_is_cut() {
     let (recorder, dir) = recorded(root.path());
     drop(dir.log_with(NAME, options()).unwrap());
     let repair = [
-        "CreateExclusive TEMP 0600",
+        "HasDefaultAcl .",
+        "CreateExclusive TEMP 0644",
         "WriteAt TEMP @0+3",
-        "XattrNames TEMP",
-        "SetMode TEMP 0644",
+        "Metadata TEMP (handle)",
         "SyncAll TEMP",
         "Rename TEMP -> log.jsonl.torn-3 (NoReplace)",
         "DirSync .",
@@ -214,9 +214,9 @@ fn rotation_moves_the_oldest_first_with_a_directory_barrier_after_each_rename() 
         "Rename log.jsonl -> log.jsonl.1",
         "DirSync .",
         "Metadata log.jsonl",
-        "CreateExclusive TEMP 0600",
-        "XattrNames TEMP",
-        "SetMode TEMP 0644",
+        "HasDefaultAcl .",
+        "CreateExclusive TEMP 0644",
+        "Metadata TEMP (handle)",
         "SyncAll TEMP",
         "Rename TEMP -> log.jsonl (NoReplace)",
         "DirSync .",
@@ -241,9 +241,9 @@ fn rotation_that_keeps_nothing_replaces_the_log_in_one_rename() {
     let expected = [
         "SyncData log.jsonl",
         "DirSync .",
-        "CreateExclusive TEMP 0600",
-        "XattrNames TEMP",
-        "SetMode TEMP 0640",
+        "HasDefaultAcl .",
+        "CreateExclusive TEMP 0640",
+        "Metadata TEMP (handle)",
         "SyncAll TEMP",
         "Rename TEMP -> log.jsonl",
         "DirSync .",

@@ -141,6 +141,27 @@ fn dropping_an_acl_gives_the_group_no_more_than_it_had() {
     }
 }
 
+/// A new file is like any other that is created there: the system applies the default ACL, where there is one.
+#[test]
+fn a_new_file_gets_what_the_default_acl_of_its_directory_says() {
+    need!(programs(&["setfacl", "getfacl"]));
+    for (kind, size) in need!(FsKind::journalled()) {
+        let fs = need!(LoopFs::mount(kind, size));
+        let dir = Dir::open(fs.root()).unwrap();
+        for (number, default) in ["g::---,o::---", "u:nobody:rwx,g::r--,o::---"].iter().enumerate() {
+            let args = ["-d", "-m", default].map(OsStr::new);
+            ask("setfacl", &[&args[..], &[fs.root().as_os_str()]].concat());
+            let [plain, ours, made] = ["plain", "ours", "made"].map(|name| format!("{name}-{number}"));
+            std::fs::File::create(fs.root().join(&plain)).unwrap();
+            drop(dir.replace(&ours, b"x").unwrap());
+            drop(dir.create_new(&made, b"x").unwrap());
+            let of = |name: &str| (mode(&fs.root().join(name)), acl(&fs.root().join(name)));
+            assert_eq!(of(&ours), of(&plain), "{kind:?}, {default}");
+            assert_eq!(of(&made), of(&plain), "{kind:?}, {default}");
+        }
+    }
+}
+
 /// A directory may have an ACL for what is created in it. A file that is replaced keeps its own rights, and gets
 /// none of those.
 #[test]
