@@ -52,7 +52,10 @@ fn test() -> Step {
 
 /// Each with the target that must be installed for it (`rustup target add`).
 const CROSS: [(&str, &str); 3] = [
-    ("x86_64-apple-darwin", "check --workspace --exclude testbed --exclude bench-own --target x86_64-apple-darwin"),
+    (
+        "x86_64-apple-darwin",
+        "check --workspace --exclude testbed --exclude bench-own --target x86_64-apple-darwin",
+    ),
     (
         "x86_64-pc-windows-gnu",
         "check --workspace --exclude testbed --exclude bench-own --target x86_64-pc-windows-gnu",

@@ -12,7 +12,7 @@ mod host;
 mod pool;
 
 pub use host::{HostIdentity, Liveness, OsHost, ProcessIdentity};
-pub use pool::{Begun, OsPool, SyncPool};
+pub use pool::{OsPool, SyncPool};
 
 /// Time.
 pub trait Clock: Send + Sync + fmt::Debug {

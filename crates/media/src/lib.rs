@@ -32,8 +32,8 @@ pub use block::{
 pub use block::{CreateStep, FileDisk, FileDiskError, Leftover};
 #[cfg(feature = "std")]
 pub use env::{
-    Begun, Clock, Entropy, Env, HostIdentity, Liveness, OsHost, OsPool, ProcessIdentity, SyncPool,
-    SystemClock, SystemEntropy,
+    Clock, Entropy, Env, HostIdentity, Liveness, OsHost, OsPool, ProcessIdentity, SyncPool, SystemClock,
+    SystemEntropy,
 };
 #[cfg(feature = "std")]
 pub use fs::{
