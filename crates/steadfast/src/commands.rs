@@ -5,8 +5,8 @@ use std::path::Path;
 
 use clap::CommandFactory as _;
 use durable_io::{
-    Barriers, Change, Dir, Durability, HardLinks, Keep, LockKind, LockOptions, RenameRefused, Stale,
-    Symlinks, Unchanged, Wait, WriteOptions,
+    Barriers, Change, Dir, Durability, HardLinks, Keep, LockKind, LockOptions, Published, RenameRefused,
+    Stale, Symlinks, Unchanged, Wait, WriteOptions,
 };
 
 use crate::cli::{
@@ -161,6 +161,14 @@ fn change_code(change: Change) -> &'static str {
         Change::Overwritten => "overwritten",
         Change::Unchanged => "unchanged",
     }
+}
+
+/// Says what a write that succeeded could not clean up.
+fn warn_leftovers(published: &Published, output: &Output) -> Outcome<()> {
+    for leftover in published.leftover.iter().chain(&published.second_leftover) {
+        output.warn(format_args!("`{}` is left: {}", leftover.path.display(), leftover.error))?;
+    }
+    Ok(())
 }
 
 /// `1.5 MB` and its kin.

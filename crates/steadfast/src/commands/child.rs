@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use durable_io::{EmptyResult, READ_LEN_MAX, UpdateOptions};
 use serde_json::json;
 
-use super::{MissingDir, bytes_words, change_code, durability_code, durability_words, split};
+use super::{MissingDir, bytes_words, change_code, durability_code, durability_words, split, warn_leftovers};
 use crate::cli::{Lock, Update};
 use crate::failure::{Exit, Failure, OWN_FAILURE_BESIDE_A_CHILD, Outcome};
 use crate::output::Output;
@@ -66,6 +66,7 @@ pub(super) fn update(args: &Update, output: &Output) -> Outcome {
         "bytes": published.len,
     });
     output.done(words, fields)?;
+    warn_leftovers(&published, output)?;
     Ok(Exit::Ok)
 }
 

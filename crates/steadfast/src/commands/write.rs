@@ -8,7 +8,10 @@ use durable_io::{Error, Publish, Published, Staged};
 use indicatif::ProgressBar;
 use serde_json::json;
 
-use super::{MissingDir, bytes_words, change_code, change_words, durability_code, durability_words, split};
+use super::{
+    MissingDir, bytes_words, change_code, change_words, durability_code, durability_words, split,
+    warn_leftovers,
+};
 use crate::cli::Write;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::interrupt::Interrupt;
@@ -83,13 +86,7 @@ fn report(published: &Published, path: &Path, output: &Output) -> Outcome {
             published.other_links
         ))?;
     }
-    if let Some(leftover) = &published.leftover {
-        output.warn(format_args!(
-            "`{}` could not be removed: {}",
-            leftover.path.display(),
-            leftover.error
-        ))?;
-    }
+    warn_leftovers(published, output)?;
     Ok(Exit::Ok)
 }
 
