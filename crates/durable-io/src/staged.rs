@@ -173,7 +173,7 @@ impl Staged {
     /// reserved; where the file system cannot, nothing happens.
     ///
     /// # Errors
-    /// [`Kind::NoSpace`](crate::Kind::NoSpace).
+    /// [`Kind::NoSpace`].
     pub fn reserve(&mut self, len: u64) -> Result<()> {
         if let Some(first) = &self.failed {
             return Err(self.poisoned(first.clone()));
@@ -650,7 +650,7 @@ impl Dir {
     /// As [`Dir::replace`].
     ///
     /// # Errors
-    /// [`Kind::Exists`](crate::Kind::Exists), otherwise as [`Dir::replace`].
+    /// [`Kind::Exists`], otherwise as [`Dir::replace`].
     pub fn create_new(&self, name: impl AsRef<Path>, bytes: &[u8]) -> Result<Published> {
         self.create_new_with(name, bytes, &WriteOptions::default())
     }
@@ -675,7 +675,7 @@ impl Dir {
     /// still decides; this look spares writing a large file in vain.
     ///
     /// # Errors
-    /// [`Kind::Exists`](crate::Kind::Exists), otherwise as [`Dir::stage`].
+    /// [`Kind::Exists`], otherwise as [`Dir::stage`].
     pub fn stage_new(&self, name: impl AsRef<Path>, options: &WriteOptions) -> Result<Staged> {
         let place = self.resolve(name.as_ref(), Symlinks::Replace, options.parents, options.barriers)?;
         if place.existing.is_some() {
