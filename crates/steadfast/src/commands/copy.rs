@@ -11,7 +11,7 @@ use durable_io::{
     Bulk, BulkOptions, BulkPhase, BulkReport, BulkSync, Dir, Mode, OnFailure, Unchanged, WriteOptions,
 };
 use indicatif::ProgressBar;
-use media::{Fs as _, OsFs};
+use media::{Fs as _, OsFs, Reason};
 use serde_json::json;
 
 use super::{barriers, bytes_words, durability_code, durability_words};
@@ -35,7 +35,11 @@ pub(super) fn run(args: &Copy, output: &Output, interrupt: &Interrupt) -> Outcom
         bar.set_style(Unit::Files.style(true));
     }
     bar.set_message("writing");
-    let umask = OsFs.umask().map_err(|e| Failure::stream("reading the umask", e))?;
+    let umask = match OsFs.umask() {
+        // Where it cannot be known, copies are private: too narrow harms less than too wide.
+        Err(e) if Reason::of(&e) == Reason::Unsupported => Mode::new(0o077),
+        umask => umask.map_err(|e| Failure::stream("reading the umask", e))?,
+    };
     let mut copier = Copier {
         write: bulk_options.write.clone(),
         bulk: &mut bulk,
