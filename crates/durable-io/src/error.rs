@@ -471,6 +471,9 @@ impl Error {
                 (Reason::PermissionDenied, Stage::TempWrite) => {
                     "replacing a file needs the right to create one in its directory"
                 }
+                (Reason::PermissionDenied, Stage::Lock) => {
+                    "the lock file belongs to the user who locked first, for that user alone; give others access to it"
+                }
                 (Reason::CrossDevice, _) => "copy to the other file system, then remove the original",
                 (Reason::Busy, Stage::Rename) => {
                     "a mount point cannot be replaced; the in-place policy overwrites it, after a backup"

@@ -123,7 +123,8 @@ pub enum LogSync {
 /// Who may append to the log while it is open here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Writers {
-    /// Nobody else: the lock is held as long as the log is open.
+    /// Nobody else: the lock is held as long as the log is open. Whoever removes or cuts the file without the lock is
+    /// not noticed.
     One,
     /// Everybody who takes the lock, which is done for each append or group.
     #[default]

@@ -9,7 +9,7 @@ use durable_io::Mode;
 
 const AFTER_HELP: &str = "\
 Words: atomic means all or nothing, as a reader sees it; durable means that it survives a power cut.
-Success is reported only after both hold, unless --allow-visible-only was given.
+Success is reported only after both hold, unless --allow-visible-only or --sync none was given.
 
 Exit codes:
   0  done                          4  no space left, or no quota
@@ -52,6 +52,9 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Log(LogCommand),
     /// Run a command while holding the lock of a file.
+    ///
+    /// The lock is held by steadfast, not by the command: if steadfast is killed (SIGKILL) the lock is free, even though
+    /// the command goes on. Other signals are passed on to the command and waited for.
     Lock(Lock),
     /// Remove files, durably.
     Rm(Rm),
@@ -207,7 +210,7 @@ pub(crate) struct Append {
     /// Rotate before the log would grow beyond this many bytes (`10M`, `1G`).
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub(crate) max_bytes: Option<u64>,
-    /// How many rotated files to keep (`LOG.1` is the youngest).
+    /// How many rotated files to keep (`LOG.1` is the youngest). Files of these names are replaced.
     #[arg(long, value_name = "COUNT", default_value_t = 3, requires = "max_bytes")]
     pub(crate) keep: u32,
     /// How long to wait for the lock.

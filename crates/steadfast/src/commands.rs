@@ -29,8 +29,8 @@ mod write;
 pub(crate) fn run(command: Command, output: &Output, interrupt: &Interrupt) -> Outcome {
     match command {
         Command::Write(args) => write::run(&args, output, interrupt),
-        Command::Update(args) => child::update(&args, output),
-        Command::Lock(args) => child::lock(&args),
+        Command::Update(args) => child::update(&args, output, interrupt),
+        Command::Lock(args) => child::lock(&args, interrupt),
         Command::Append(args) => log::append(&args, output, interrupt),
         Command::Log(LogCommand::Check { path, repair }) => log::check(&path, repair, output),
         Command::Rm(args) => names::rm(&args, output),

@@ -85,6 +85,8 @@ pub(crate) enum Failure {
     NotSo { message: String, hint: Option<String> },
     /// A signal asked to stop.
     Interrupted,
+    /// What was asked for was done, but not even that could be printed.
+    Output(io::Error),
     /// Any of them, in a command whose exit code belongs to a child.
     BesideChild { code: u8, failure: Box<Failure> },
 }
@@ -131,6 +133,7 @@ impl Failure {
             Self::Usage { .. } => Exit::Usage,
             Self::NotSo { .. } => Exit::NotSo,
             Self::Interrupted => Exit::Interrupted,
+            Self::Output(_) => Exit::Io,
             Self::BesideChild { failure, .. } if matches!(**failure, Self::Interrupted) => Exit::Interrupted,
             Self::BesideChild { code, .. } => Exit::Child(*code),
         }
@@ -140,8 +143,7 @@ impl Failure {
         match self {
             Self::Durable(error) => option_hint(error).map(str::to_owned).or_else(|| error.hint()),
             Self::Usage { hint, .. } | Self::NotSo { hint, .. } => hint.clone(),
-            Self::Io { .. } => None,
-            Self::Interrupted => Some("nothing was changed, and no temporary file is left".to_owned()),
+            Self::Io { .. } | Self::Interrupted | Self::Output(_) => None,
             Self::BesideChild { failure, .. } => failure.hint(),
         }
     }
@@ -150,7 +152,13 @@ impl Failure {
     fn code(&self) -> &'static str {
         match self {
             Self::Durable(error) => code_of(error.kind()),
-            Self::Io { .. } => "io",
+            Self::Io { .. } => match self.exit() {
+                Exit::NotSo => "not_found",
+                Exit::Denied => "denied",
+                Exit::NoSpace => "no_space",
+                _ => "io",
+            },
+            Self::Output(_) => "output",
             Self::Usage { .. } => "usage",
             Self::NotSo { .. } => "not_so",
             Self::Interrupted => "interrupted",
@@ -171,8 +179,10 @@ impl Failure {
     fn details(&self) -> Value {
         match self {
             Self::Durable(error) => details_of(error),
-            Self::Io { path, source, .. } => json!({ "path": path, "os_error": source.raw_os_error() }),
-            Self::Usage { .. } | Self::NotSo { .. } | Self::Interrupted => json!({}),
+            Self::Io { path, source, .. } => {
+                json!({ "path": path.as_deref().map(shown), "os_error": source.raw_os_error() })
+            }
+            Self::Usage { .. } | Self::NotSo { .. } | Self::Interrupted | Self::Output(_) => json!({}),
             Self::BesideChild { failure, .. } => failure.details(),
         }
     }
@@ -214,7 +224,7 @@ fn code_of(kind: Kind) -> &'static str {
 /// The four facts, and what there is beside them.
 pub(crate) fn details_of(error: &Error) -> Value {
     let mut details = json!({
-        "path": error.path(),
+        "path": shown(error.path()),
         "stage": snake(&format!("{:?}", error.stage())),
         "state": snake(&format!("{:?}", error.state())),
         "retry": snake(&format!("{:?}", error.retry())),
@@ -235,12 +245,17 @@ pub(crate) fn details_of(error: &Error) -> Value {
         add("offset", json!(offset));
     }
     if let Some(leftover) = error.cleanup() {
-        add("leftover", json!(leftover.path));
+        add("leftover", json!(shown(&leftover.path)));
     }
     if let Some(backup) = error.backup() {
-        add("backup", json!(backup));
+        add("backup", json!(shown(backup)));
     }
     details
+}
+
+/// A path for JSON, which knows no other text than Unicode: what is none is replaced by `\u{fffd}`.
+pub(crate) fn shown(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 /// `SyncDir` as `sync_dir`.
@@ -268,6 +283,7 @@ impl fmt::Display for Failure {
             }
             Self::Usage { message, .. } | Self::NotSo { message, .. } => f.write_str(message),
             Self::Interrupted => f.write_str("stopped by a signal"),
+            Self::Output(source) => write!(f, "it was done, but the report could not be written: {source}"),
             Self::BesideChild { failure, .. } => failure.fmt(f),
         }
     }

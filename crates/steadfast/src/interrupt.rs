@@ -2,25 +2,48 @@
 //! temporary files are removed on the way out.
 
 use std::io::{self, Read as _};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Exit, Failure, Outcome};
 
 /// Whether somebody asked us to stop.
 #[derive(Debug, Clone)]
 pub(crate) struct Interrupt {
     asked: Arc<AtomicBool>,
+    /// Whether nothing has been begun yet, so that a signal may end the process on the spot: it may be waiting where
+    /// no flag is looked at (for a lock, for the other end of a FIFO).
+    idle: Arc<Mutex<bool>>,
 }
 
 impl Interrupt {
     /// Listens for SIGINT, SIGTERM and SIGHUP (Ctrl-C and Ctrl-Break on Windows).
     pub(crate) fn install() -> Outcome<Self> {
-        let asked = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&asked);
-        ctrlc::set_handler(move || flag.store(true, Ordering::SeqCst))
+        let interrupt = Self { asked: Arc::default(), idle: Arc::default() };
+        let heard = interrupt.clone();
+        ctrlc::set_handler(move || heard.hear())
             .map_err(|e| Failure::stream("listening for signals", io::Error::other(e)))?;
-        Ok(Self { asked })
+        Ok(interrupt)
+    }
+
+    fn hear(&self) {
+        self.asked.store(true, Ordering::SeqCst);
+        // Held while exiting: who ends the idle time waits for it, and never gets further.
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if *idle {
+            std::process::exit(Exit::Interrupted.code().into());
+        }
+    }
+
+    /// From here on a signal may end the process on the spot.
+    pub(crate) fn begin_idle(&self) {
+        *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// From here on it may not; an error if somebody has asked to stop meanwhile.
+    pub(crate) fn end_idle(&self) -> Outcome<()> {
+        *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.check()
     }
 
     pub(crate) fn is_asked(&self) -> bool {

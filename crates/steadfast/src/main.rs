@@ -11,7 +11,10 @@ mod interrupt;
 mod output;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return output::refused(&error),
+    };
     let output = output::Output::new(cli.json, cli.quiet);
     let interrupt = match interrupt::Interrupt::install() {
         Ok(interrupt) => interrupt,

@@ -1,5 +1,6 @@
 //! The only place that prints: data on stdout, words on stderr, `--json` on stdout with a schema number.
 
+use std::cell::RefCell;
 use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -24,11 +25,13 @@ const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 pub(crate) struct Output {
     json: bool,
     quiet: bool,
+    /// With `--json`, what the next object has to say beside its fields.
+    warnings: RefCell<Vec<String>>,
 }
 
 impl Output {
     pub(crate) fn new(json: bool, quiet: bool) -> Self {
-        Self { json, quiet }
+        Self { json, quiet, warnings: RefCell::default() }
     }
 
     pub(crate) fn is_json(&self) -> bool {
@@ -59,6 +62,10 @@ impl Output {
         let mut object = json!({ "schema": JSON_SCHEMA, "ok": ok });
         if let (Some(object), Value::Object(fields)) = (object.as_object_mut(), fields) {
             object.extend(fields);
+            let warnings = self.warnings.take();
+            if !warnings.is_empty() {
+                object.insert("warnings".to_owned(), json!(warnings));
+            }
         }
         self.line(object)
     }
@@ -71,9 +78,10 @@ impl Output {
         accept_closed_pipe(writeln!(anstream::stderr(), "{words}"))
     }
 
-    /// A warning on stderr; `--quiet` does not silence it.
+    /// A warning on stderr, which `--quiet` does not silence; with `--json` in the `warnings` of the next object.
     pub(crate) fn warn(&self, words: impl Display) -> Outcome<()> {
         if self.json {
+            self.warnings.borrow_mut().push(words.to_string());
             return Ok(());
         }
         accept_closed_pipe(writeln!(anstream::stderr(), "{WARNING}warning:{WARNING:#} {words}"))
@@ -114,6 +122,20 @@ impl Output {
     }
 }
 
+/// Says what is wrong with the command line (or, asked for, prints help or version); the exit code for it.
+pub(crate) fn refused(error: &clap::Error) -> ExitCode {
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    if error.use_stderr() && json {
+        let message = error.render().to_string();
+        return Output::new(true, false).failed(&Failure::usage(message.trim()));
+    }
+    // As clap itself would, but for its exit.
+    match error.print() {
+        Ok(()) => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)),
+        Err(_) => Exit::Io.into(),
+    }
+}
+
 /// What a progress bar counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unit {
@@ -138,6 +160,6 @@ impl Unit {
 fn accept_closed_pipe(outcome: io::Result<()>) -> Outcome<()> {
     match outcome {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        outcome => outcome.map_err(|e| Failure::stream("writing the output", e)),
+        outcome => outcome.map_err(Failure::Output),
     }
 }

@@ -214,7 +214,7 @@ fn a_log_is_appended_checked_and_repaired() {
     }
     let output = run(dir, &["append", "l", "--sync", "group:10"], b"{\"c\":1}\nnot json\n{\"c\":3}\n");
     expect(&output, 2);
-    assert!(text(&output.stderr).contains("record 2"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("line 2"), "{}", text(&output.stderr));
     let mut raw = std::fs::OpenOptions::new().append(true).open(dir.join("l")).unwrap();
     raw.write_all(b"{\"torn\":").unwrap();
     let said = json(&run(dir, &["--json", "log", "check", "l"], b""));
@@ -513,6 +513,132 @@ fn help_man_and_completions_come_from_one_definition() {
         expect(&script, 0);
         assert!(text(&script.stdout).contains("selfcheck"), "{shell}");
     }
+}
+
+#[test]
+fn names_that_are_no_text_are_written_and_told_as_well_as_they_can_be() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let root = scratch();
+    let name = std::ffi::OsStr::from_bytes(b"caf\xe9");
+    for json in [false, true] {
+        for command in [&["write"][..], &["append"], &["rm"], &["mkdir"], &["rm"]] {
+            let mut child = Command::new(STEADFAST);
+            child.current_dir(root.path()).args(command).arg(name).stdin(Stdio::null());
+            if json {
+                child.arg("--json");
+            }
+            let output = child.output().unwrap();
+            // `rm` of a directory is refused; nothing panics.
+            assert!([0, 2].contains(&code(&output)), "{command:?}: {}", text(&output.stderr));
+        }
+        std::fs::remove_dir(root.path().join(name)).unwrap();
+    }
+}
+
+#[test]
+fn a_signal_ends_a_wait_for_a_lock_and_the_command_never_runs() {
+    let root = scratch();
+    let dir = root.path();
+    let mut holder = command(dir, &["lock", "f", "--", "sh", "-c", "touch held; read _"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until(|| dir.join("held").exists());
+    for waiting in [
+        &["lock", "f", "--timeout", "60s", "--", "touch", "ran"][..],
+        &["update", "f", "--timeout", "60s", "--", "touch", "ran"],
+    ] {
+        let child = command(dir, waiting).stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let begun = Instant::now();
+        assert_eq!(interrupted(child, Duration::from_millis(300)), 130);
+        assert!(begun.elapsed() < Duration::from_secs(20), "it waited on");
+        assert!(!dir.join("ran").exists());
+    }
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+}
+
+#[test]
+fn a_signal_is_passed_on_to_the_command_and_the_lock_outlives_it() {
+    let root = scratch();
+    let dir = root.path();
+    let script = "trap 'echo stopped > said; exit 9' TERM; touch held; while :; do sleep 0.05; done";
+    let child = command(dir, &["lock", "f", "--", "sh", "-c", script]).spawn().unwrap();
+    wait_until(|| dir.join("held").exists());
+    signal(&child, Signal::TERM);
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(9));
+    assert_eq!(std::fs::read(dir.join("said")).unwrap(), b"stopped\n");
+}
+
+#[test]
+fn a_fifo_as_a_source_does_not_make_it_deaf() {
+    let root = scratch();
+    let dir = root.path();
+    assert!(Command::new("mkfifo").arg(dir.join("fifo")).status().unwrap().success());
+    expect(&run(dir, &["copy", "fifo", "out"], b""), 1);
+    let child = command(dir, &["write", "a", "--from", "fifo"]).stderr(Stdio::null()).spawn().unwrap();
+    assert_eq!(interrupted(child, Duration::from_millis(300)), 130);
+    assert!(!dir.join("a").exists());
+}
+
+#[test]
+fn a_tree_is_not_copied_into_itself() {
+    let root = scratch();
+    let dir = root.path();
+    std::fs::create_dir(dir.join("a")).unwrap();
+    expect(&run(dir, &["write", "a/x", "-q"], b"1"), 0);
+    for to in ["a", "a/b", "."] {
+        expect(&run(dir, &["copy", "-r", if to == "." { "." } else { "a" }, to], b""), 2);
+    }
+    assert_eq!(names(dir), ["a"]);
+}
+
+#[test]
+fn with_json_there_is_one_object_also_for_warnings_and_wrong_usage() {
+    let root = scratch();
+    let dir = root.path();
+    for wrong in
+        [&["--json", "nonsense"][..], &["--json", "write", "a", "--mode", "999"], &["mkdir", "--json"]]
+    {
+        let output = run(dir, wrong, b"");
+        expect(&output, 2);
+        assert_eq!(json(&output)["error"]["code"], "usage");
+    }
+    let said = json(&run(dir, &["--json", "rm", "no1", "no2", "no3"], b""));
+    assert_eq!(said["error"]["code"], "not_found");
+    assert_eq!(said["warnings"].as_array().unwrap().len(), 2, "{said}");
+    std::fs::File::create(dir.join("l")).unwrap().write_all(b"{}\n{\"torn").unwrap();
+    let said = json(&run(dir, &["--json", "append", "l"], b"[1]"));
+    assert!(said["warnings"][0].as_str().unwrap().contains("torn"), "{said}");
+    let said = json(&run(dir, &["--json", "append", "l", "--sync", "none"], b"[1]"));
+    assert_eq!(said["durability"], "not_yet_synced");
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_not_taken_for_a_full_disk() {
+    let root = scratch();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut child = command(root.path(), &["write", "a", "--json"])
+        .stdin(Stdio::piped())
+        .stdout(full)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"new").unwrap();
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(5));
+    assert_eq!(std::fs::read(root.path().join("a")).unwrap(), b"new");
+}
+
+#[test]
+fn mv_takes_a_trailing_slash_at_its_word() {
+    let root = scratch();
+    let dir = root.path();
+    expect(&run(dir, &["write", "f", "-q"], b"1"), 0);
+    expect(&run(dir, &["mv", "f", "new/"], b""), 2);
+    expect(&run(dir, &["mv", "f/", "new"], b""), 2);
+    expect(&run(dir, &["mkdir", "d", "-q"], b""), 0);
+    expect(&run(dir, &["mv", "d/", "e/"], b""), 0);
+    assert_eq!(names(dir), ["e", "f"]);
 }
 
 #[test]

@@ -42,8 +42,10 @@ pub(super) struct Body {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
     Missing,
-    /// Empty, torn or foreign: nothing to judge by.
+    /// Empty, or a note of ours that a power cut has spoilt: nothing to judge by.
     Unreadable,
+    /// Somebody else's file, which happens to have the name (`Cargo.lock`).
+    Foreign,
     Body(Body),
 }
 
@@ -51,7 +53,7 @@ impl Found {
     pub(super) fn into_body(self) -> Option<Body> {
         match self {
             Self::Body(body) => Some(body),
-            Self::Missing | Self::Unreadable => None,
+            Self::Missing | Self::Unreadable | Self::Foreign => None,
         }
     }
 }
@@ -121,7 +123,20 @@ impl Body {
 pub(super) fn read(file: &dyn File) -> io::Result<Found> {
     let mut buffer = [0_u8; BODY_LEN];
     let bytes = read_full(file, 0, &mut buffer)?;
-    Ok(Body::decode(bytes).map_or(Found::Unreadable, Found::Body))
+    Ok(match Body::decode(bytes) {
+        Some(body) => Found::Body(body),
+        None if could_be_ours(bytes) => Found::Unreadable,
+        None => Found::Foreign,
+    })
+}
+
+/// How everything that we write begins.
+const BEGINNING: &[u8] = b"{\"steadfast_lock\":";
+
+/// Whether it may be a body of ours, cut or zeroed.
+fn could_be_ours(bytes: &[u8]) -> bool {
+    let is_zeroed = bytes.iter().all(|&byte| byte == 0);
+    is_zeroed || bytes.iter().zip(BEGINNING).all(|(byte, ours)| byte == ours)
 }
 
 #[cfg(test)]
@@ -152,6 +167,16 @@ mod tests {
         let hostile = String::from_utf8(bytes).unwrap().replace("abababab", "../../..");
         assert_eq!(Body::decode(hostile.as_bytes()), None);
         assert_eq!(Body::decode(&vec![0; BODY_LEN]), None);
+    }
+
+    #[test]
+    fn what_we_wrote_is_ours_however_it_is_cut_and_nothing_else_is() {
+        let bytes = body().encode().unwrap();
+        assert!((0..bytes.len()).all(|len| could_be_ours(&bytes[..len])));
+        assert!(could_be_ours(&[0; 100]));
+        for foreign in [&b"# This file is automatically @generated"[..], b"{}", b"x", b"\0\0x"] {
+            assert!(!could_be_ours(foreign), "{foreign:?}");
+        }
     }
 
     #[test]

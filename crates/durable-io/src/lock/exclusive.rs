@@ -163,7 +163,7 @@ impl Taker<'_> {
     fn judge(&self, name: &OsStr, found: Found, depth: usize) -> Result<Attempt> {
         let body = match found {
             Found::Missing => return Ok(Attempt::Again),
-            Found::Unreadable => return Ok(Attempt::Held(None)),
+            Found::Unreadable | Found::Foreign => return Ok(Attempt::Held(None)),
             Found::Body(body) => body,
         };
         if body.kind == BodyKind::Kernel {

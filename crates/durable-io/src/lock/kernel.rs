@@ -72,8 +72,11 @@ fn open(request: &Request<'_>) -> Result<Arc<dyn File>> {
 /// full disk) must not keep anybody from locking.
 fn write_note(request: &Request<'_>, file: &dyn File) -> Result<()> {
     let found = body::read(file).map_err(|e| request.failed(e))?;
-    if let Found::Body(Body { kind: BodyKind::Exclusive, .. }) = found {
-        return Err(request.other_kind());
+    match found {
+        Found::Body(Body { kind: BodyKind::Exclusive, .. }) => return Err(request.other_kind()),
+        // It serves as a lock as well as any file, but its content is not ours to replace.
+        Found::Foreign => return Ok(()),
+        Found::Body(_) | Found::Unreadable | Found::Missing => {}
     }
     let me = request.dir.env.host.this_process().map_err(|e| request.failed(e))?;
     let note = Body::kernel(&me);

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::{barriers, bytes_words, durability_code, durability_words};
 use crate::cli::Copy;
-use crate::failure::{Exit, Failure, Outcome};
+use crate::failure::{Exit, Failure, Outcome, shown};
 use crate::interrupt::Interrupt;
 use crate::output::{Output, Unit};
 
@@ -107,6 +107,14 @@ impl Copier<'_, '_> {
             Ok(found) => found,
             Err(e) => return self.miss(Failure::io("looking at the source", source, e)),
         };
+        if !found.is_dir() && !found.is_file() {
+            // Opening a FIFO would wait for its other end.
+            return self.miss(Failure::not_so(format!("`{}` is no regular file", source.display())));
+        }
+        if found.is_dir() && is_below(self.dir.path(), source) {
+            let message = format!("`{}` cannot be copied into itself", source.display());
+            return self.miss(Failure::usage(message));
+        }
         if found.is_dir() && !recursive {
             return self.miss(Failure::NotSo {
                 message: format!("`{}` is a directory", source.display()),
@@ -200,6 +208,14 @@ impl Copier<'_, '_> {
     }
 }
 
+/// Whether `path` is `dir` or below it, whatever links lead there.
+fn is_below(path: &Path, dir: &Path) -> bool {
+    match (fs::canonicalize(path), fs::canonicalize(dir)) {
+        (Ok(path), Ok(dir)) => path.starts_with(dir),
+        _ => false,
+    }
+}
+
 /// What `.` and `..` are called.
 fn canonical_name(source: &Path) -> Option<std::ffi::OsString> {
     fs::canonicalize(source).ok()?.file_name().map(OsStr::to_owned)
@@ -258,6 +274,11 @@ fn summarize(report: BulkReport, missed: Missed, args: &Copy, begun: Instant, ou
         output.warn(error)?;
     }
     let failed = missed.count + report.failed;
+    if report.published == 0 && failed > 0 {
+        output.warn(format_args!("none of {failed} file(s) was copied"))?;
+        let first = report.into_errors().next().map(Failure::from);
+        return missed.first.or(first).map_or(Ok(Exit::Io), Err);
+    }
     let seconds = begun.elapsed().as_secs_f64();
     let published = u32::try_from(report.published).unwrap_or(u32::MAX);
     let files_per_s = f64::from(published) / seconds.max(1e-9);
@@ -269,7 +290,7 @@ fn summarize(report: BulkReport, missed: Missed, args: &Copy, begun: Instant, ou
         durability_words(report.durability),
     );
     let fields = json!({
-        "path": args.dir,
+        "path": shown(&args.dir),
         "files": report.published,
         "failed": failed,
         "bytes": report.bytes,

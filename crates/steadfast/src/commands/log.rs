@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{MissingDir, bytes_words, split};
 use crate::cli::{Append, SyncWhen};
-use crate::failure::{Exit, Failure, Outcome, snake};
+use crate::failure::{Exit, Failure, Outcome, shown, snake};
 use crate::interrupt::Interrupt;
 use crate::output::Output;
 
@@ -41,7 +41,7 @@ pub(super) fn append(args: &Append, output: &Output, interrupt: &Interrupt) -> O
     let mut log = dir.log_with(name, options)?;
     tell_repair(&log.recovery().tail, output)?;
     let mut appender =
-        Appender { log: &mut log, group, waiting: Vec::new(), records: 0, bytes: 0, reached: None };
+        Appender { log: &mut log, group, waiting: Vec::new(), lines: 0, records: 0, bytes: 0, reached: None };
     let fed = feed(&mut appender, record_len_max, interrupt);
     let appended = fed.and_then(|()| appender.flush());
     let (records, bytes, reached) = (appender.records, appender.bytes, appender.reached);
@@ -61,10 +61,14 @@ pub(super) fn append(args: &Append, output: &Output, interrupt: &Interrupt) -> O
         bytes_words(bytes),
         args.path.display()
     );
-    let durability = if reached_words == "durable" { "durable" } else { "visible_only" };
+    let durability = match (args.sync, reached) {
+        (SyncWhen::Never, _) => "not_yet_synced",
+        (_, Some(Reached::VisibleOnly(_))) => "visible_only",
+        _ => "durable",
+    };
     output.done(
         words,
-        json!({ "path": args.path, "records": records, "bytes": bytes, "durability": durability }),
+        json!({ "path": shown(&args.path), "records": records, "bytes": bytes, "durability": durability }),
     )?;
     Ok(Exit::Ok)
 }
@@ -91,7 +95,7 @@ fn feed(appender: &mut Appender<'_>, record_len_max: usize, interrupt: &Interrup
             // The log would refuse it too, but only after it had been read to its end.
             let message = format!(
                 "line {}: longer than a record may be ({})",
-                appender.next_line(),
+                appender.lines + 1,
                 bytes_words(u64::try_from(record_len_max).unwrap_or(u64::MAX))
             );
             return Err(Failure::usage(message));
@@ -102,24 +106,22 @@ fn feed(appender: &mut Appender<'_>, record_len_max: usize, interrupt: &Interrup
 struct Appender<'l> {
     log: &'l mut Log,
     group: usize,
-    waiting: Vec<Vec<u8>>,
+    /// Records and the numbers of their lines, from 1.
+    waiting: Vec<(u64, Vec<u8>)>,
+    lines: u64,
     records: u64,
     bytes: u64,
     reached: Option<Reached>,
 }
 
 impl Appender<'_> {
-    /// The number of the line that comes next, from 1. (Empty lines are no records, and not counted.)
-    fn next_line(&self) -> u64 {
-        self.records + u64::try_from(self.waiting.len()).unwrap_or(0) + 1
-    }
-
     fn line(&mut self, line: &[u8]) -> Outcome<()> {
+        self.lines += 1;
         let record = line.trim_ascii();
         if record.is_empty() {
             return Ok(());
         }
-        self.waiting.push(record.to_owned());
+        self.waiting.push((self.lines, record.to_owned()));
         if self.waiting.len() >= self.group { self.flush() } else { Ok(()) }
     }
 
@@ -129,14 +131,15 @@ impl Appender<'_> {
         if waiting.is_empty() {
             return Ok(());
         }
-        match self.log.append_group(&waiting) {
+        let records: Vec<&[u8]> = waiting.iter().map(|(_, record)| record.as_slice()).collect();
+        match self.log.append_group(&records) {
             Ok(appended) => {
                 self.count(appended, waiting.len());
                 Ok(())
             }
             Err(error) if is_refusal(&error) => {
-                for record in &waiting {
-                    let appended = self.log.append(record).map_err(|error| self.refused(error))?;
+                for (line, record) in &waiting {
+                    let appended = self.log.append(record).map_err(|error| refused(error, *line))?;
                     self.count(appended, 1);
                 }
                 Ok(())
@@ -150,16 +153,19 @@ impl Appender<'_> {
         self.bytes += appended.len;
         self.reached = Some(appended.reached);
     }
+}
 
-    fn refused(&self, error: Error) -> Failure {
-        if !is_refusal(&error) {
-            return error.into();
-        }
-        let message = match error.cause() {
-            Cause::Invalid(why) => format!("record {}: {why}", self.next_line()),
-            _ => error.to_string(),
-        };
-        Failure::Usage { message, hint: Some("nothing of this record was written".to_owned()) }
+fn refused(error: Error, line: u64) -> Failure {
+    if !is_refusal(&error) {
+        return error.into();
+    }
+    let message = match error.cause() {
+        Cause::Invalid(why) => format!("line {line}: {why}"),
+        _ => error.to_string(),
+    };
+    Failure::Usage {
+        message,
+        hint: Some("nothing of this line was written, and nothing behind it".to_owned()),
     }
 }
 
@@ -257,12 +263,12 @@ fn to_json(path: &Path, found: &LogCheck, repaired: Option<&Tail>) -> serde_json
         }
     };
     let repaired = repaired.map(|tail| match tail {
-        Tail::Torn { set_aside, .. } => json!({ "set_aside": set_aside }),
+        Tail::Torn { set_aside, .. } => json!({ "set_aside": shown(set_aside) }),
         Tail::NewlineAdded { .. } => json!({ "newline_added": true }),
         Tail::Clean => json!({}),
     });
     json!({
-        "path": path,
+        "path": shown(path),
         "clean": found.damaged_count == 0 && found.tail == CheckedTail::Clean,
         "records": found.records,
         "bytes": found.bytes,

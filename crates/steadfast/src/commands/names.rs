@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{MissingDir, durability_code, durability_words, split};
 use crate::cli::{Mkdir, Mv, Rm};
-use crate::failure::{Exit, Failure, Outcome};
+use crate::failure::{Exit, Failure, Outcome, shown};
 use crate::output::Output;
 
 pub(super) fn rm(args: &Rm, output: &Output) -> Outcome {
@@ -30,7 +30,7 @@ pub(super) fn mkdir(args: &Mkdir, output: &Output) -> Outcome {
             Ok(Some(durability)) => say(output, "created", path, durability)?,
             Ok(None) => output.done(
                 format_args!("`{}` exists", path.display()),
-                json!({ "path": path, "change": "unchanged" }),
+                json!({ "path": shown(path), "change": "unchanged" }),
             )?,
             Err(failure) => note(&mut worst, failure, output)?,
         }
@@ -55,6 +55,12 @@ pub(super) fn mv(args: &Mv, output: &Output) -> Outcome {
     let (from_dir, from_name) = split(&from, MissingDir::Fail)?;
     // As `mv` does: a directory is moved into, anything else is a new name.
     let into_dir = std::fs::metadata(&args.to).is_ok_and(|found| found.is_dir());
+    let moves_dir = std::fs::symlink_metadata(&from).is_ok_and(|found| found.is_dir());
+    for (path, is_dir) in [(&args.from, moves_dir), (&args.to, into_dir || moves_dir)] {
+        if path.as_os_str().as_encoded_bytes().ends_with(b"/") && !is_dir {
+            return Err(Failure::usage(format!("`{}` is not a directory", path.display())));
+        }
+    }
     let to: PathBuf = if into_dir { args.to.join(from_name) } else { args.to.components().collect() };
     let (to_dir, to_name) = split(&to, MissingDir::Fail)?;
     let how = if args.no_clobber { RenameMode::NoReplace } else { RenameMode::Replace };
@@ -63,13 +69,19 @@ pub(super) fn mv(args: &Mv, output: &Output) -> Outcome {
     let durability = from_dir.rename_to(from_name, target, to_name, how, Barriers::Required)?;
     let words =
         format!("renamed `{}` to `{}`: {}", from.display(), to.display(), durability_words(durability));
-    output.done(words, json!({ "path": from, "to": to, "durability": durability_code(durability) }))?;
+    output.done(
+        words,
+        json!({ "path": shown(&from), "to": shown(&to), "durability": durability_code(durability) }),
+    )?;
     Ok(Exit::Ok)
 }
 
 fn say(output: &Output, what: &str, path: &Path, durability: Durability) -> Outcome<()> {
     let words = format!("{what} `{}`: {}", path.display(), durability_words(durability));
-    output.done(words, json!({ "path": path, "change": what, "durability": durability_code(durability) }))
+    output.done(
+        words,
+        json!({ "path": shown(path), "change": what, "durability": durability_code(durability) }),
+    )
 }
 
 /// One of many failed: the first decides the exit code and is told at the end, the others are told at once.

@@ -14,7 +14,7 @@ use media::{
 use serde_json::{Value, json};
 
 use crate::cli::Selfcheck;
-use crate::failure::{Exit, Failure, Outcome};
+use crate::failure::{Exit, Failure, Outcome, shown};
 use crate::interrupt::Interrupt;
 use crate::output::Output;
 
@@ -314,7 +314,7 @@ impl Findings {
             })
         });
         json!({
-            "path": dir,
+            "path": shown(dir),
             "durable_replace": self.holds(),
             "mount": mount,
             "features": features,

@@ -4,7 +4,7 @@ use durable_io::{Dir, SweepOptions, SweepReport, WhyKept};
 use serde_json::json;
 
 use crate::cli::Sweep;
-use crate::failure::{Exit, Failure, Outcome, details_of};
+use crate::failure::{Exit, Failure, Outcome, details_of, shown};
 use crate::output::Output;
 
 pub(super) fn run(args: &Sweep, output: &Output) -> Outcome {
@@ -13,14 +13,12 @@ pub(super) fn run(args: &Sweep, output: &Output) -> Outcome {
         SweepOptions { recursive: args.recursive, dry_run: args.dry_run, ..SweepOptions::default() };
     let report = dir.sweep(&options)?;
     if output.is_json() {
-        output.object(report.failures.is_empty(), to_json(&report))?;
+        output.object(true, to_json(&report))?;
     } else {
         tell(&report, args.dry_run, output)?;
     }
-    match report.failures.into_iter().next() {
-        Some(error) => Err(Failure::from(error)),
-        None => Ok(Exit::Ok),
-    }
+    // What failed has been told, each with its reason.
+    Ok(report.failures.into_iter().next().map_or(Exit::Ok, |error| Failure::from(error).exit()))
 }
 
 fn tell(report: &SweepReport, dry_run: bool, output: &Output) -> Outcome<()> {
@@ -66,14 +64,14 @@ fn to_json(report: &SweepReport) -> serde_json::Value {
                 WhyKept::NotProvable => "not_provable",
                 WhyKept::NotAFile(_) => "not_a_file",
             };
-            json!({ "path": kept.path, "why": why })
+            json!({ "path": shown(&kept.path), "why": why })
         })
         .collect();
     json!({
-        "removed": report.removed,
+        "removed": report.removed.iter().map(|path| shown(path)).collect::<Vec<_>>(),
         "kept": kept,
-        "backups": report.backups,
-        "too_deep": report.too_deep,
+        "backups": report.backups.iter().map(|path| shown(path)).collect::<Vec<_>>(),
+        "too_deep": report.too_deep.iter().map(|path| shown(path)).collect::<Vec<_>>(),
         "failures": report.failures.iter().map(details_of).collect::<Vec<_>>(),
         "entries": report.entries,
         "stopped": report.stopped,

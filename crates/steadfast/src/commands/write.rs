@@ -13,7 +13,7 @@ use super::{
     warn_leftovers,
 };
 use crate::cli::Write;
-use crate::failure::{Exit, Failure, Outcome};
+use crate::failure::{Exit, Failure, Outcome, shown};
 use crate::interrupt::Interrupt;
 use crate::output::{Output, Unit};
 
@@ -21,7 +21,10 @@ use crate::output::{Output, Unit};
 const CHUNK_LEN: usize = 256 << 10;
 
 pub(super) fn run(args: &Write, output: &Output, interrupt: &Interrupt) -> Outcome {
-    let mut source = Source::open(&args.from, output)?;
+    interrupt.begin_idle();
+    let source = Source::open(&args.from, output);
+    interrupt.end_idle()?;
+    let mut source = source?;
     let (dir, name) = split(&args.path, MissingDir::Create)?;
     let options = args.how.options();
     let mut staged =
@@ -63,6 +66,13 @@ fn publish(staged: Staged, args: &Write, interrupt: &Interrupt, bar: &ProgressBa
 }
 
 fn report(published: &Published, path: &Path, output: &Output) -> Outcome {
+    warn_leftovers(published, output)?;
+    if published.other_links > 0 && published.change == durable_io::Change::Replaced {
+        output.warn(format_args!(
+            "the file had {} more name(s), which keep the old content (see --hard-links)",
+            published.other_links
+        ))?;
+    }
     let words = format!(
         "{} `{}`: {}, {}",
         change_words(published.change),
@@ -73,20 +83,13 @@ fn report(published: &Published, path: &Path, output: &Output) -> Outcome {
     output.done(
         words,
         json!({
-            "path": path,
+            "path": shown(path),
             "change": change_code(published.change),
             "durability": durability_code(published.durability),
             "bytes": published.len,
             "other_links": published.other_links,
         }),
     )?;
-    if published.other_links > 0 && published.change == durable_io::Change::Replaced {
-        output.warn(format_args!(
-            "the file had {} more name(s), which keep the old content (see --hard-links)",
-            published.other_links
-        ))?;
-    }
-    warn_leftovers(published, output)?;
     Ok(Exit::Ok)
 }
 
