@@ -1,4 +1,4 @@
-//! What every [`Fs`], [`Dir`] and [`File`] must do while the power stays on. (What may be left when it does
+//! What every [`Fs`], [`Dir`](crate::Dir) and [`File`] must do while the power stays on. (What may be left when it does
 //! not is for the simulators and their explorers.)
 
 use std::collections::BTreeSet;
