@@ -149,8 +149,9 @@ impl Unit {
         let template = match (self, has_total) {
             (Self::Bytes, true) => "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
             (Self::Bytes, false) => "{spinner} {msg} {bytes} {bytes_per_sec}",
-            (Self::Files, true) => "{msg} {wide_bar} {pos}/{len} files {per_sec} {eta}",
-            (Self::Files, false) => "{spinner} {msg} {pos} files {per_sec}",
+            // No rate: a copy writes, syncs and renames, each at a speed of its own. The summary has one.
+            (Self::Files, true) => "{msg} {wide_bar} {pos}/{len} files {elapsed}",
+            (Self::Files, false) => "{spinner} {msg} {pos} files {elapsed}",
         };
         ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
     }
