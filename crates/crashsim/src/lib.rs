@@ -1,1 +1,19 @@
 //! The power-fail simulator. It knows the seams of [`media`] and nothing of the engines above them.
+
+mod fault;
+mod files;
+mod image;
+mod medium;
+mod sim_fs;
+mod space;
+mod trace;
+mod witness;
+
+pub use fault::{Fault, NoFault};
+pub use files::{FileOp, FilePiece, FilePoint, FileProfile, Outcome, points};
+pub use image::{Attributes, Body, FsImage, Ino, Name, Node, SECTOR_LEN, Sector};
+pub use medium::Medium;
+pub use sim_fs::SimFs;
+pub use space::{Axis, AxisKind, Digits, PieceId, Point, Random, Rule, Step, When};
+pub use trace::{Event, Record, Recording, Tick, Trace};
+pub use witness::{Atom, Cell, Class, Expected, Fate, Mark, Operation, Value, Verdict, Witness};
