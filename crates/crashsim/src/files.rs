@@ -543,7 +543,28 @@ impl Walk {
             let settled = promised && pending.all_dirs_synced(op, dirs);
             pending.durable |= settled || by_log || named.contains(&index);
         }
+        if self.profile.rename_flushes {
+            self.flush_renamed();
+        }
         self.fold();
+    }
+
+    /// A rename that replaced a file is committed only after the data of the file that was renamed.
+    fn flush_renamed(&mut self) {
+        let flushed: Vec<(PieceId, Ino)> = self
+            .pending
+            .iter()
+            .filter(|pending| pending.durable)
+            .filter_map(|pending| match pending.op()? {
+                FileOp::Rename { ino, replaced: Some(_), .. } => Some((pending.id, *ino)),
+                _ => None,
+            })
+            .collect();
+        for pending in &mut self.pending {
+            let is_waited_for =
+                |&(rename, ino): &(PieceId, Ino)| pending.id < rename && pending.file() == Some(ino);
+            pending.durable |= !pending.stuck && flushed.iter().any(is_waited_for);
+        }
     }
 
     /// Up to which piece the log is committed by this barrier.
@@ -623,7 +644,7 @@ impl Walk {
                     _ => When::AtLeast(axis, digit),
                 },
             };
-            steps.push(Step { when, piece: pending.piece.clone() });
+            steps.push(Step { id: pending.id, when, piece: pending.piece.clone() });
             seats.push(seat);
         }
         let rules = self.rules(&seats);

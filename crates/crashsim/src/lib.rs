@@ -1,18 +1,24 @@
 //! The power-fail simulator. It knows the seams of [`media`] and nothing of the engines above them.
 
+mod explore;
 mod fault;
 mod files;
+mod id;
 mod image;
 mod medium;
+mod replay;
 mod sim_fs;
 mod space;
 mod trace;
 mod witness;
 
+pub use explore::{Explorer, Failure, Gauge, Life, Options, Recorded, Report, Run, Workload};
 pub use fault::{Fault, NoFault};
 pub use files::{FileOp, FilePiece, FilePoint, FileProfile, Outcome, points};
+pub use id::{BadId, Crash, CrashId, Loss, Mutation, Scenario};
 pub use image::{Attributes, Body, FsImage, Ino, Name, Node, SECTOR_LEN, Sector};
 pub use medium::Medium;
+pub use replay::{Became, Line, ReplayError, Scene, Story, replay, shrink};
 pub use sim_fs::SimFs;
 pub use space::{Axis, AxisKind, Digits, PieceId, Point, Random, Rule, Step, When};
 pub use trace::{Event, Record, Recording, Tick, Trace};

@@ -89,10 +89,24 @@ pub enum When {
 /// A piece, and the states that have it.
 #[derive(Debug, Clone)]
 pub struct Step<P> {
+    /// Which piece.
+    pub id: PieceId,
     /// In which states.
     pub when: When,
     /// What it does to an image.
     pub piece: P,
+}
+
+impl<P> Step<P> {
+    /// Whether the state has it.
+    #[must_use]
+    pub fn is_in(&self, digits: &[u32]) -> bool {
+        match self.when {
+            When::Always => true,
+            When::Is(axis, wanted) => digit_at(digits, axis) == wanted,
+            When::AtLeast(axis, wanted) => digit_at(digits, axis) >= wanted,
+        }
+    }
 }
 
 /// A state of a point: a digit for each axis.
@@ -155,17 +169,7 @@ impl<I, P> Point<I, P> {
 
     /// Carries out the steps of a state.
     pub fn build(&self, digits: &[u32], mut apply: impl FnMut(&P)) {
-        let digit = |axis: usize| digits.get(axis).copied().unwrap_or(0);
-        for step in &self.steps {
-            let there = match step.when {
-                When::Always => true,
-                When::Is(axis, wanted) => digit(axis) == wanted,
-                When::AtLeast(axis, wanted) => digit(axis) >= wanted,
-            };
-            if there {
-                apply(&step.piece);
-            }
-        }
+        self.steps.iter().filter(|step| step.is_in(digits)).for_each(|step| apply(&step.piece));
     }
 
     /// The pieces that a state keeps, in order: what an id lists.

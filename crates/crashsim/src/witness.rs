@@ -358,7 +358,7 @@ fn show(value: Option<&Value>) -> String {
 fn class_of(found: Option<&Value>, allowed: &[Option<&Value>]) -> Class {
     let Some(found) = found else { return Class::Missing };
     let same_bytes = |value: &&Value| value.bytes == found.bytes;
-    if allowed.iter().flatten().any(|value| same_bytes(value)) {
+    if allowed.iter().flatten().any(same_bytes) {
         return Class::WrongFacts;
     }
     if found.bytes.is_empty() {

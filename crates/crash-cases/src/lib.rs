@@ -1,0 +1,11 @@
+//! The workloads and checks of every engine, written once: the simulator explores them, real file systems confirm them, the
+//! command shows them.
+//!
+//! A [`FileCase`] knows nothing of simulation: it is handed a [`Site`] (a file system, a directory on it, an environment, a
+//! witness) and uses the engine as a program would.
+
+mod cases;
+mod site;
+
+pub use cases::{case_named, cases};
+pub use site::{FileCase, OnSim, Site};
