@@ -7,6 +7,7 @@ mod id;
 mod image;
 mod medium;
 mod replay;
+mod sample;
 mod sim_fs;
 mod space;
 mod trace;
