@@ -1,5 +1,6 @@
 //! The power-fail simulator. It knows the seams of [`media`] and nothing of the engines above them.
 
+mod campaign;
 mod explore;
 mod fault;
 mod files;
@@ -12,6 +13,7 @@ mod space;
 mod trace;
 mod witness;
 
+pub use campaign::{Campaign, Row};
 pub use explore::{Explorer, Failure, Gauge, Life, Options, Recorded, Report, Run, Workload};
 pub use fault::{Fault, NoFault};
 pub use files::{FileOp, FilePiece, FilePoint, FileProfile, Outcome, points};
