@@ -4,6 +4,8 @@ use crate::site::FileCase;
 
 mod replace;
 
+pub(crate) use replace::file;
+
 /// Every case, in the order in which they are shown.
 #[must_use]
 pub fn cases() -> Vec<Box<dyn FileCase>> {
