@@ -321,7 +321,10 @@ impl FsImage {
                     node.attributes.xattrs.insert(name.clone(), value.to_vec());
                 }
             }
-            FileOp::SyncFile { .. } | FileOp::SyncDir { .. } | FileOp::SyncAll { .. } => {}
+            FileOp::Allocate { .. }
+            | FileOp::SyncFile { .. }
+            | FileOp::SyncDir { .. }
+            | FileOp::SyncAll { .. } => {}
         }
     }
 
