@@ -1,5 +1,6 @@
 //! The power-fail simulator. It knows the seams of [`media`] and nothing of the engines above them.
 
+mod barriers;
 mod campaign;
 mod explore;
 mod fault;
@@ -13,6 +14,7 @@ mod space;
 mod trace;
 mod witness;
 
+pub use barriers::{Barrier, Late, barriers};
 pub use campaign::{Campaign, Row};
 pub use explore::{Explorer, Failure, Gauge, Life, Options, Recorded, Report, Run, Workload};
 pub use fault::{Fault, NoFault};
