@@ -5,6 +5,7 @@ use crate::site::FileCase;
 mod replace;
 
 pub(crate) use replace::file;
+pub use replace::replace_of;
 
 /// Every case, in the order in which they are shown.
 #[must_use]
