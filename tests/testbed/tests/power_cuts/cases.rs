@@ -110,33 +110,38 @@ fn words(classes: &BTreeSet<Class>) -> String {
 }
 
 /// One row a case: what was seen on each file system, and in brackets what only its profile has.
-fn show(cases: &[Box<dyn FileCase>], seen: &BTreeMap<CutKind, Seen>) {
-    for case in cases {
-        print!("{:<26}", case.name());
-        for (&kind, outcomes) in seen {
-            let Some((_, seen)) = outcomes.get(case.name()) else { continue };
-            let more: BTreeSet<Class> =
-                predicted(&**case, profile_of(kind)).difference(seen).copied().collect();
-            let more = if more.is_empty() { String::new() } else { format!(" [{}]", words(&more)) };
-            print!(" | {kind}: {}{more}", words(seen));
-        }
-        println!();
-    }
+fn table(cases: &[Box<dyn FileCase>], seen: &BTreeMap<CutKind, Seen>) -> String {
+    let cell = |case: &dyn FileCase, kind: CutKind, outcomes: &Seen| {
+        let (_, seen) = &outcomes[case.name()];
+        let more: BTreeSet<Class> = predicted(case, profile_of(kind)).difference(seen).copied().collect();
+        let more = if more.is_empty() { String::new() } else { format!(" [{}]", words(&more)) };
+        format!(" | {kind}: {}{more}", words(seen))
+    };
+    let row = |case: &Box<dyn FileCase>| {
+        let cells: String = seen.iter().map(|(&kind, outcomes)| cell(&**case, kind, outcomes)).collect();
+        format!("{:<26}{cells}\n", case.name())
+    };
+    cases.iter().map(row).collect()
 }
 
-fn compare(cases: impl Fn() -> Vec<Box<dyn FileCase>> + Sync) -> Result<BTreeMap<CutKind, Seen>, Missing> {
+/// What was seen on each file system, and the same as a table.
+type Comparison = (BTreeMap<CutKind, Seen>, String);
+
+fn compare(cases: impl Fn() -> Vec<Box<dyn FileCase>> + Sync) -> Result<Comparison, Missing> {
     let outcomes = on_every_kind(|kind| stop_everywhere(kind, &cases()));
     let mut seen = BTreeMap::new();
     for (kind, outcome) in outcomes {
         seen.insert(kind, outcome?);
     }
-    show(&cases(), &seen);
-    Ok(seen)
+    let table = table(&cases(), &seen);
+    Ok((seen, table))
 }
 
 #[test]
 fn no_case_breaks_a_promise_on_a_real_file_system() {
-    let seen = need!(compare(|| cases().into_iter().filter(|case| case.operations(1) == 0).collect()));
+    let ours = || cases().into_iter().filter(|case| case.operations(1) == 0).collect();
+    let (seen, table) = need!(compare(ours));
+    println!("{table}");
     for (kind, outcomes) in seen {
         for (name, (cuts, classes)) in outcomes {
             assert!(cuts > 2, "{name} on {kind}: {cuts} cuts");
@@ -152,7 +157,8 @@ fn no_case_breaks_a_promise_on_a_real_file_system() {
 #[test]
 fn canaries_break_on_real_file_systems_as_their_profiles_say() {
     let boxed = || canaries().into_iter().map(|canary| -> Box<dyn FileCase> { Box::new(canary) }).collect();
-    let seen = need!(compare(boxed));
+    let (seen, table) = need!(compare(boxed));
+    println!("{table}");
     // What must be lost everywhere, whatever the timing.
     for (kind, outcomes) in seen {
         for name in ["rename-claimed", "dirsync-before-rename", "append-without-fsync"] {
