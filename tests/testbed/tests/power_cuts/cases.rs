@@ -117,11 +117,11 @@ fn table(cases: &[Box<dyn FileCase>], seen: &BTreeMap<CutKind, Seen>) -> String 
         let more = if more.is_empty() { String::new() } else { format!(" [{}]", words(&more)) };
         format!(" | {kind}: {}{more}", words(seen))
     };
-    let row = |case: &Box<dyn FileCase>| {
-        let cells: String = seen.iter().map(|(&kind, outcomes)| cell(&**case, kind, outcomes)).collect();
+    let row = |case: &dyn FileCase| {
+        let cells: String = seen.iter().map(|(&kind, outcomes)| cell(case, kind, outcomes)).collect();
         format!("{:<26}{cells}\n", case.name())
     };
-    cases.iter().map(row).collect()
+    cases.iter().map(|case| row(&**case)).collect()
 }
 
 /// What was seen on each file system, and the same as a table.
