@@ -320,6 +320,9 @@ pub trait File: Any + Send + Sync + fmt::Debug {
     /// # Errors
     /// Of the underlying call.
     fn unlock(&self) -> io::Result<()>;
+
+    /// As [`Fs::mark`].
+    fn mark(&self, _point: &'static str) {}
 }
 
 /// What an open file may be used for.
