@@ -4,6 +4,9 @@ use crate::site::FileCase;
 
 mod replace;
 
+pub(crate) use replace::file;
+pub use replace::replace_of;
+
 /// Every case, in the order in which they are shown.
 #[must_use]
 pub fn cases() -> Vec<Box<dyn FileCase>> {

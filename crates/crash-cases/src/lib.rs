@@ -4,8 +4,10 @@
 //! A [`FileCase`] knows nothing of simulation: it is handed a [`Site`] (a file system, a directory on it, an environment, a
 //! witness) and uses the engine as a program would.
 
+mod canaries;
 mod cases;
 mod site;
 
-pub use cases::{case_named, cases};
+pub use canaries::{Canary, canaries};
+pub use cases::{case_named, cases, replace_of};
 pub use site::{FileCase, OnSim, Site};

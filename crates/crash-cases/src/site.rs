@@ -169,8 +169,7 @@ pub trait FileCase: Send + Sync {
     /// What keeps it from going on, in words.
     fn recover(&self, site: &Site<'_>) -> Result<(), String> {
         let options = SweepOptions { recursive: true, ..SweepOptions::default() };
-        let report =
-            site.dir().and_then(|dir| dir.sweep(&options)).map_err(|error| error.to_string())?;
+        let report = site.dir().and_then(|dir| dir.sweep(&options)).map_err(|error| error.to_string())?;
         match report.failures.first() {
             Some(error) => Err(error.to_string()),
             None => Ok(()),

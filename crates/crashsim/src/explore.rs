@@ -106,15 +106,18 @@ impl Scenario {
         Self { case: case.into(), ..Self::default() }
     }
 
-    /// Runs the workload once. [`None`] if the mutation leaves everything as it was.
+    /// Runs the workload once. [`None`] if there is no such barrier, or being late changes nothing for it.
     pub fn record<M: Medium>(&self, workload: &dyn Workload<M>) -> Option<Recorded<M>> {
         let (start, expected) = workload.start();
         let medium = M::mount(start.clone(), Recording::On);
         medium.set_faults(&self.faults);
         workload.run(&medium, &Run { seed: self.seed, skip: self.skip.clone() });
         let trace = medium.trace();
+        let is_barrier =
+            |record: usize| trace.records().get(record).and_then(|r| r.op()).is_some_and(M::is_barrier);
         let trace = match self.mutation {
             None => trace,
+            Some(Mutation::Removed(record) | Mutation::Late(record)) if !is_barrier(record) => return None,
             Some(Mutation::Removed(record)) => trace.without(record),
             Some(Mutation::Late(record)) => trace.with_late(record)?,
         };
@@ -615,7 +618,8 @@ impl<M: Medium> Visitor<'_, '_, M> {
         depth: u32,
     ) {
         let requests = trace.records().get(first..).unwrap_or(&[]);
-        if requests.iter().all(|record| record.op().is_none()) {
+        // A recovery that neither asked nor promised anything is over before the power can fail in it.
+        if requests.iter().all(|record| matches!(record.mark(), Some(Mark::Point(_)))) {
             return;
         }
         let states_max = self.of.options.nested_states_max;

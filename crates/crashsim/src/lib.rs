@@ -1,9 +1,12 @@
 //! The power-fail simulator. It knows the seams of [`media`] and nothing of the engines above them.
 
+mod barriers;
 mod blocks;
+mod campaign;
 mod disk_image;
 mod disk_lie;
 mod explore;
+mod failpoints;
 mod fault;
 mod files;
 mod id;
@@ -17,10 +20,15 @@ mod space;
 mod trace;
 mod witness;
 
+pub use barriers::{Barrier, Late, barriers};
 pub use blocks::{BlockOp, DiskPiece, DiskPoint, DiskProfile, block_points};
+pub use campaign::{Campaign, Row};
 pub use disk_image::DiskImage;
 pub use disk_lie::DiskLie;
 pub use explore::{Explorer, Failure, Gauge, Life, Options, Recorded, Report, Run, Workload};
+pub use failpoints::{
+    CRASH_POINTS_MAX, CRASH_POINTS_VARIABLE, CrashSimConfig, FailpointError, Failpoints, MARKS,
+};
 pub use fault::{Fault, NoFault};
 pub use files::{FileOp, FilePiece, FilePoint, FileProfile, Outcome, points};
 pub use id::{BadId, Crash, CrashId, Loss, Mutation, Scenario};

@@ -1,5 +1,5 @@
-//! What tests need from a real machine: file systems mounted from images, another user, children that are
-//! killed. Nothing here is part of a release.
+//! What tests need from a real machine: file systems mounted from images, power cuts, another user, children that
+//! are killed. Nothing here is part of a release.
 //!
 //! Where something is not there (no root, no `mkfs.xfs`), the answer is [`Missing`], and [`need!`] makes the
 //! test say `SKIPPED` and return. With `STEADFAST_REQUIRE_ALL=1` in the environment a skip is a failure: that is
@@ -18,10 +18,12 @@ use std::path::PathBuf;
 use std::process::Command;
 
 mod mounts;
+mod power;
 mod processes;
 mod scratch;
 
 pub use mounts::{BindMount, FsKind, LoopFs, MOUNTS_MAX, MountOptions};
+pub use power::{Cut, CutFs, CutKind, PullThePlug};
 pub use processes::{NOBODY, as_nobody, child_arg, child_test, kill_hard, resume, stop};
 pub use scratch::Scratch;
 

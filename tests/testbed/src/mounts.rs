@@ -223,7 +223,7 @@ impl Drop for BindMount {
 }
 
 /// One of the [`MOUNTS_MAX`] locks.
-fn take_slot() -> io::Result<File> {
+pub(crate) fn take_slot() -> io::Result<File> {
     let base = base()?;
     let open = |number: usize| lock_file(&base.join(format!("slot-{number}")));
     for number in 0..MOUNTS_MAX {
