@@ -198,7 +198,8 @@ impl fmt::Display for FileOp {
 }
 
 impl Outcome {
-    fn word(self) -> &'static str {
+    /// For people: nothing, where all is well.
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Done => "",
             Self::Failed => " FAILED",

@@ -11,6 +11,7 @@
 //! a number in a mixed radix, the states can be counted without being visited, and a profile is nothing but a way to
 //! sort pieces onto axes, with [`Rule`]s where one choice needs another.
 
+use std::collections::HashSet;
 use std::fmt;
 
 /// One part of one request: the record's place in the trace, and which part.
@@ -229,7 +230,8 @@ impl<I, P> Point<I, P> {
             tries -= 1;
             states.push(self.by_chance(&mut random));
         }
-        states.retain(|digits| self.permits(digits));
+        let mut seen = HashSet::new();
+        states.retain(|digits| self.permits(digits) && seen.insert(digits.clone()));
         states
     }
 
