@@ -18,6 +18,7 @@ use crate::output::Output;
 
 mod child;
 mod copy;
+mod crash;
 mod demo;
 mod log;
 mod man;
@@ -39,6 +40,7 @@ pub(crate) fn run(command: Command, output: &Output, interrupt: &Interrupt) -> O
         Command::Copy(args) => copy::run(&args, output, interrupt),
         Command::Sweep(args) => sweep::run(&args, output),
         Command::Selfcheck(args) => selfcheck::run(&args, output, interrupt),
+        Command::Crash(command) => crash::run(&command, output, interrupt),
         Command::Demo(args) => demo::run(&args, output, interrupt),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -25,7 +25,7 @@ pub(super) fn run(args: &Demo, output: &Output, interrupt: &Interrupt) -> Outcom
         return work(registry);
     }
     let path = args.dir.join(format!("steadfast-demo-{}", std::process::id()));
-    let demo = Demonstration { dir: Dir::open_or_create(&path)?, path, output };
+    let demo = Demonstration { dir: Dir::open_or_create(&path)?, path, output, interrupt };
     demo.heading("Steadfast: writes that survive a power cut")?;
     demo.text(format_args!("All files are in `{}`.", demo.path.display()))?;
     let steps = [
@@ -34,6 +34,7 @@ pub(super) fn run(args: &Demo, output: &Output, interrupt: &Interrupt) -> Outcom
         Demonstration::log,
         Demonstration::bulk,
         Demonstration::prices,
+        Demonstration::cuts,
     ];
     for step in steps {
         interrupt.check()?;
@@ -54,6 +55,7 @@ struct Demonstration<'o> {
     dir: Dir,
     path: PathBuf,
     output: &'o Output,
+    interrupt: &'o Interrupt,
 }
 
 impl Demonstration<'_> {
@@ -211,6 +213,27 @@ impl Demonstration<'_> {
         let mut log = self.dir.log("measured.jsonl")?;
         let append = Price::of(PRICE_ROUNDS, |_| Ok(log.append(b"{}").map(|_| ())?))?;
         row("one durable log record (one barrier)", append.median)
+    }
+
+    fn cuts(&self) -> Outcome<()> {
+        self.heading("6. And now the power is cut at every point of what you just saw")?;
+        let shown = super::crash::show(self.output, self.interrupt)?;
+        for line in &shown.lines {
+            self.text(line)?;
+        }
+        self.text(
+            "  (Simulated: a real cut leaves one disk at one point; here it is every point, and every disk",
+        )?;
+        self.text("  that may be left there. All of it: steadfast crash run)")?;
+        if let Some(story) = super::crash::without_a_barrier() {
+            let why = story.verdict.broken.as_deref().unwrap_or("nothing is wrong");
+            self.text(
+                "By contrast, the same replace without the sync before the rename, as many programs do it:",
+            )?;
+            self.text(format_args!("  after a power cut {why}"))?;
+            self.text(format_args!("  steadfast crash replay {}", story.id))?;
+        }
+        if shown.kept { Ok(()) } else { Err(Failure::not_so("a promise was broken in the simulation")) }
     }
 }
 

@@ -1,0 +1,75 @@
+//! The end of the demonstration: what was just done on real files, with the power cut at every point of it.
+
+use crash_cases::{FileCase, OnSim};
+use crashsim::{Explorer, FileOp, FileProfile, Mutation, Options, Record, Scenario, Story};
+
+use super::explore::{Faults, Plan, threads};
+use super::run::grouped;
+use super::shrunk;
+use crate::failure::Outcome;
+use crate::interrupt::Interrupt;
+use crate::output::{Output, Unit};
+
+/// What the demonstration did, by the beginning of the names of the cases.
+const SHOWN: [&str; 4] = ["replace", "update", "log", "bulk"];
+/// How many states are visited in all: a second or two.
+const STATES: u64 = 100_000;
+
+/// What was seen.
+pub(in crate::commands) struct Shown {
+    /// In words, line by line.
+    pub(in crate::commands) lines: Vec<String>,
+    /// Whether every promise was kept.
+    pub(in crate::commands) kept: bool,
+}
+
+/// Cuts the power at every point of the cases that are shown, and once where a barrier is missing.
+pub(in crate::commands) fn show(output: &Output, interrupt: &Interrupt) -> Outcome<Shown> {
+    let is_shown = |case: &Box<dyn FileCase>| SHOWN.iter().any(|start| case.name().starts_with(start));
+    let cases: Vec<_> = crash_cases::cases().into_iter().filter(is_shown).collect();
+    let rows = u64::try_from(cases.len() * FileProfile::DEFAULT.len()).unwrap_or(1).max(1);
+    let plan = Plan {
+        cases,
+        profiles: FileProfile::DEFAULT.to_vec(),
+        seed: 1,
+        budget: STATES / rows,
+        depth: 1,
+        faults: Faults::LeftOut,
+        threads: threads(None)?,
+    };
+    let mut lines = Vec::new();
+    let bar = output.progress(Some(0), Unit::Share);
+    let (totals, outcome) = plan.carry_out(interrupt, &bar, |found| {
+        lines.extend(found.broken.as_ref().map(|broken| {
+            let why = broken.story.verdict.broken.as_deref().unwrap_or("nothing is wrong any more");
+            format!("BROKEN: {why}\n  steadfast crash replay {}", broken.id)
+        }));
+        Ok(())
+    });
+    bar.finish_and_clear();
+    outcome?;
+    lines.insert(
+        0,
+        format!(
+            "The power was cut at {} points; {} different disks were looked at: {} broken promises.",
+            grouped(totals.points.into()),
+            grouped(totals.distinct.into()),
+            totals.broken
+        ),
+    );
+    Ok(Shown { lines, kept: totals.broken == 0 })
+}
+
+/// What a barrier is good for: the same replace without the sync of the file before the rename, as many programs do it.
+pub(in crate::commands) fn without_a_barrier() -> Option<Story> {
+    let case = crash_cases::case_named("replace")?;
+    let workload = OnSim(&*case);
+    let whole = Scenario::plain(case.name());
+    let is_sync = |record: &Record<FileOp>| matches!(record.op(), Some(FileOp::SyncFile { .. }));
+    let barrier = whole.record(&workload)?.trace.records().iter().position(is_sync)?;
+    let scenario = Scenario { mutation: Some(Mutation::Removed(barrier)), ..whole };
+    let recorded = scenario.record(&workload)?;
+    let options = Options::default();
+    let found = Explorer::default().first_failure(&workload, &recorded, FileProfile::POSIX_MIN, &options)?;
+    crashsim::replay(&workload, &shrunk(&*case, &found.id, &options)).ok()
+}
