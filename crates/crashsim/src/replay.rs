@@ -87,7 +87,9 @@ pub enum ReplayError {
     #[error("record {0} is no barrier that could be taken away or made late")]
     NoBarrier(usize),
     /// The workload has no such crash point: it is not the one the id was made with.
-    #[error("there is no crash point {at}: the workload has {records} records, so it has changed since")]
+    #[error(
+        "there is no crash point {at} in {records} records: the id may be of another version of the case"
+    )]
     NoPoint {
         /// The point of the id.
         at: usize,
@@ -108,7 +110,10 @@ impl fmt::Display for Story {
         writeln!(f, "{}", self.id)?;
         for (index, scene) in self.scenes.iter().enumerate() {
             match index {
-                0 => writeln!(f, "\nWhat was done, and what became of it:")?,
+                0 => writeln!(
+                    f,
+                    "\nWhat was done, and what became of it (\"durable\" by a barrier; the rest by chance):"
+                )?,
                 _ => writeln!(f, "\nThen the program started again:")?,
             }
             for line in &scene.lines {
@@ -125,9 +130,10 @@ impl fmt::Display for Story {
                 Crash::Power { .. } => writeln!(f, "       ⚡ the power fails here")?,
             }
         }
+        let class = self.verdict.class;
         match &self.verdict.broken {
-            Some(why) => write!(f, "\nAfter recovery: BROKEN PROMISE ({}): {why}", self.verdict.class),
-            None => write!(f, "\nAfter recovery: every promise is kept ({}).", self.verdict.class),
+            Some(why) => write!(f, "\nAfter recovery: BROKEN PROMISE ({class})\n  {why}"),
+            None => write!(f, "\nAfter recovery: every promise is kept; found: {}.", class.in_words()),
         }
     }
 }
@@ -258,6 +264,7 @@ fn told_until<M: Medium>(
             let text = removed.map_or(text, |(_, text)| text.clone());
             Line { index, text, became: Became::Removed }
         }
+        Event::Op(op) if M::is_barrier(op) => Line { index, text, became: Became::Barrier },
         Event::Op(_) => Line { index, text, became: Became::Survived },
         Event::Mark(Mark::Point(_)) => Line { index, text, became: Became::Passed },
         Event::Mark(_) => Line { index, text, became: Became::Told },
@@ -273,11 +280,6 @@ fn lines<M: Medium>(
 ) -> Vec<Line> {
     let mut lines = told_until::<M>(&stage.start, &stage.trace, point.at, removed);
     for line in lines.iter_mut().filter(|line| line.became == Became::Survived) {
-        let op = stage.trace.records().get(line.index).and_then(Record::op);
-        if op.is_some_and(M::is_barrier) {
-            line.became = Became::Barrier;
-            continue;
-        }
         let pieces = point.steps.iter().filter(|step| usize::try_from(step.id.record) == Ok(line.index));
         let (mut kept, mut lost, mut free) = (0, Vec::new(), 0);
         for step in pieces {

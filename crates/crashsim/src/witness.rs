@@ -415,6 +415,24 @@ impl Class {
             Self::NotIdempotent => "not-idempotent",
         }
     }
+
+    /// For people who have not seen the tables.
+    #[must_use]
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Old => "what was there before",
+            Self::New => "what was to be there",
+            Self::Lost => "what was there before, though the new was acknowledged",
+            Self::WrongFacts => "the right bytes with a wrong mode, owner or name",
+            Self::Missing => "nothing, where something must be",
+            Self::ZeroLength => "an empty file",
+            Self::AllZero => "nothing but zeros",
+            Self::Mix => "parts of several contents",
+            Self::Stranger => "something that nobody wrote",
+            Self::CannotOpen => "nothing that can be opened",
+            Self::NotIdempotent => "something that a second recovery changes",
+        }
+    }
 }
 
 impl fmt::Display for Class {

@@ -18,7 +18,8 @@ Success is reported only after both hold, unless --allow-visible-only or --sync 
 Exit codes:
   0  done                          4  no space left, or no quota
   1  not so (not found, exists,    5  I/O error
-     declined, torn tail)          6  locked or held by another
+     declined, torn tail,          6  locked or held by another
+     promise broken)
   2  wrong usage                   7  denied, or read-only
   3  corrupt or damaged          130  stopped by a signal
 `lock` and `update` pass on the status of their command; their own failure is 125 (126: it cannot be run,

@@ -145,7 +145,9 @@ fn became_code(became: crashsim::Became) -> &'static str {
 fn cannot_replay(case: &dyn FileCase, id: &CrashId, error: &ReplayError) -> Failure {
     let hint = match error {
         ReplayError::NoProfile(name) => return no_profile(name),
-        ReplayError::NoPoint { .. } => crash_points(case, id),
+        // Those of a recovery depend on what it found.
+        ReplayError::NoPoint { .. } if id.crashes.len() == 1 => crash_points(case, id),
+        ReplayError::NoPoint { .. } => None,
         ReplayError::NoBarrier(_) => None,
         ReplayError::NoState { at } => Some(format!("`@{at}:none` loses all that may be lost there")),
     };

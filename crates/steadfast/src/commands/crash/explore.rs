@@ -17,6 +17,9 @@ use crate::interrupt::Interrupt;
 /// How often the bar moves and signals are heard.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// Of one crash point: a sample is held in memory.
+const STATES_MAX: u64 = 1 << 20;
+
 /// What is explored, and how far.
 pub(super) struct Plan {
     pub(super) cases: Vec<Box<dyn FileCase>>,
@@ -62,19 +65,20 @@ pub(super) struct Totals {
 }
 
 impl Plan {
-    /// The plain run gets at most a half of the budget, recoveries included; runs with faults share the rest.
+    /// A part of the budget for each crash point, so that cases of a few points and cases of many are looked at about
+    /// as long. With a budget that is large enough, every state of every crash point is visited.
     fn campaign(&self) -> Campaign<FileProfile> {
         let share = |part: u64, most: u64| usize::try_from((self.budget / part).clamp(4, most)).unwrap_or(4);
         let options = Options {
-            states_max: share(20, 4096),
+            states_max: share(8, STATES_MAX),
             depth: self.depth,
-            nested_states_max: share(200, 64),
+            nested_states_max: share(400, STATES_MAX >> 8),
             kills: true,
             seed: self.seed,
             threads: self.threads,
         };
         let faulty = Options {
-            states_max: share(400, 64),
+            states_max: share(200, STATES_MAX >> 6),
             depth: self.depth.min(1),
             nested_states_max: 4,
             kills: false,
@@ -109,7 +113,7 @@ impl Plan {
                 match rows.recv_timeout(LOOK_EVERY) {
                     Ok(found) => {
                         totals.add(&found);
-                        watch.row_is_done(&found, gauge);
+                        watch.row_is_done(gauge);
                         if outcome.is_ok() {
                             outcome = bar.suspend(|| each(&found));
                         }
@@ -187,10 +191,9 @@ impl<'b> Watch<'b> {
         Self { bar, begun: Instant::now(), budget: plan.budget, rows_done: 0, visited_before: 0 }
     }
 
-    fn row_is_done(&mut self, found: &Found<'_>, gauge: &Gauge) {
+    fn row_is_done(&mut self, gauge: &Gauge) {
         self.rows_done += 1;
         self.visited_before = gauge.visited.load(Ordering::Relaxed);
-        self.bar.set_message(found.case.name().to_owned());
         self.look(gauge);
     }
 

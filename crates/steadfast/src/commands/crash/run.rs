@@ -137,14 +137,14 @@ impl Table {
 
     fn head(&self) -> String {
         format!(
-            "{:<case$}  {:<profile$}  {:>6}  {:>7}  {:>9}  {:>8}  {:<20}  result",
+            "{:<case$}  {:<profile$}  {:>6}  {:>7}  {:>9}  {:>10}  {:<20}  result",
             "case",
             "profile",
             "runs",
             "points",
             "visited",
-            "images",
-            "of all first crashes",
+            "new images",
+            "possible states",
             case = self.case,
             profile = self.profile,
         )
@@ -153,7 +153,7 @@ impl Table {
     fn row(&self, found: &Found<'_>) -> String {
         let report = &found.row.report;
         format!(
-            "{:<case$}  {:<profile$}  {:>6}  {:>7}  {:>9}  {:>8}  {:<20}  {}",
+            "{:<case$}  {:<profile$}  {:>6}  {:>7}  {:>9}  {:>10}  {:<20}  {}",
             found.case.name(),
             found.row.profile.name(),
             runs_words(found),
