@@ -56,6 +56,7 @@ impl Names {
             FileOp::Write { ino, offset, bytes } => {
                 format!("write {}: {} bytes at {offset}", self.call(*ino), bytes.len())
             }
+            FileOp::Allocate { ino, len } => format!("allocate {len} bytes for {}", self.call(*ino)),
             FileOp::SetLen { ino, len } => format!("set length of {} to {len}", self.call(*ino)),
             FileOp::SetMode { ino, mode } => format!("set mode of {} to {mode}", self.call(*ino)),
             FileOp::SetOwner { ino, owner } => {

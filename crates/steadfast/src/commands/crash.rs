@@ -1,6 +1,6 @@
 //! `steadfast crash`: the power-fail simulator on the command line.
 
-use crash_cases::{FileCase, OnSim};
+use crash_cases::{Canary, FileCase, OnSim};
 use crashsim::{Crash, CrashId, FileProfile, Options, ReplayError, Story, points};
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ mod explore;
 mod run;
 mod show;
 
-pub(super) use show::{show, without_a_barrier};
+pub(super) use show::show;
 
 /// What an id looks like, for who typed something else.
 const GOOD_ID: &str =
@@ -34,23 +34,32 @@ fn profiles() -> Vec<FileProfile> {
 }
 
 fn list(output: &Output) -> Outcome {
-    let (cases, profiles) = (crash_cases::cases(), profiles());
+    let (cases, canaries, profiles) = (crash_cases::cases(), crash_cases::canaries(), profiles());
     let is_default = |profile: &FileProfile| FileProfile::DEFAULT.contains(profile);
     if output.is_json() {
         let cases: Vec<Value> =
             cases.iter().map(|case| json!({ "name": case.name(), "about": case.about() })).collect();
+        let canary = |canary: &Canary| json!({ "name": canary.name(), "about": canary.about(), "seen": canary.seen() });
+        let canaries: Vec<Value> = canaries.iter().map(canary).collect();
         let profile = |profile: &FileProfile| {
             let (name, evidence) = (profile.name(), profile.evidence());
             json!({ "name": name, "evidence": evidence, "default": is_default(profile) })
         };
         let profiles: Vec<Value> = profiles.iter().map(profile).collect();
-        output.object(true, json!({ "cases": cases, "profiles": profiles }))?;
+        output.object(true, json!({ "cases": cases, "canaries": canaries, "profiles": profiles }))?;
         return Ok(Exit::Ok);
     }
-    let width = width_of(cases.iter().map(|case| case.name()).chain(profiles.iter().map(|p| p.name())));
+    let names = cases.iter().map(|case| case.name()).chain(canaries.iter().map(Canary::name));
+    let width = width_of(names.chain(profiles.iter().map(|p| p.name())));
     output.line("cases: what is done when the power fails")?;
     for case in &cases {
         output.line(format_args!("  {:<width$}  {}", case.name(), case.about()))?;
+    }
+    output
+        .line("\ncanaries: the classic mistakes, which must be found (run only where --case names them)")?;
+    for canary in &canaries {
+        output.line(format_args!("  {:<width$}  {}", canary.name(), canary.about()))?;
+        output.line(format_args!("  {:<width$}  seen on real file systems: {}", "", canary.seen()))?;
     }
     output.line(
         "\nprofiles: what a file system does between two barriers (* unless --profile says otherwise)",
@@ -67,13 +76,21 @@ fn width_of<'n>(names: impl Iterator<Item = &'n str>) -> usize {
     names.map(str::len).max().unwrap_or(0)
 }
 
-fn no_case(name: &str) -> Failure {
-    let cases = crash_cases::cases();
-    let names: Vec<&str> = cases.iter().map(|case| case.name()).collect();
-    Failure::Usage {
-        message: format!("there is no case `{name}`"),
-        hint: Some(format!("there are {}", names.join(", "))),
+/// A case, or a canary.
+fn case_named(name: &str) -> Outcome<Box<dyn FileCase>> {
+    let canary = || crash_cases::canaries().into_iter().find(|canary| canary.name() == name);
+    if let Some(case) = crash_cases::case_named(name) {
+        return Ok(case);
     }
+    if let Some(canary) = canary() {
+        return Ok(Box::new(canary));
+    }
+    let (cases, canaries) = (crash_cases::cases(), crash_cases::canaries());
+    let names = cases.iter().map(|case| case.name()).chain(canaries.iter().map(Canary::name));
+    Err(Failure::Usage {
+        message: format!("there is no case `{name}`"),
+        hint: Some(format!("there are {}", names.collect::<Vec<_>>().join(", "))),
+    })
 }
 
 fn no_profile(name: &str) -> Failure {
@@ -89,7 +106,7 @@ fn replay(text: &str, with_points: bool, output: &Output) -> Outcome {
         message: e.to_string(),
         hint: Some(GOOD_ID.into()),
     })?;
-    let case = crash_cases::case_named(&id.scenario.case).ok_or_else(|| no_case(&id.scenario.case))?;
+    let case = case_named(&id.scenario.case)?;
     let story = crashsim::replay(&OnSim(&*case), &id).map_err(|error| cannot_replay(&*case, &id, &error))?;
     let kept = story.verdict.broken.is_none();
     if output.is_json() {

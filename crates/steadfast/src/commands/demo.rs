@@ -221,18 +221,6 @@ impl Demonstration<'_> {
         for line in &shown.lines {
             self.text(line)?;
         }
-        self.text(
-            "  (Simulated: a real cut leaves one disk at one point; here it is every point, and every disk",
-        )?;
-        self.text("  that may be left there. All of it: steadfast crash run)")?;
-        if let Some(story) = super::crash::without_a_barrier() {
-            let why = story.verdict.broken.as_deref().unwrap_or("nothing is wrong");
-            self.text(
-                "By contrast, the same replace without the sync before the rename, as many programs do it:",
-            )?;
-            self.text(format_args!("  after a power cut {why}"))?;
-            self.text(format_args!("  steadfast crash replay {}", story.id))?;
-        }
         if shown.kept { Ok(()) } else { Err(Failure::not_so("a promise was broken in the simulation")) }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::artifacts::Artifacts;
 use super::explore::{Faults, Found, Plan, Totals, per_second, threads};
-use super::{no_case, no_profile, profiles, width_of};
+use super::{case_named, no_profile, profiles, width_of};
 use crate::cli::CrashRun;
 use crate::failure::{Exit, Outcome};
 use crate::interrupt::Interrupt;
@@ -54,7 +54,7 @@ fn plan(args: &CrashRun) -> Outcome<Plan> {
     for name in &args.cases {
         // A case asked for twice would be two rows of one name.
         if cases.iter().all(|case| case.name() != name) {
-            cases.push(crash_cases::case_named(name).ok_or_else(|| no_case(name))?);
+            cases.push(case_named(name)?);
         }
     }
     let mut asked: Vec<FileProfile> = Vec::new();

@@ -1,7 +1,7 @@
 //! The end of the demonstration: what was just done on real files, with the power cut at every point of it.
 
-use crash_cases::{FileCase, OnSim};
-use crashsim::{Explorer, FileOp, FileProfile, Mutation, Options, Record, Scenario, Story};
+use crash_cases::{Canary, FileCase, OnSim};
+use crashsim::{Explorer, FileProfile, Options, Scenario, Story};
 
 use super::explore::{Faults, Plan, threads};
 use super::run::grouped;
@@ -51,25 +51,38 @@ pub(in crate::commands) fn show(output: &Output, interrupt: &Interrupt) -> Outco
     lines.insert(
         0,
         format!(
-            "The power was cut at {} points; {} different disks were looked at: {} broken promises.",
+            "power cut at {} points, {} different disks looked at: {} broken promises.",
             grouped(totals.points.into()),
             grouped(totals.distinct.into()),
             totals.broken
         ),
     );
+    lines.push(
+        "  A real cut leaves one disk; a simulated one can leave each that may be left. More of it:"
+            .to_owned(),
+    );
+    lines.push("  steadfast crash run".to_owned());
+    lines.extend(the_classic_mistake());
     Ok(Shown { lines, kept: totals.broken == 0 })
 }
 
-/// What a barrier is good for: the same replace without the sync of the file before the rename, as many programs do it.
-pub(in crate::commands) fn without_a_barrier() -> Option<Story> {
-    let case = crash_cases::case_named("replace")?;
-    let workload = OnSim(&*case);
-    let whole = Scenario::plain(case.name());
-    let is_sync = |record: &Record<FileOp>| matches!(record.op(), Some(FileOp::SyncFile { .. }));
-    let barrier = whole.record(&workload)?.trace.records().iter().position(is_sync)?;
-    let scenario = Scenario { mutation: Some(Mutation::Removed(barrier)), ..whole };
-    let recorded = scenario.record(&workload)?;
+/// By contrast: the canary that everybody knows, and what the simulator makes of it.
+fn the_classic_mistake() -> Vec<String> {
+    let canary = crash_cases::canaries().into_iter().find(|canary| canary.name() == "rename-without-fsync");
+    let Some(canary) = canary else { return Vec::new() };
+    let Some(story) = story_of(&canary) else { return Vec::new() };
+    vec![
+        format!("By contrast, a classic mistake ({}):", canary.about()),
+        format!("  BROKEN: {}", story.verdict.broken.as_deref().unwrap_or("nothing is wrong")),
+        format!("  seen on real file systems: {}", canary.seen()),
+        format!("  its story: steadfast crash replay {}", story.id),
+    ]
+}
+
+fn story_of(canary: &Canary) -> Option<Story> {
+    let workload = OnSim(canary);
+    let recorded = Scenario::plain(canary.name()).record(&workload)?;
     let options = Options::default();
-    let found = Explorer::default().first_failure(&workload, &recorded, FileProfile::POSIX_MIN, &options)?;
-    crashsim::replay(&workload, &shrunk(&*case, &found.id, &options)).ok()
+    let found = Explorer::default().first_failure(&workload, &recorded, FileProfile::EXT4, &options)?;
+    crashsim::replay(&workload, &shrunk(canary, &found.id, &options)).ok()
 }
