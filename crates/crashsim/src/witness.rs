@@ -342,16 +342,33 @@ impl Group {
 fn explain(cell: &str, found: Option<&Value>, allowed: &[Option<&Value>]) -> String {
     let mut words: Vec<String> = allowed.iter().map(|value| show(*value)).collect();
     words.dedup();
-    format!("`{cell}` is {}, wanted {}", show(found), words.join(" or "))
+    let departs = found.and_then(|found| departure(found, allowed)).unwrap_or_default();
+    format!("`{cell}` is {}{departs}, wanted {}", show(found), words.join(" or "))
+}
+
+/// Where a content that begins as one of the allowed ones goes on differently, if that is behind what is shown of it.
+fn departure(found: &Value, allowed: &[Option<&Value>]) -> Option<String> {
+    let common = |value: &&Value| value.bytes.iter().zip(&*found.bytes).take_while(|(a, b)| a == b).count();
+    let same = allowed.iter().flatten().map(common).max()?;
+    let rest = found.bytes.get(same..).filter(|rest| same >= SHOWN_LEN && !rest.is_empty())?;
+    let what = if rest.iter().all(|&byte| byte == 0) { "zeros".to_owned() } else { quote(rest) };
+    Some(format!(" and, from byte {same} on, {what}"))
+}
+
+/// How many bytes of a content are shown.
+const SHOWN_LEN: usize = 24;
+
+fn quote(bytes: &[u8]) -> String {
+    let head: String =
+        bytes.iter().take(SHOWN_LEN).flat_map(|byte| byte.escape_ascii()).map(char::from).collect();
+    let dots = if bytes.len() > SHOWN_LEN { "…" } else { "" };
+    format!("\"{head}{dots}\"")
 }
 
 fn show(value: Option<&Value>) -> String {
     let Some(value) = value else { return "missing".to_owned() };
-    let head: String =
-        value.bytes.iter().take(24).flat_map(|byte| byte.escape_ascii()).map(char::from).collect();
-    let dots = if value.bytes.len() > 24 { "…" } else { "" };
     let facts = if value.facts.is_empty() { String::new() } else { format!(" ({})", value.facts) };
-    format!("{} bytes \"{head}{dots}\"{facts}", value.bytes.len())
+    format!("{} bytes {}{facts}", value.bytes.len(), quote(&value.bytes))
 }
 
 /// What is wrong with a value that none of the allowed ones is.

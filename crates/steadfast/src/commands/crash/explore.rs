@@ -202,29 +202,19 @@ impl<'b> Watch<'b> {
         let here = visited.saturating_sub(self.visited_before).min(self.budget);
         let done = self.rows_done.saturating_mul(self.budget).saturating_add(here);
         self.bar.set_position(done);
-        let distinct = gauge.distinct.load(Ordering::Relaxed);
         let elapsed = self.begun.elapsed();
-        let rate = per_second(distinct, elapsed);
-        let left = self.bar.length().filter(|_| done > 0).map(|planned| {
-            let share = Duration::from_secs_f64(elapsed.as_secs_f64() / wide(done) * wide(planned));
-            share.saturating_sub(elapsed).as_secs()
-        });
-        let left = left.map_or(String::new(), |left| format!(", about {left} s left"));
-        self.bar.set_message(format!("{distinct} images, {rate:.0}/s{left}"));
+        let rate = per_second(visited, elapsed);
+        let planned = self.bar.length().unwrap_or(0).max(done);
+        let left_ms = elapsed.as_millis() * u128::from(planned - done) / u128::from(done.max(1));
+        let left = if done == 0 { String::new() } else { format!(", about {} s left", left_ms / 1000) };
+        self.bar.set_message(format!("{visited} states, {rate}/s{left}"));
     }
 }
 
 /// A rate; 0 where no time has passed.
-pub(super) fn per_second(count: u64, time: Duration) -> f64 {
-    if time.is_zero() { 0.0 } else { wide(count) / time.as_secs_f64() }
-}
-
-#[expect(
-    clippy::as_conversions,
-    reason = "for a rate, 53 bits are precise enough, and there is no other way"
-)]
-fn wide(count: u64) -> f64 {
-    count as f64
+pub(super) fn per_second(count: u64, time: Duration) -> u128 {
+    let micros = time.as_micros().max(1);
+    if time.is_zero() { 0 } else { u128::from(count) * 1_000_000 / micros }
 }
 
 /// As many as there are processors.

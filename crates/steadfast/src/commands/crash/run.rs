@@ -1,10 +1,9 @@
 //! `steadfast crash run`: campaigns, and a table of what they found.
 
-use std::fmt::Write as _;
 use std::time::Instant;
 
 use crash_cases::FileCase;
-use crashsim::FileProfile;
+use crashsim::{CrashId, FileProfile};
 use serde_json::{Value, json};
 
 use super::artifacts::Artifacts;
@@ -19,7 +18,7 @@ pub(super) fn run(args: &CrashRun, output: &Output, interrupt: &Interrupt) -> Ou
     let begun = Instant::now();
     let plan = plan(args)?;
     let artifacts = args.artifacts.as_deref().map(Artifacts::open).transpose()?;
-    let mut told = Told { output, table: Table::of(&plan), log: String::new(), failures: Vec::new() };
+    let mut told = Told { output, table: Table::of(&plan), log: String::new(), mistakes: Vec::new() };
     told.line(&told.table.head())?;
     let bar = output.progress(Some(0), Unit::Share);
     let (totals, outcome) = plan.carry_out(interrupt, &bar, |found| {
@@ -36,17 +35,13 @@ pub(super) fn run(args: &CrashRun, output: &Output, interrupt: &Interrupt) -> Ou
     }
     let elapsed = begun.elapsed();
     output.say(format_args!(
-        "{} images in {:.1} s, {} a second",
-        grouped(totals.distinct.into()),
+        "{} states in {:.1} s, {} a second",
+        grouped(totals.visited.into()),
         elapsed.as_secs_f64(),
-        grouped(u128::from(per_second_whole(totals.distinct, elapsed)))
+        grouped(per_second(totals.visited, elapsed))
     ))?;
     outcome?;
     Ok(if totals.broken == 0 { Exit::Ok } else { Exit::NotSo })
-}
-
-fn per_second_whole(count: u64, time: std::time::Duration) -> u64 {
-    format!("{:.0}", per_second(count, time)).parse().unwrap_or(0)
 }
 
 fn plan(args: &CrashRun) -> Outcome<Plan> {
@@ -87,7 +82,7 @@ struct Told<'o> {
     output: &'o Output,
     table: Table,
     log: String,
-    failures: Vec<String>,
+    mistakes: Vec<Mistake>,
 }
 
 impl Told<'_> {
@@ -103,14 +98,23 @@ impl Told<'_> {
             self.output.object(true, row_json(found))?;
         }
         if found.is_broken() {
-            self.failures.push(failure_words(found));
+            self.remember(found);
         }
         self.line(&self.table.row(found))
     }
 
+    /// What looks the same under another profile is told once.
+    fn remember(&mut self, found: &Found<'_>) {
+        let Some(new) = Mistake::of(found) else { return };
+        match self.mistakes.iter_mut().find(|old| (&old.about, &old.why) == (&new.about, &new.why)) {
+            Some(old) => old.ids.extend(new.ids),
+            None => self.mistakes.push(new),
+        }
+    }
+
     fn end(&mut self, totals: &Totals, stopped: bool) -> Outcome<()> {
-        for failure in std::mem::take(&mut self.failures) {
-            self.line(&failure)?;
+        for mistake in std::mem::take(&mut self.mistakes) {
+            self.line(&mistake.words())?;
         }
         if self.output.is_json() {
             self.output.object(true, totals_json(totals, stopped))?;
@@ -204,16 +208,32 @@ fn result_words(found: &Found<'_>) -> String {
     }
 }
 
-fn failure_words(found: &Found<'_>) -> String {
-    let mut words = format!("\nBROKEN PROMISE: {}\n", found.case.about());
-    let (id, verdict) = match (&found.broken, &found.row.report.failure) {
-        (Some(broken), _) => (&broken.id, &broken.story.verdict),
-        (None, Some(failure)) => (&failure.id, &failure.verdict),
-        (None, None) => return words,
-    };
-    let why = verdict.broken.as_deref().unwrap_or("nothing is wrong any more");
-    let _infallible = write!(words, "  {why} ({})\n  steadfast crash replay {id}", verdict.class);
-    words
+/// One mistake, under each profile that shows it.
+struct Mistake {
+    about: String,
+    why: String,
+    ids: Vec<CrashId>,
+}
+
+impl Mistake {
+    fn of(found: &Found<'_>) -> Option<Self> {
+        let (id, verdict) = match (&found.broken, &found.row.report.failure) {
+            (Some(broken), _) => (&broken.id, &broken.story.verdict),
+            (None, Some(failure)) => (&failure.id, &failure.verdict),
+            (None, None) => return None,
+        };
+        let why = format!("{} ({})", verdict.broken.as_deref().unwrap_or("it differs"), verdict.class);
+        let about = format!("{}: {}", found.case.name(), found.case.about());
+        Some(Self { about, why, ids: vec![id.clone()] })
+    }
+
+    fn words(&self) -> String {
+        let mut words = format!("\nBROKEN PROMISE in {}\n  {}", self.about, self.why);
+        for id in &self.ids {
+            words.push_str(&format!("\n  steadfast crash replay {id}"));
+        }
+        words
+    }
 }
 
 fn totals_words(totals: &Totals) -> String {
