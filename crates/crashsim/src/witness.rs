@@ -490,3 +490,25 @@ impl Verdict {
         if rank(&other) > rank(&self) { other } else { self }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_that_begins_as_wanted_is_told_from_where_it_is_not() {
+        let wanted = Value::bytes(&[b'n'; 100]);
+        let allowed = [None, Some(&wanted)];
+        let torn = [[b'n'; 50], [0; 50]].concat();
+        let words = explain("f", Some(&Value::bytes(&torn)), &allowed);
+        assert!(words.contains("from byte 50 on, zeros, wanted missing or 100 bytes"), "{words}");
+        let torn = [[b'n'; 50], [b'o'; 50]].concat();
+        let words = explain("f", Some(&Value::bytes(&torn)), &allowed);
+        assert!(words.contains("from byte 50 on, \"ooooo"), "{words}");
+        // What is shown of it says enough.
+        for torn in [[[b'n'; 20].as_slice(), &[0; 80]].concat(), vec![b'n'; 50], Vec::new()] {
+            let words = explain("f", Some(&Value::bytes(&torn)), &allowed);
+            assert!(!words.contains("from byte"), "{words}");
+        }
+    }
+}

@@ -139,7 +139,7 @@ fn story_json(story: &Story) -> Value {
         "id": story.id.to_string(),
         "kept": story.verdict.broken.is_none(),
         "class": story.verdict.class.word(),
-        "broken": story.verdict.broken,
+        "why": story.verdict.broken,
         "scenes": story.scenes.iter().map(scene).collect::<Vec<_>>(),
     })
 }

@@ -103,7 +103,7 @@ impl Plan {
     ) -> (Totals, Outcome<()>) {
         let gauge = Gauge::default();
         let mut totals = Totals::default();
-        let mut outcome = Ok(());
+        let (mut told, mut heard) = (Ok(()), Ok(()));
         let mut watch = Watch::new(self, bar);
         thread::scope(|scope| {
             let (sender, rows) = mpsc::channel();
@@ -114,22 +114,22 @@ impl Plan {
                     Ok(found) => {
                         totals.add(&found);
                         watch.row_is_done(gauge);
-                        if outcome.is_ok() {
-                            outcome = bar.suspend(|| each(&found));
+                        if told.is_ok() {
+                            told = bar.suspend(|| each(&found));
                         }
                     }
                     Err(RecvTimeoutError::Timeout) => watch.look(gauge),
                     Err(RecvTimeoutError::Disconnected) => break,
                 }
-                if outcome.is_ok() {
-                    outcome = interrupt.check();
+                if heard.is_ok() {
+                    heard = interrupt.check();
                 }
-                if outcome.is_err() {
+                if told.is_err() || heard.is_err() {
                     gauge.stop.store(true, Ordering::Relaxed);
                 }
             }
         });
-        (totals, outcome)
+        (totals, told.and(heard))
     }
 
     fn explore<'p>(&'p self, gauge: &Gauge, rows: &mpsc::Sender<Found<'p>>) {

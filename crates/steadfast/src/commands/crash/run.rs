@@ -119,9 +119,7 @@ impl Told<'_> {
         if self.output.is_json() {
             self.output.object(true, totals_json(totals, stopped))?;
         }
-        let words = totals_words(totals);
-        self.line(&format!("\n{words}"))?;
-        if stopped { self.line("It was stopped before everything was done.") } else { Ok(()) }
+        self.line(&format!("\n{}", totals_words(totals, stopped)))
     }
 }
 
@@ -236,8 +234,9 @@ impl Mistake {
     }
 }
 
-fn totals_words(totals: &Totals) -> String {
+fn totals_words(totals: &Totals, stopped: bool) -> String {
     let result = match totals.broken {
+        0 if stopped => "stopped before everything was done, no promise was broken by then".to_owned(),
         0 => "every promise was kept".to_owned(),
         1 => "promises were broken in 1 row".to_owned(),
         count => format!("promises were broken in {count} rows"),
@@ -261,7 +260,7 @@ pub(super) fn row_json(found: &Found<'_>) -> Value {
         json!({
             "id": id,
             "class": verdict.class.word(),
-            "broken": verdict.broken,
+            "why": verdict.broken,
             "replay": format!("steadfast crash replay {id}"),
             "first_id": first,
         })
@@ -280,7 +279,7 @@ pub(super) fn row_json(found: &Found<'_>) -> Value {
         "covered": report.covered,
         "exhaustive": report.exhaustive && !found.stopped,
         "classes": classes,
-        "broken": report.broken,
+        "broken_states": report.broken,
         "failure": failure,
     })
 }
