@@ -3,6 +3,7 @@
 mod barriers;
 mod campaign;
 mod explore;
+mod failpoints;
 mod fault;
 mod files;
 mod id;
@@ -18,6 +19,9 @@ mod witness;
 pub use barriers::{Barrier, Late, barriers};
 pub use campaign::{Campaign, Row};
 pub use explore::{Explorer, Failure, Gauge, Life, Options, Recorded, Report, Run, Workload};
+pub use failpoints::{
+    CRASH_POINTS_MAX, CRASH_POINTS_VARIABLE, CrashSimConfig, FailpointError, Failpoints, MARKS,
+};
 pub use fault::{Fault, NoFault};
 pub use files::{FileOp, FilePiece, FilePoint, FileProfile, Outcome, points};
 pub use id::{BadId, Crash, CrashId, Loss, Mutation, Scenario};

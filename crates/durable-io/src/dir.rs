@@ -168,7 +168,9 @@ impl Dir {
     /// At [`Stage::SyncDir`]; of [`Kind::Unsupported`](crate::Kind::Unsupported) where directories cannot be
     /// synced.
     pub fn sync_names(&self) -> Result<()> {
-        self.dir.sync().map_err(|e| Error::os(Stage::SyncDir, &self.path, e))
+        self.dir.sync().map_err(|e| Error::os(Stage::SyncDir, &self.path, e))?;
+        self.dir.mark("after_dirsync");
+        Ok(())
     }
 
     /// Removes a file (a symbolic link itself, not what it leads to), durably.
@@ -278,7 +280,6 @@ impl Dir {
             Some(mode) => make_dir_with_mode(&place, mode, barriers)?,
             None => make_dir(&place).map(|()| Durability::Durable)?,
         };
-        place.dir.mark("after_create");
         Ok(settled.and(sync_dir(&*place.dir, &place.path, barriers)?))
     }
 
@@ -382,7 +383,9 @@ fn check_bytes(path: &Path) -> Result<()> {
 
 /// Creates the directory, with mode `0777` less the umask. Its name is not durable yet.
 pub(crate) fn make_dir(place: &Place) -> Result<()> {
-    place.dir.create_dir(&place.name, Mode::DIR).map_err(|e| Error::os(Stage::CreateDir, &place.path, e))
+    place.dir.create_dir(&place.name, Mode::DIR).map_err(|e| Error::os(Stage::CreateDir, &place.path, e))?;
+    place.dir.mark("after_create");
+    Ok(())
 }
 
 /// Creates the directory with exactly this mode, whatever the umask: private first, widened afterwards. Its mode is
@@ -392,6 +395,7 @@ fn make_dir_with_mode(place: &Place, mode: Mode, barriers: Barriers) -> Result<D
         .dir
         .create_dir(&place.name, Mode::PRIVATE_DIR)
         .map_err(|e| Error::os(Stage::CreateDir, &place.path, e))?;
+    place.dir.mark("after_create");
     let opened = place.dir.open_dir(Path::new(&place.name));
     // It exists, with another mode than asked for: neither the state before nor the one after.
     let dir = opened
@@ -445,6 +449,7 @@ fn drop_other_name(from: &Place, to: &Place, barriers: Barriers) -> Result<Durab
         let state = if is_ambiguous(Reason::of(&e)) { gone_or_unknown(from) } else { TargetState::Unchanged };
         Error::os(Stage::Rename, &to.path, e).in_state(state)
     })?;
+    from.dir.mark("after_unlink");
     Ok(gained.and(sync_dir(&*from.dir, &to.path, barriers)?))
 }
 
@@ -533,7 +538,9 @@ pub(crate) fn sync_existing(place: &Place) -> Result<()> {
         outcome => outcome,
     };
     let file = opened.map_err(|e| Error::os(Stage::Inspect, &place.path, e))?;
-    file.sync_all().map_err(|e| Error::os(Stage::SyncFile, &place.path, e))
+    file.sync_all().map_err(|e| Error::os(Stage::SyncFile, &place.path, e))?;
+    file.mark("after_fsync");
+    Ok(())
 }
 
 /// Opens the file at `place` for reading; what it is is decided by the handle.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::cli::CrashCommand;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::interrupt::Interrupt;
+use crate::medium::Medium;
 use crate::output::Output;
 
 mod artifacts;
@@ -20,9 +21,14 @@ pub(super) use show::show;
 const GOOD_ID: &str =
     "an id looks like replace/posix-min@9:none; `steadfast crash replay --help` explains it";
 
-pub(super) fn run(command: &CrashCommand, output: &Output, interrupt: &Interrupt) -> Outcome {
+pub(super) fn run(
+    command: &CrashCommand,
+    medium: &Medium,
+    output: &Output,
+    interrupt: &Interrupt,
+) -> Outcome {
     match command {
-        CrashCommand::Run(args) => run::run(args, output, interrupt),
+        CrashCommand::Run(args) => run::run(args, medium, output, interrupt),
         CrashCommand::List => list(output),
         CrashCommand::Replay { id, trace } => replay(id, *trace, output),
     }

@@ -18,6 +18,7 @@ use super::explore::{Faults, Found, Plan};
 use super::run::row_json;
 use super::story_text;
 use crate::failure::Outcome;
+use crate::medium::Medium;
 use crate::output::JSON_SCHEMA;
 
 pub(super) struct Artifacts {
@@ -25,8 +26,8 @@ pub(super) struct Artifacts {
 }
 
 impl Artifacts {
-    pub(super) fn open(path: &Path) -> Outcome<Self> {
-        Ok(Self { dir: Dir::open_or_create(path)? })
+    pub(super) fn open(path: &Path, medium: &Medium) -> Outcome<Self> {
+        Ok(Self { dir: medium.open_or_create(path)? })
     }
 
     pub(super) fn row(&self, plan: &Plan, found: &Found<'_>) -> Outcome<()> {

@@ -12,12 +12,13 @@ use super::{case_named, no_profile, profiles, width_of};
 use crate::cli::CrashRun;
 use crate::failure::{Exit, Outcome};
 use crate::interrupt::Interrupt;
+use crate::medium::Medium;
 use crate::output::{Output, Unit};
 
-pub(super) fn run(args: &CrashRun, output: &Output, interrupt: &Interrupt) -> Outcome {
+pub(super) fn run(args: &CrashRun, medium: &Medium, output: &Output, interrupt: &Interrupt) -> Outcome {
     let begun = Instant::now();
     let plan = plan(args)?;
-    let artifacts = args.artifacts.as_deref().map(Artifacts::open).transpose()?;
+    let artifacts = args.artifacts.as_deref().map(|dir| Artifacts::open(dir, medium)).transpose()?;
     let mut told = Told { output, table: Table::of(&plan), log: String::new(), mistakes: Vec::new() };
     told.line(&told.table.head())?;
     let bar = output.progress(Some(0), Unit::Share);
