@@ -19,6 +19,10 @@ pub(crate) enum CrashCommand {
     /// A profile says what a file system does between two barriers: in which order, in which pieces.
     /// `steadfast crash list` lists cases and profiles.
     ///
+    /// The table: how often the case ran (once, and once for each fault; `+`: the budget left some out), how many crash
+    /// points that made, states visited (those of recoveries included), images among them that no row above had, how
+    /// many of the possible states of the first crash were visited, and the result.
+    ///
     /// The same seed gives the same stdout and the same artifacts, on every machine and any number of threads.
     /// Exit code 1: a promise was broken.
     Run(CrashRun),

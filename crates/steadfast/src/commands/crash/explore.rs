@@ -72,7 +72,7 @@ impl Plan {
         let options = Options {
             states_max: share(8, STATES_MAX),
             depth: self.depth,
-            nested_states_max: share(400, STATES_MAX >> 8),
+            nested_states_max: share(1000, STATES_MAX >> 8),
             kills: true,
             seed: self.seed,
             threads: self.threads,
