@@ -13,7 +13,7 @@ use crate::output::{Output, Unit};
 /// What the demonstration did, by the beginning of the names of the cases.
 const SHOWN: [&str; 4] = ["replace", "update", "log", "bulk"];
 /// How many states are visited in all: a second or two.
-const STATES: u64 = 100_000;
+const STATES: u64 = 300_000;
 
 /// What was seen.
 pub(in crate::commands) struct Shown {
@@ -51,8 +51,9 @@ pub(in crate::commands) fn show(output: &Output, interrupt: &Interrupt) -> Outco
     lines.insert(
         0,
         format!(
-            "power cut at {} points, {} different disks looked at: {} broken promises.",
+            "power cut at {} points, {} outcomes looked at, {} different disks among them: {} broken promises.",
             grouped(totals.points.into()),
+            grouped(totals.visited.into()),
             grouped(totals.distinct.into()),
             totals.broken
         ),
