@@ -162,6 +162,9 @@ pub fn replay<M: Medium>(workload: &dyn Workload<M>, id: &CrashId) -> Result<Sto
     for (index, crash) in id.crashes.iter().enumerate() {
         let removed = removed.as_ref().filter(|_| index == 0);
         verdict = Some(match crash {
+            Crash::Kill { at } if *at > stage.trace.len() => {
+                return Err(ReplayError::NoPoint { at: *at, records: stage.trace.len() });
+            }
             Crash::Kill { at } => {
                 scenes.push(Scene {
                     lines: told_until::<M>(&stage.start, &stage.trace, *at, removed),

@@ -152,8 +152,11 @@ fn replay_tells_the_story_of_an_id_and_its_exit_code_is_the_verdict() {
 #[test]
 fn what_cannot_be_run_or_replayed_is_wrong_usage_with_a_way_out() {
     let root = tempfile::tempdir().unwrap();
-    let id = "replace/posix-min@9:none";
-    let cases: [(&[&str], &str); 12] = [
+    // The example of the help and of the hints can be replayed as it is.
+    let id = "rename-without-fsync/ext4-ordered@4:lose=2.1";
+    assert!(text(&crash(root.path(), &["replay", "--help"]).stdout).contains(id));
+    expect(&crash(root.path(), &["replay", id]), 1);
+    let cases: [(&[&str], &str); 13] = [
         (&["replay", ""], id),
         (&["replay", "bogus"], id),
         (&["replay", "replace/posix-min"], id),
@@ -161,6 +164,7 @@ fn what_cannot_be_run_or_replayed_is_wrong_usage_with_a_way_out() {
         (&["replay", "replace/posix-min@9:lose=x"], id),
         (&["replay", "replace~0/posix-min@9:none"], id),
         (&["replay", "replace/posix-min@9999:none"], "its crash points are 0, "),
+        (&["replay", "replace/posix-min@kill9999"], "its crash points are 0, "),
         (&["replay", "replace/posix-min@0:keep=1"], "`@0:none` loses all"),
         (&["replay", "nonsense/posix-min@0:none"], "there are replace, "),
         (&["replay", "replace/nonsense@0:none"], "there are posix-min, "),

@@ -32,10 +32,11 @@ pub(crate) enum CrashCommand {
     ///
     /// An id says all that is needed to do it again:
     ///
-    ///   replace/posix-min@9:lose=3.1
+    ///   rename-without-fsync/ext4-ordered@4:lose=2.1
     ///
-    /// is the case `replace` under the profile `posix-min`, with the power cut when 9 records of the trace had been
-    /// begun, and piece 1 of record 3 lost (`keep=…`: only these survive; `all`, `none`: everything, nothing does).
+    /// is the case `rename-without-fsync` under the profile `ext4-ordered`, with the power cut when records 0 to 3 of
+    /// the trace had been begun, and piece 1 of record 2 lost (`keep=…`: only these survive; `all`, `none`: everything
+    /// does, nothing does).
     /// Before the profile, `#7` is the seed of a case made by chance, `:skip=2` an operation left out, `%4:fail28` a
     /// call that fails (with error 28, disk full), `~5` a barrier that is taken away, to see what it is good for.
     /// `@kill9` is a process killed there, and `+` joins a crash with a second one during the recovery from it.
@@ -62,7 +63,7 @@ pub(crate) struct CrashRun {
     /// What chance is drawn from, where there are too many disks to look at each.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub(crate) seed: u64,
-    /// How many disks are visited for each case and profile, more or less: what has begun is finished.
+    /// How many states are visited for each case and profile, more or less: what has begun is finished.
     #[arg(long, value_name = "COUNT", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) budget: u64,
     /// How often the power is cut again during recovery.

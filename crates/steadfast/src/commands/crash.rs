@@ -18,8 +18,7 @@ mod show;
 pub(super) use show::show;
 
 /// What an id looks like, for who typed something else.
-const GOOD_ID: &str =
-    "an id looks like replace/posix-min@9:none; `steadfast crash replay --help` explains it";
+const GOOD_ID: &str = "an id looks like rename-without-fsync/ext4-ordered@4:lose=2.1; `steadfast crash replay --help` explains it";
 
 pub(super) fn run(
     command: &CrashCommand,
