@@ -226,5 +226,5 @@ fn ctrl_c_ends_a_run_with_what_was_found_so_far() {
     kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), Signal::INT).unwrap();
     stdout.read_to_string(&mut said).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
-    assert!(said.contains(" stopped\n") && said.contains("stopped before everything was done"), "{said}");
+    assert!(said.contains(" stopped\n") && said.contains("Stopped before everything was done"), "{said}");
 }

@@ -237,13 +237,14 @@ impl Mistake {
 
 fn totals_words(totals: &Totals, stopped: bool) -> String {
     let result = match totals.broken {
-        0 if stopped => "stopped before everything was done, no promise was broken by then".to_owned(),
+        0 if stopped => "no promise was broken so far".to_owned(),
         0 => "every promise was kept".to_owned(),
         1 => "promises were broken in 1 row".to_owned(),
         count => format!("promises were broken in {count} rows"),
     };
+    let before = if stopped { "Stopped before everything was done. " } else { "" };
     format!(
-        "{} crash points, {} states visited, {} distinct images: {result}.",
+        "{before}{} crash points, {} states visited, {} distinct images: {result}.",
         grouped(totals.points.into()),
         grouped(totals.visited.into()),
         grouped(totals.distinct.into())
