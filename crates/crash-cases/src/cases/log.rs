@@ -77,7 +77,7 @@ pub(super) const WIDE: Mode = Mode::new(0o664);
 
 pub(super) fn cases() -> Vec<Box<dyn FileCase>> {
     let new = LogCase::new;
-    super::case::boxed([
+    let mut cases = super::case::boxed([
         new("log-new", "append to a log that is not there yet", wide, empty, two_appends),
         new("log-old", "append to a log that has two records", plain, two_records, |site, options| {
             let mut log = open(site, options)?;
@@ -143,6 +143,15 @@ pub(super) fn cases() -> Vec<Box<dyn FileCase>> {
                 append(site, &mut log, 3)
             },
         ),
+    ]);
+    cases.extend(super::case::boxed(repairs()));
+    cases
+}
+
+/// Logs that end in the middle of a line, and what becomes of that.
+fn repairs() -> [LogCase; 4] {
+    let new = LogCase::new;
+    [
         new(
             "log-torn",
             "open a log whose last writer died in the middle of a line",
@@ -168,7 +177,7 @@ pub(super) fn cases() -> Vec<Box<dyn FileCase>> {
             )
         },
         new("log-torn-later", "another writer dies in the middle of a line", plain, two_records, torn_later),
-    ])
+    ]
 }
 
 impl LogCase {
