@@ -1,6 +1,8 @@
 //! What developers and CI run: `cargo xtask ci` is lints, documentation and tests; `cargo xtask cross` compiles for the
 //! platforms that are not run here.
 
+mod barriers;
+
 use std::io::Write as _;
 use std::process::{Command, ExitCode};
 
@@ -19,6 +21,8 @@ enum Task {
     Ci,
     /// Formatting, clippy and documentation, warnings denied.
     Lint,
+    /// Take every barrier of every case away in turn, and show what breaks: the table of `docs/track-record.md`.
+    Barriers,
     /// Compile for macOS, Windows and a bare-metal target, as far as their standard libraries are installed.
     Cross,
 }
@@ -100,7 +104,8 @@ fn run(step: &Step) -> bool {
 }
 
 fn main() -> ExitCode {
-    let steps = match Cli::parse().task {
+    let steps: Vec<Step> = match Cli::parse().task {
+        Task::Barriers => return barriers::print(),
         Task::Ci => lint().into_iter().chain([test()]).collect(),
         Task::Lint => lint(),
         Task::Cross => cross(),

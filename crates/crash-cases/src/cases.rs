@@ -14,6 +14,7 @@ mod sweep;
 mod update;
 
 pub(crate) use case::file;
+pub use replace::replace_of;
 
 /// Every case, in the order in which they are shown.
 #[must_use]

@@ -9,5 +9,5 @@ mod cases;
 mod site;
 
 pub use canaries::{Canary, canaries};
-pub use cases::{case_named, cases};
+pub use cases::{case_named, cases, replace_of};
 pub use site::{FileCase, OnSim, Site};

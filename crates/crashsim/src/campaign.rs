@@ -3,8 +3,10 @@
 use std::sync::atomic::Ordering;
 
 use crate::explore::{Explorer, Gauge, Options, Report, Workload};
+use crate::fault::Fault;
 use crate::id::Scenario;
 use crate::medium::Medium;
+use crate::space::Random;
 
 /// How a workload is put through its paces.
 #[derive(Debug, Clone)]
@@ -18,7 +20,7 @@ pub struct Campaign<P> {
     /// How many states are visited for each profile; what has begun is finished. Workloads made by chance go on from
     /// seed to seed until then.
     pub budget: u64,
-    /// How many seeds there are at most.
+    /// How many seeds a workload made by chance has at most.
     pub seeds_max: u64,
 }
 
@@ -70,25 +72,46 @@ impl<P: Copy> Campaign<P> {
         gauge: &Gauge,
         row: &mut Row<P>,
     ) {
-        // A workload whose operations can be counted is made from a seed; the others are always the same.
-        let is_seeded = workload.operations(self.options.seed) > 0;
-        let seeds = if is_seeded { self.seeds_max.max(1) } else { 1 };
-        for nth in 0..seeds {
-            let seed = if is_seeded { self.options.seed.wrapping_add(nth) } else { 0 };
-            let plain = Scenario { seed, ..Scenario::plain(workload.name()) };
+        if workload.operations(self.options.seed) > 0 {
+            return self.swarm(explorer, workload, gauge, row);
+        }
+        let plain = Scenario::plain(workload.name());
+        let calls = self.explore(explorer, workload, gauge, row, &plain, &self.options);
+        let Some(options) = &self.faults else { return };
+        for (call, faults) in (0..).zip(calls) {
+            for fault in faults {
+                if self.is_over(gauge, row) {
+                    return;
+                }
+                let faulty = Scenario { faults: vec![(call, fault)], ..plain.clone() };
+                self.explore(explorer, workload, gauge, row, &faulty, options);
+            }
+        }
+    }
+
+    /// A workload made by chance, from seed to seed. Each run switches some of what may go wrong off, so that the rest is not
+    /// always drowned by it.
+    fn swarm<M: Medium<Profile = P>>(
+        &self,
+        explorer: &Explorer,
+        workload: &dyn Workload<M>,
+        gauge: &Gauge,
+        row: &mut Row<P>,
+    ) {
+        for nth in 0..self.seeds_max {
             if self.is_over(gauge, row) {
                 return;
             }
-            let calls = self.explore(explorer, workload, gauge, row, &plain, &self.options);
+            let seed = self.options.seed.wrapping_add(nth);
+            let mut random = Random::new(seed);
+            let mut options = self.options.clone();
+            options.kills &= random.below(2) == 1;
+            let plain = Scenario { seed, ..Scenario::plain(workload.name()) };
+            let calls = self.explore(explorer, workload, gauge, row, &plain, &options);
             let Some(options) = &self.faults else { continue };
-            for (call, faults) in (0..).zip(calls) {
-                for fault in faults {
-                    if self.is_over(gauge, row) {
-                        return;
-                    }
-                    let faulty = Scenario { faults: vec![(call, fault)], ..plain.clone() };
-                    self.explore(explorer, workload, gauge, row, &faulty, options);
-                }
+            let faults = some_faults(&calls, &mut random);
+            if !faults.is_empty() {
+                self.explore(explorer, workload, gauge, row, &Scenario { faults, ..plain }, options);
             }
         }
     }
@@ -107,10 +130,30 @@ impl<P: Copy> Campaign<P> {
         row: &mut Row<P>,
         scenario: &Scenario,
         options: &Options,
-    ) -> Vec<Vec<crate::fault::Fault>> {
+    ) -> Vec<Vec<Fault>> {
         let Some(recorded) = scenario.record(workload) else { return Vec::new() };
         row.report.add(explorer.explore(workload, &recorded, row.profile, options, gauge));
         row.runs += 1;
         recorded.possible_faults
     }
+}
+
+/// One or two calls that go wrong, in a way that is not switched off this time.
+fn some_faults(calls: &[Vec<Fault>], random: &mut Random) -> Vec<(u64, Fault)> {
+    let (fails, is_late, is_short) = (random.below(2) == 1, random.below(2) == 1, random.below(2) == 1);
+    let is_on = |fault: &Fault| match fault {
+        Fault::Fail(_) => fails,
+        Fault::FailAfter(_) => is_late,
+        Fault::Short(_) => is_short,
+    };
+    let mut choices: Vec<(u64, Fault)> = Vec::new();
+    for (call, faults) in (0..).zip(calls) {
+        choices.extend(faults.iter().filter(|fault| is_on(fault)).map(|&fault| (call, fault)));
+    }
+    let count = u32::try_from(choices.len()).unwrap_or(u32::MAX);
+    let mut draw = || choices.get(usize::try_from(random.below(count)).unwrap_or(0)).copied();
+    let mut drawn: Vec<(u64, Fault)> = draw().into_iter().chain(draw()).collect();
+    drawn.sort_unstable();
+    drawn.dedup_by_key(|(call, _)| *call);
+    drawn
 }

@@ -20,7 +20,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 use crate::fault::Fault;
 use crate::id::{Crash, CrashId, Loss, Mutation, Scenario};
 use crate::medium::Medium;
-use crate::space::{Digits, Point};
+use crate::space::{Digits, PieceId, Point};
 use crate::trace::{Recording, Trace};
 use crate::witness::{Class, Expected, Mark, Verdict};
 
@@ -111,15 +111,18 @@ impl Scenario {
         Self { case: case.into(), ..Self::default() }
     }
 
-    /// Runs the workload once. [`None`] if the mutation leaves everything as it was.
+    /// Runs the workload once. [`None`] if there is no such barrier, or being late changes nothing for it.
     pub fn record<M: Medium>(&self, workload: &dyn Workload<M>) -> Option<Recorded<M>> {
         let (start, expected) = workload.start();
         let medium = M::mount(start.clone(), Recording::On);
         medium.set_faults(&self.faults);
         workload.run(&medium, &Run { seed: self.seed, skip: self.skip.clone() });
         let trace = medium.trace();
+        let is_barrier =
+            |record: usize| trace.records().get(record).and_then(|r| r.op()).is_some_and(M::is_barrier);
         let trace = match self.mutation {
             None => trace,
+            Some(Mutation::Removed(record) | Mutation::Late(record)) if !is_barrier(record) => return None,
             Some(Mutation::Removed(record)) => trace.without(record),
             Some(Mutation::Late(record)) => trace.with_late(record)?,
         };
@@ -330,20 +333,20 @@ pub(crate) fn crash_of<I, P>(point: &Point<I, P>, digits: &[u32]) -> Crash {
     let lost: Vec<_> = all.iter().filter(|piece| !kept.contains(piece)).copied().collect();
     let is_what_is_left = kept.iter().all(|piece| all.contains(piece));
     let loss = if is_what_is_left && lost.len() <= kept.len() { Loss::Lose(lost) } else { Loss::Keep(kept) };
-    Crash::Power { at: point.at, loss }
+    Crash::Power { at: point.at, loss, junk: point.junk(digits) }
 }
 
 /// The state that an id names.
-pub(crate) fn digits_of<I, P>(point: &Point<I, P>, loss: &Loss) -> Option<Digits> {
+pub(crate) fn digits_of<I, P>(point: &Point<I, P>, loss: &Loss, junk: &[PieceId]) -> Option<Digits> {
     match loss {
-        Loss::Keep(kept) => point.keeping(kept),
+        Loss::Keep(kept) => point.keeping(kept, junk),
         Loss::Lose(lost) => {
             let all = point.kept(&point.everything_kept());
             if lost.iter().any(|piece| !all.contains(piece)) {
                 return None;
             }
             let kept: Vec<_> = all.into_iter().filter(|piece| !lost.contains(piece)).collect();
-            point.keeping(&kept)
+            point.keeping(&kept, junk)
         }
     }
 }
@@ -622,7 +625,8 @@ impl<M: Medium> Visitor<'_, '_, M> {
         depth: u32,
     ) {
         let requests = trace.records().get(first..).unwrap_or(&[]);
-        if requests.iter().all(|record| record.op().is_none()) {
+        // A recovery that neither asked nor promised anything is over before the power can fail in it.
+        if requests.iter().all(|record| matches!(record.mark(), Some(Mark::Point(_)))) {
             return;
         }
         let states_max = self.of.options.nested_states_max;

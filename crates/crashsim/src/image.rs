@@ -39,6 +39,16 @@ impl Sector {
     pub fn bytes(&self) -> &[u8; SECTOR_LEN] {
         &self.bytes
     }
+
+    /// A number for the bytes.
+    pub(crate) fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// Whether it reads as one that was never written.
+    pub(crate) fn is_zero(&self) -> bool {
+        self.digest == *ZEROS
+    }
 }
 
 /// Mode, owner and extended attributes.
@@ -321,7 +331,10 @@ impl FsImage {
                     node.attributes.xattrs.insert(name.clone(), value.to_vec());
                 }
             }
-            FileOp::SyncFile { .. } | FileOp::SyncDir { .. } | FileOp::SyncAll { .. } => {}
+            FileOp::Allocate { .. }
+            | FileOp::SyncFile { .. }
+            | FileOp::SyncDir { .. }
+            | FileOp::SyncAll { .. } => {}
         }
     }
 
@@ -349,10 +362,10 @@ impl FsImage {
         for node in &mut self.nodes {
             let Body::File { len, sectors } = &node.body else { continue };
             let (index, within) = locate(*len);
-            let visible = sectors.range(index..).next().is_some_and(|(&at, sector)| {
+            let is_behind = |(&at, sector): (&u64, &Sector)| {
                 at > index || sector.bytes.iter().skip(within).any(|&byte| byte != 0)
-            });
-            if !visible {
+            };
+            if !sectors.range(index..).any(is_behind) {
                 continue;
             }
             let node = Arc::make_mut(node);

@@ -168,7 +168,9 @@ impl Dir {
     /// At [`Stage::SyncDir`]; of [`Kind::Unsupported`](crate::Kind::Unsupported) where directories cannot be
     /// synced.
     pub fn sync_names(&self) -> Result<()> {
-        self.dir.sync().map_err(|e| Error::os(Stage::SyncDir, &self.path, e))
+        self.dir.sync().map_err(|e| Error::os(Stage::SyncDir, &self.path, e))?;
+        self.dir.mark("after_dirsync");
+        Ok(())
     }
 
     /// Removes a file (a symbolic link itself, not what it leads to), durably.
@@ -278,7 +280,6 @@ impl Dir {
             Some(mode) => make_dir_with_mode(&place, mode, barriers)?,
             None => create_dir(&place, Mode::DIR).map(|()| Durability::Durable)?,
         };
-        place.dir.mark("after_create");
         Ok(settled.and(sync_dir(&*place.dir, &place.path, barriers)?))
     }
 
@@ -382,7 +383,9 @@ fn check_bytes(path: &Path) -> Result<()> {
 
 /// Creates the directory, with mode `0777` less the umask. Its name is not durable yet.
 pub(crate) fn make_dir(place: &Place) -> Result<()> {
-    place.dir.create_dir(&place.name, Mode::DIR).map_err(|e| Error::os(Stage::CreateDir, &place.path, e))
+    place.dir.create_dir(&place.name, Mode::DIR).map_err(|e| Error::os(Stage::CreateDir, &place.path, e))?;
+    place.dir.mark("after_create");
+    Ok(())
 }
 
 /// Creates the directory that was asked for. Where the system's answer leaves it open whether it was made, we look.
@@ -395,7 +398,9 @@ fn create_dir(place: &Place, mode: Mode) -> Result<()> {
         };
         let state = if is_ambiguous(Reason::of(&e)) { is_there() } else { TargetState::Unchanged };
         Error::os(Stage::CreateDir, &place.path, e).in_state(state)
-    })
+    })?;
+    place.dir.mark("after_create");
+    Ok(())
 }
 
 /// Creates the directory with exactly this mode, whatever the umask: private first, widened afterwards. Its mode is
@@ -455,6 +460,7 @@ fn drop_other_name(from: &Place, to: &Place, barriers: Barriers) -> Result<Durab
         let state = if is_ambiguous(Reason::of(&e)) { gone_or_unknown(from) } else { TargetState::Unchanged };
         Error::os(Stage::Rename, &to.path, e).in_state(state)
     })?;
+    from.dir.mark("after_unlink");
     Ok(gained.and(sync_dir(&*from.dir, &to.path, barriers)?))
 }
 
@@ -543,7 +549,9 @@ pub(crate) fn sync_existing(place: &Place) -> Result<()> {
         outcome => outcome,
     };
     let file = opened.map_err(|e| Error::os(Stage::Inspect, &place.path, e))?;
-    file.sync_all().map_err(|e| Error::os(Stage::SyncFile, &place.path, e))
+    file.sync_all().map_err(|e| Error::os(Stage::SyncFile, &place.path, e))?;
+    file.mark("after_fsync");
+    Ok(())
 }
 
 /// Opens the file at `place` for reading; what it is is decided by the handle.

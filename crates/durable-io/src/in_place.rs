@@ -53,8 +53,10 @@ pub(crate) fn overwrite(
     let overwritten = narrowed
         .and_then(|()| copy(&*new.file, &*target))
         .and_then(|len| target.set_len(len))
+        .inspect(|()| target.mark("after_write"))
         .and_then(|()| options.mode.map_or(Ok(()), |mode| target.set_mode(mode)))
-        .and_then(|()| target.sync_all());
+        .and_then(|()| target.sync_all())
+        .inspect(|()| target.mark("after_fsync"));
     if let Err(e) = overwritten {
         let path = backup.path().to_owned();
         backup.disarm();

@@ -482,6 +482,7 @@ impl Log {
                 let error = Error::os(Stage::SyncFile, &self.place.path, e).in_state(TargetState::Unknown);
                 return Err(self.poison(error));
             }
+            old.file.mark("after_fsync");
             self.pending_count = 0;
         }
         self.current = None;
@@ -605,6 +606,7 @@ impl Log {
             let error = Error::os(Stage::SyncFile, &self.place.path, e).in_state(TargetState::Unknown);
             return Err(self.poison(error));
         }
+        current.file.mark("after_fsync");
         let name = match current.name {
             Some(reached) => reached,
             None => match sync_dir(&*self.place.dir, &self.place.path, self.options.barriers) {

@@ -215,7 +215,10 @@ impl Sweep<'_> {
             Liveness::Unknown => self.report.kept.push(Kept { path, why: WhyKept::NotProvable }),
             Liveness::Dead if self.options.dry_run => self.report.removed.push(path),
             Liveness::Dead => match dir.unlink(name) {
-                Ok(()) => self.report.removed.push(path),
+                Ok(()) => {
+                    dir.mark("after_unlink");
+                    self.report.removed.push(path);
+                }
                 Err(e) => match Reason::of(&e) {
                     // Gone, by whomever; the barrier makes sure that it stays so.
                     Reason::NotFound => self.report.removed.push(path),

@@ -180,9 +180,9 @@ DirSync .
             "DirMetadata .\n".to_owned(),
             file(0, "", "a"),
             // What exists of the path is found, then the rest is created, unsynced.
-            "OpenDir x/y\nOpenDir x\nCreateDir x 0777\nOpenDir x\nDirMetadata x\nCreateDir x/y 0777\n"
+            "OpenDir x/y\nOpenDir x\nCreateDir x 0777\n-- after_create\nOpenDir x\nDirMetadata x\n"
                 .to_owned(),
-            "OpenDir x/y\nDirMetadata x/y\n".to_owned(),
+            "CreateDir x/y 0777\n-- after_create\nOpenDir x/y\nDirMetadata x/y\n".to_owned(),
             file(1, "x/y/", "b"),
             file(2, "", "c"),
             file(3, "x/y/", "d"),

@@ -17,42 +17,64 @@ use crate::{
     ProcessIdentity, RenameMode, SyncPool, Timestamp,
 };
 
-/// The calls of the seam, as doubles see them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "each is the method of the same name")]
-pub enum Op {
-    OpenDir,
-    Umask,
-    CreateExclusive,
-    Open,
-    CreateDir,
-    Rename,
-    Link,
-    Unlink,
-    ReadLink,
-    List,
-    DirMetadata,
-    HasDefaultAcl,
-    SetDirMode,
-    DirSync,
-    SyncFilesystem,
-    Metadata,
-    Modified,
-    ReadAt,
-    WriteAt,
-    Append,
-    SetLen,
-    Allocate,
-    StartWriteback,
-    SetMode,
-    SetOwner,
-    XattrNames,
-    Xattr,
-    SetXattr,
-    SyncAll,
-    SyncData,
-    Lock,
-    Unlock,
+/// Declares [`Op`] with its list and its names, so that none of the three can fall behind the others.
+macro_rules! ops {
+    ($($op:ident = $name:literal,)+) => {
+        /// The calls of the seam, as doubles see them.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[expect(missing_docs, reason = "each is the method of the same name")]
+        pub enum Op {
+            $($op,)+
+        }
+
+        impl Op {
+            /// Every call there is.
+            pub const ALL: &[Self] = &[$(Self::$op,)+];
+
+            /// Its name as people write it: `sync_all`; `dir_sync` for [`Dir::sync`].
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$op => $name,)+
+                }
+            }
+        }
+    };
+}
+
+ops! {
+    OpenDir = "open_dir",
+    Umask = "umask",
+    CreateExclusive = "create_exclusive",
+    Open = "open",
+    CreateDir = "create_dir",
+    Rename = "rename",
+    Link = "link",
+    Unlink = "unlink",
+    ReadLink = "read_link",
+    List = "list",
+    DirMetadata = "dir_metadata",
+    HasDefaultAcl = "has_default_acl",
+    SetDirMode = "set_dir_mode",
+    DirSync = "dir_sync",
+    SyncFilesystem = "sync_filesystem",
+    Metadata = "metadata",
+    Modified = "modified",
+    ReadAt = "read_at",
+    WriteAt = "write_at",
+    Append = "append",
+    SetLen = "set_len",
+    Allocate = "allocate",
+    StartWriteback = "start_writeback",
+    SetMode = "set_mode",
+    SetOwner = "set_owner",
+    XattrNames = "xattr_names",
+    Xattr = "xattr",
+    SetXattr = "set_xattr",
+    SyncAll = "sync_all",
+    SyncData = "sync_data",
+    Lock = "lock",
+    Unlock = "unlock",
 }
 
 impl Op {
@@ -367,6 +389,11 @@ impl File for TapFile {
 
     fn unlock(&self) -> io::Result<()> {
         self.tap.call(Op::Unlock, &self.label, "", || self.inner.unlock())
+    }
+
+    fn mark(&self, point: &'static str) {
+        self.tap.0.mark(point);
+        self.inner.mark(point);
     }
 }
 

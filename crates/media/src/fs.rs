@@ -52,7 +52,8 @@ pub fn single_component(name: &OsStr) -> io::Result<&OsStr> {
 /// | [`Dir::sync_filesystem`] | everything on the file system | |
 ///
 /// A rename is **atomic**: an observer, and a power cut, sees the old or the new binding, never neither and
-/// never half. It is not durable until the directory is synced (both directories, where they differ).
+/// never half. It is not durable until the directory is synced (both directories, where they differ). Where they
+/// differ and only the new one has been synced, a power cut may leave the file under **both** names: btrfs does.
 ///
 /// A barrier that **fails** leaves everything it should have covered unknown: the kernel may have marked the
 /// pages clean, so a second call proves nothing. Callers do not retry barriers.
@@ -117,7 +118,8 @@ pub trait Dir: Any + Send + Sync + fmt::Debug {
     /// same file (hard links), nothing happens and both stay.
     ///
     /// # Durability
-    /// None before both directories are synced. Until then a power cut leaves the old or the new binding.
+    /// None before both directories are synced. Until then a power cut leaves the old or the new binding; with only
+    /// `to_dir` synced, perhaps both names.
     ///
     /// # Errors
     /// [`Reason::CrossDevice`], [`Reason::AlreadyExists`] (with [`RenameMode::NoReplace`]),

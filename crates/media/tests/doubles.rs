@@ -2,12 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "helpers that prepare a test fail with it")]
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use media::doubles::{
-    FailNth, FakeHost, InlinePool, Lasting, ManualClock, Op, Recorder, SeededEntropy, ShortWrites, TapFs,
-    When, fixed_env,
+    FailNth, FakeHost, InlinePool, Lasting, Listener, ManualClock, Op, Recorder, SeededEntropy, ShortWrites,
+    TapFs, When, fixed_env,
 };
 use media::{Access, Clock, Dir, Entropy, Fs, HostIdentity, Liveness, Mode, OsFs, RenameMode, SyncPool};
 
@@ -139,6 +139,32 @@ fn short_writes_take_no_more_than_they_may() {
     let mut all = [0; 16];
     assert_eq!(appender.read_at(0, &mut all).unwrap(), 8);
     assert_eq!(&all[..8], b"abcdefgh");
+}
+
+/// Hears marks alone.
+#[derive(Debug, Default)]
+struct Marks(Mutex<Vec<&'static str>>);
+
+impl Listener for Marks {
+    fn mark(&self, point: &'static str) {
+        self.0.lock().unwrap().push(point);
+    }
+}
+
+#[test]
+fn marks_of_file_system_directory_and_file_reach_every_listener_once() {
+    let (outer, inner) = (Arc::new(Marks::default()), Arc::new(Marks::default()));
+    let below = TapFs::shared(OsFs::shared(), Arc::<Marks>::clone(&inner));
+    let fs = TapFs::shared(below, Arc::<Marks>::clone(&outer));
+    let root = tempfile::tempdir().unwrap();
+    let dir = fs.open_dir(root.path()).unwrap();
+    let file = dir.create_exclusive("file".as_ref(), Mode::PRIVATE).unwrap();
+    fs.mark("one");
+    dir.mark("two");
+    file.mark("three");
+    for heard in [outer, inner] {
+        assert_eq!(*heard.0.lock().unwrap(), ["one", "two", "three"]);
+    }
 }
 
 #[test]

@@ -21,7 +21,10 @@ Exit codes:
 127: it was not found).
 
 Data goes to stdout, words to stderr. With --json, one object a line on stdout: {\"schema\":1,\"ok\":true,…} or
-{\"schema\":1,\"ok\":false,\"error\":{\"code\",\"message\",\"hint\",\"details\"}}.";
+{\"schema\":1,\"ok\":false,\"error\":{\"code\",\"message\",\"hint\",\"details\"}}.
+
+For tests of what a crash leaves: STEADFAST_CRASH_POINTS=after_rename (a list; `call@7` is the seventh call on the
+file system) makes any command abort there.";
 
 /// Writes that survive a power cut: files, registries, logs, and many files at once.
 #[derive(Debug, Parser)]

@@ -14,6 +14,7 @@ use crate::cli::{
 };
 use crate::failure::{Exit, Failure, Outcome};
 use crate::interrupt::Interrupt;
+use crate::medium::Medium;
 use crate::output::Output;
 
 mod child;
@@ -26,27 +27,27 @@ mod selfcheck;
 mod sweep;
 mod write;
 
-pub(crate) fn run(command: Command, output: &Output, interrupt: &Interrupt) -> Outcome {
+pub(crate) fn run(command: Command, medium: &Medium, output: &Output, interrupt: &Interrupt) -> Outcome {
     match command {
-        Command::Write(args) => write::run(&args, output, interrupt),
-        Command::Update(args) => child::update(&args, output, interrupt),
-        Command::Lock(args) => child::lock(&args, interrupt),
-        Command::Append(args) => log::append(&args, output, interrupt),
-        Command::Log(LogCommand::Check { path, repair }) => log::check(&path, repair, output),
-        Command::Rm(args) => names::rm(&args, output),
-        Command::Mv(args) => names::mv(&args, output),
-        Command::Mkdir(args) => names::mkdir(&args, output),
-        Command::Copy(args) => copy::run(&args, output, interrupt),
-        Command::Sweep(args) => sweep::run(&args, output),
-        Command::Selfcheck(args) => selfcheck::run(&args, output, interrupt),
-        Command::Demo(args) => demo::run(&args, output, interrupt),
+        Command::Write(args) => write::run(&args, medium, output, interrupt),
+        Command::Update(args) => child::update(&args, medium, output, interrupt),
+        Command::Lock(args) => child::lock(&args, medium, interrupt),
+        Command::Append(args) => log::append(&args, medium, output, interrupt),
+        Command::Log(LogCommand::Check { path, repair }) => log::check(&path, repair, medium, output),
+        Command::Rm(args) => names::rm(&args, medium, output),
+        Command::Mv(args) => names::mv(&args, medium, output),
+        Command::Mkdir(args) => names::mkdir(&args, medium, output),
+        Command::Copy(args) => copy::run(&args, medium, output, interrupt),
+        Command::Sweep(args) => sweep::run(&args, medium, output),
+        Command::Selfcheck(args) => selfcheck::run(&args, medium, output, interrupt),
+        Command::Demo(args) => demo::run(&args, medium, output, interrupt),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "steadfast", &mut script);
             output.data(&script)?;
             Ok(Exit::Ok)
         }
-        Command::Man { command, dir } => man::run(command.as_deref(), dir.as_deref(), output),
+        Command::Man { command, dir } => man::run(command.as_deref(), dir.as_deref(), medium, output),
     }
 }
 
@@ -58,7 +59,7 @@ enum MissingDir {
 }
 
 /// Opens the directory that holds `path`; the name in it.
-fn split(path: &Path, missing: MissingDir) -> Outcome<(Dir, &OsStr)> {
+fn split<'p>(medium: &Medium, path: &'p Path, missing: MissingDir) -> Outcome<(Dir, &'p OsStr)> {
     let usage = |message: String| Failure::Usage { message, hint: None };
     if path.as_os_str().as_encoded_bytes().trim_ascii().is_empty() {
         return Err(usage("the path is empty".to_owned()));
@@ -68,8 +69,8 @@ fn split(path: &Path, missing: MissingDir) -> Outcome<(Dir, &OsStr)> {
     let name = name.ok_or_else(|| usage(format!("`{}` names a directory, not a file", path.display())))?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let dir = match missing {
-        MissingDir::Create => Dir::open_or_create(parent)?,
-        MissingDir::Fail => Dir::open(parent)?,
+        MissingDir::Create => medium.open_or_create(parent)?,
+        MissingDir::Fail => medium.open(parent)?,
     };
     Ok((dir, name))
 }

@@ -8,6 +8,7 @@ mod cli;
 mod commands;
 mod failure;
 mod interrupt;
+mod medium;
 mod output;
 
 fn main() -> ExitCode {
@@ -20,7 +21,11 @@ fn main() -> ExitCode {
         Ok(interrupt) => interrupt,
         Err(failure) => return output.failed(&failure),
     };
-    match commands::run(cli.command, &output, &interrupt) {
+    let medium = match medium::Medium::from_env() {
+        Ok(medium) => medium,
+        Err(failure) => return output.failed(&failure),
+    };
+    match commands::run(cli.command, &medium, &output, &interrupt) {
         Ok(exit) => exit.into(),
         Err(failure) => output.failed(&failure),
     }

@@ -19,6 +19,13 @@ struct OneFile {
     before: Option<&'static [u8]>,
 }
 
+/// Replacing a small file by one of `len` bytes: for measurements.
+#[must_use]
+pub fn replace_of(len: usize) -> Box<dyn FileCase> {
+    let about = "replace an existing file by one of a chosen size";
+    Box::new(OneFile { name: "replace-of", about, len, before: Some(b"{\"volume\": 3}") })
+}
+
 const TARGET: &str = "config.json";
 const OLD: &[u8] = b"{\"volume\": 3}";
 const NEW: &[u8] = b"{\"volume\": 11}";

@@ -110,11 +110,12 @@ impl File for SimFile {
 
     /// There is always room; a full disk is a fault of one's choice.
     fn allocate(&self, len: u64) -> io::Result<()> {
-        let entered = self.enter(Op::Allocate)?;
+        let mut entered = self.enter(Op::Allocate)?;
         self.may_write()?;
         if len > FILE_LEN_MAX {
             return Err(os(code::ENOSPC));
         }
+        entered.state.carry_out(FileOp::Allocate { ino: self.ino, len });
         entered.answer(())
     }
 

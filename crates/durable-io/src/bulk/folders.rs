@@ -286,6 +286,11 @@ impl Folders {
 
     /// Syncs every file system that was covered; one outcome each.
     pub(super) fn sync_filesystems(&self) -> Vec<std::io::Result<()>> {
-        self.filesystems.iter().map(|(_, dir)| dir.sync_filesystem()).collect()
+        let sync = |dir: &Arc<dyn media::Dir>| {
+            dir.sync_filesystem()?;
+            dir.mark("after_fsync");
+            Ok(())
+        };
+        self.filesystems.iter().map(|(_, dir)| sync(dir)).collect()
     }
 }

@@ -32,14 +32,19 @@ pub(super) fn records<R: AsRef<[u8]>>(file: &dyn File, path: &Path, base: u64, r
         buffer.push(b'\n');
     }
     let outcome = outcome.and_then(|()| append_all(file, at, &buffer));
-    outcome.map_err(|e| take_back(file, path, base, Error::os(Stage::Append, path, e)))
+    outcome.map_err(|e| take_back(file, path, base, Error::os(Stage::Append, path, e)))?;
+    file.mark("after_write");
+    Ok(())
 }
 
 /// Gives a whole last line its newline, durably.
 pub(super) fn newline(file: &dyn File, path: &Path, len: u64) -> Result<()> {
     append_all(file, len, b"\n")
         .map_err(|e| take_back(file, path, len, Error::os(Stage::Append, path, e)))?;
-    file.sync_data().map_err(|e| barrier_failed(path, e))
+    file.mark("after_write");
+    file.sync_data().map_err(|e| barrier_failed(path, e))?;
+    file.mark("after_fsync");
+    Ok(())
 }
 
 /// Cuts a log of `len` bytes off at `offset`, durably. The whole barrier, not that for data: the latter promises a
@@ -50,7 +55,10 @@ pub(super) fn cut(file: &dyn File, path: &Path, len: u64, offset: u64) -> Result
         let state = if still { TargetState::Unchanged } else { TargetState::Unknown };
         return Err(Error::os(Stage::Append, path, e).in_state(state));
     }
-    file.sync_all().map_err(|e| barrier_failed(path, e))
+    file.mark("after_write");
+    file.sync_all().map_err(|e| barrier_failed(path, e))?;
+    file.mark("after_fsync");
+    Ok(())
 }
 
 fn barrier_failed(path: &Path, e: io::Error) -> Error {

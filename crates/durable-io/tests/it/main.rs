@@ -8,6 +8,7 @@ mod bugs_of_others;
 mod common;
 mod counts;
 mod faults;
+mod marks;
 mod operations;
 mod order;
 mod policies;

@@ -164,6 +164,11 @@ impl BlockDevice for FileDisk {
             DeviceError::FlushFailed { cause: cause.clone() }
         })
     }
+
+    /// Passed on to the file, for who listens there.
+    fn mark(&self, point: &'static str) {
+        self.file.mark(point);
+    }
 }
 
 /// The steps of a creation after the name was taken.

@@ -723,6 +723,7 @@ fn dir_barriers(ground: &mut Ground) -> Outcome {
     ground.optional("Dir::sync_filesystem", synced)?;
     ground.fs.mark("conformance");
     ground.dir.mark("conformance");
+    ground.open("file", Access::Read)?.mark("conformance");
     ground.holds("file", b"bytes")
 }
 

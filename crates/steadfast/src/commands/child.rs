@@ -13,14 +13,15 @@ use super::{MissingDir, bytes_words, change_code, durability_code, durability_wo
 use crate::cli::{Lock, Update};
 use crate::failure::{Exit, Failure, OWN_FAILURE_BESIDE_A_CHILD, Outcome, shown};
 use crate::interrupt::Interrupt;
+use crate::medium::Medium;
 use crate::output::Output;
 
 const NOT_RUNNABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
-pub(super) fn lock(args: &Lock, interrupt: &Interrupt) -> Outcome {
+pub(super) fn lock(args: &Lock, medium: &Medium, interrupt: &Interrupt) -> Outcome {
     let held = || -> Outcome<_> {
-        let (dir, name) = split(&args.path, MissingDir::Create)?;
+        let (dir, name) = split(medium, &args.path, MissingDir::Create)?;
         interrupt.begin_idle();
         let held = dir.lock_with(name, args.lock.options());
         interrupt.end_idle()?;
@@ -74,7 +75,7 @@ fn ask_to_stop(pid: u32) {
 #[cfg(not(unix))]
 fn ask_to_stop(_pid: u32) {}
 
-pub(super) fn update(args: &Update, output: &Output, interrupt: &Interrupt) -> Outcome {
+pub(super) fn update(args: &Update, medium: &Medium, output: &Output, interrupt: &Interrupt) -> Outcome {
     let options = UpdateOptions {
         lock: args.lock.options(),
         write: args.how.options(),
@@ -83,7 +84,7 @@ pub(super) fn update(args: &Update, output: &Output, interrupt: &Interrupt) -> O
     };
     // What stopped the update, where it was the command and not us.
     let mut stopped = None;
-    let (dir, name) = split(&args.path, MissingDir::Create).map_err(Failure::beside_child)?;
+    let (dir, name) = split(medium, &args.path, MissingDir::Create).map_err(Failure::beside_child)?;
     interrupt.begin_idle();
     let outcome = dir.update_with(name, &options, |old| {
         let new = interrupt

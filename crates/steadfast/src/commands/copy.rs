@@ -11,22 +11,23 @@ use durable_io::{
     Bulk, BulkOptions, BulkPhase, BulkReport, BulkSync, Dir, Mode, OnFailure, Unchanged, WriteOptions,
 };
 use indicatif::ProgressBar;
-use media::{Fs as _, OsFs, Reason};
+use media::Reason;
 use serde_json::json;
 
 use super::{barriers, bytes_words, durability_code, durability_words};
 use crate::cli::Copy;
 use crate::failure::{Exit, Failure, Outcome, shown};
 use crate::interrupt::Interrupt;
+use crate::medium::Medium;
 use crate::output::{Output, Unit};
 
 const CHUNK_LEN: usize = 256 << 10;
 /// How many failures are told in words; all are counted.
 const TOLD_MAX: usize = 20;
 
-pub(super) fn run(args: &Copy, output: &Output, interrupt: &Interrupt) -> Outcome {
+pub(super) fn run(args: &Copy, medium: &Medium, output: &Output, interrupt: &Interrupt) -> Outcome {
     let begun = Instant::now();
-    let dir = Dir::open_or_create(&args.dir)?;
+    let dir = medium.open_or_create(&args.dir)?;
     let bulk_options = options(args);
     let mut bulk = dir.bulk_with(bulk_options.clone());
     let bar = output.progress(None, Unit::Files);
@@ -35,7 +36,7 @@ pub(super) fn run(args: &Copy, output: &Output, interrupt: &Interrupt) -> Outcom
         bar.set_style(Unit::Files.style(true));
     }
     bar.set_message("writing");
-    let umask = match OsFs.umask() {
+    let umask = match medium.fs().umask() {
         // Where it cannot be known, copies are private: too narrow harms less than too wide.
         Err(e) if Reason::of(&e) == Reason::Unsupported => Mode::new(0o077),
         umask => umask.map_err(|e| Failure::stream("reading the umask", e))?,
@@ -44,6 +45,7 @@ pub(super) fn run(args: &Copy, output: &Output, interrupt: &Interrupt) -> Outcom
         write: bulk_options.write.clone(),
         bulk: &mut bulk,
         dir: &dir,
+        medium,
         umask,
         interrupt,
         output,
@@ -92,6 +94,7 @@ struct Copier<'a, 'd> {
     bulk: &'a mut Bulk<'d>,
     write: WriteOptions,
     dir: &'d Dir,
+    medium: &'a Medium,
     umask: Mode,
     interrupt: &'a Interrupt,
     output: &'a Output,
@@ -157,7 +160,7 @@ impl Copier<'_, '_> {
             }
             if files == 0 {
                 // Nothing in the bulk would create it.
-                Dir::open_or_create(self.dir.path().join(&to))?;
+                self.medium.open_or_create(self.dir.path().join(&to))?;
             }
         }
         Ok(())

@@ -6,13 +6,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use durable_io::{Dir, Log, LogOptions, Tail, UpdateOptions, Wait};
-use media::{Fs as _, OsFs};
 
 use super::selfcheck::{Price, time_words};
 use super::{bytes_words, durability_words};
 use crate::cli::Demo;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::interrupt::Interrupt;
+use crate::medium::Medium;
 use crate::output::Output;
 
 const WORKERS: u32 = 4;
@@ -20,12 +20,12 @@ const UPDATES_EACH: u32 = 25;
 const BULK_FILES: u32 = 1_000;
 const PRICE_ROUNDS: u16 = 30;
 
-pub(super) fn run(args: &Demo, output: &Output, interrupt: &Interrupt) -> Outcome {
+pub(super) fn run(args: &Demo, medium: &Medium, output: &Output, interrupt: &Interrupt) -> Outcome {
     if let Some(registry) = &args.worker {
-        return work(registry);
+        return work(registry, medium);
     }
     let path = args.dir.join(format!("steadfast-demo-{}", std::process::id()));
-    let demo = Demonstration { dir: Dir::open_or_create(&path)?, path, output };
+    let demo = Demonstration { dir: medium.open_or_create(&path)?, path, medium, output };
     demo.heading("Steadfast: writes that survive a power cut")?;
     demo.text(format_args!("All files are in `{}`.", demo.path.display()))?;
     let steps = [
@@ -53,6 +53,7 @@ pub(super) fn run(args: &Demo, output: &Output, interrupt: &Interrupt) -> Outcom
 struct Demonstration<'o> {
     dir: Dir,
     path: PathBuf,
+    medium: &'o Medium,
     output: &'o Output,
 }
 
@@ -185,7 +186,7 @@ impl Demonstration<'_> {
             self.text(format_args!("{} on {}{journal}", mount.fs_type, mount.source))?;
         }
         let fail = |e| Failure::io("measuring", &self.path, e);
-        let raw = OsFs.open_dir(&self.path).map_err(fail)?;
+        let raw = self.medium.fs().open_dir(&self.path).map_err(fail)?;
         let file = raw.create_exclusive("measured".as_ref(), media::Mode::PRIVATE).map_err(fail)?;
         let row =
             |what: &str, price: Duration| self.text(format_args!("  {what:<46}{:>10}", time_words(price)));
@@ -215,8 +216,8 @@ impl Demonstration<'_> {
 }
 
 /// One of the processes of step 2.
-fn work(registry: &Path) -> Outcome {
-    let dir = Dir::open(registry.parent().unwrap_or(Path::new(".")))?;
+fn work(registry: &Path, medium: &Medium) -> Outcome {
+    let dir = medium.open(registry.parent().unwrap_or(Path::new(".")))?;
     let name = registry.file_name().unwrap_or_default();
     let mut options = UpdateOptions::default();
     options.lock.wait = Wait::UpTo(Duration::from_secs(60));

@@ -13,12 +13,13 @@ use super::{MissingDir, bytes_words, split};
 use crate::cli::{Append, SyncWhen};
 use crate::failure::{Exit, Failure, Outcome, shown, snake};
 use crate::interrupt::Interrupt;
+use crate::medium::Medium;
 use crate::output::Output;
 
 /// Without barriers, this many records are handed over at once.
 const UNSYNCED_GROUP: usize = 1_000;
 
-pub(super) fn append(args: &Append, output: &Output, interrupt: &Interrupt) -> Outcome {
+pub(super) fn append(args: &Append, medium: &Medium, output: &Output, interrupt: &Interrupt) -> Outcome {
     let options = LogOptions {
         sync: match args.sync {
             SyncWhen::Each => LogSync::EachRecord,
@@ -37,7 +38,7 @@ pub(super) fn append(args: &Append, output: &Output, interrupt: &Interrupt) -> O
         SyncWhen::Never => UNSYNCED_GROUP,
     };
     let record_len_max = usize::try_from(options.record_len_max).unwrap_or(usize::MAX);
-    let (dir, name) = split(&args.path, MissingDir::Create)?;
+    let (dir, name) = split(medium, &args.path, MissingDir::Create)?;
     let mut log = dir.log_with(name, options)?;
     tell_repair(&log.recovery().tail, output)?;
     let mut appender =
@@ -185,8 +186,8 @@ fn tell_repair(tail: &Tail, output: &Output) -> Outcome<()> {
     }
 }
 
-pub(super) fn check(path: &Path, repair: bool, output: &Output) -> Outcome {
-    let (dir, name) = split(path, MissingDir::Fail)?;
+pub(super) fn check(path: &Path, repair: bool, medium: &Medium, output: &Output) -> Outcome {
+    let (dir, name) = split(medium, path, MissingDir::Fail)?;
     let options = LogOptions::default();
     let found = Log::check(&dir, name, &options)?;
     let repaired = match found.tail {

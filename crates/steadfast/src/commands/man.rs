@@ -4,17 +4,17 @@ use std::path::Path;
 
 use clap::CommandFactory as _;
 use clap_mangen::Man;
-use durable_io::Dir;
 
 use crate::cli::Cli;
 use crate::failure::{Exit, Failure, Outcome};
+use crate::medium::Medium;
 use crate::output::Output;
 
-pub(super) fn run(command: Option<&str>, dir: Option<&Path>, output: &Output) -> Outcome {
+pub(super) fn run(command: Option<&str>, dir: Option<&Path>, medium: &Medium, output: &Output) -> Outcome {
     let mut cli = Cli::command();
     cli.build();
     if let Some(dir) = dir {
-        return write_all(&cli, dir, output);
+        return write_all(&cli, dir, medium, output);
     }
     let page = match command {
         None => page(&cli)?,
@@ -36,8 +36,8 @@ fn page(command: &clap::Command) -> Outcome<Vec<u8>> {
     Ok(page)
 }
 
-fn write_all(cli: &clap::Command, dir: &Path, output: &Output) -> Outcome {
-    let dir = Dir::open_or_create(dir)?;
+fn write_all(cli: &clap::Command, dir: &Path, medium: &Medium, output: &Output) -> Outcome {
+    let dir = medium.open_or_create(dir)?;
     let mut bulk = dir.bulk();
     bulk.replace("steadfast.1", &page(cli)?);
     for command in cli.get_subcommands().filter(|command| command.get_name() != "help") {

@@ -2,18 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use durable_io::{Barriers, Dir, Durability, Kind, RenameMode};
+use durable_io::{Barriers, Durability, Kind, RenameMode};
 use serde_json::json;
 
 use super::{MissingDir, durability_code, durability_words, split};
 use crate::cli::{Mkdir, Mv, Rm};
 use crate::failure::{Exit, Failure, Outcome, shown};
+use crate::medium::Medium;
 use crate::output::Output;
 
-pub(super) fn rm(args: &Rm, output: &Output) -> Outcome {
+pub(super) fn rm(args: &Rm, medium: &Medium, output: &Output) -> Outcome {
     let mut worst = Ok(());
     for path in &args.paths {
-        let removed = split(path, MissingDir::Fail).and_then(|(dir, name)| Ok(dir.remove(name)?));
+        let removed = split(medium, path, MissingDir::Fail).and_then(|(dir, name)| Ok(dir.remove(name)?));
         match removed {
             Ok(durability) => say(output, "removed", path, durability)?,
             Err(Failure::Durable(error)) if args.force && error.kind() == Kind::NotFound => {}
@@ -23,10 +24,10 @@ pub(super) fn rm(args: &Rm, output: &Output) -> Outcome {
     worst.map(|()| Exit::Ok)
 }
 
-pub(super) fn mkdir(args: &Mkdir, output: &Output) -> Outcome {
+pub(super) fn mkdir(args: &Mkdir, medium: &Medium, output: &Output) -> Outcome {
     let mut worst = Ok(());
     for path in &args.paths {
-        match make(path, args) {
+        match make(path, args, medium) {
             Ok(Some(durability)) => say(output, "created", path, durability)?,
             Ok(None) => output.done(
                 format_args!("`{}` exists", path.display()),
@@ -39,20 +40,20 @@ pub(super) fn mkdir(args: &Mkdir, output: &Output) -> Outcome {
 }
 
 /// `None` if it is there already, which is fine with `--parents`.
-fn make(path: &Path, args: &Mkdir) -> Outcome<Option<Durability>> {
+fn make(path: &Path, args: &Mkdir, medium: &Medium) -> Outcome<Option<Durability>> {
     // `a/b/` is a fine way to name a directory.
     let path: PathBuf = path.components().collect();
-    if args.parents && Dir::open(&path).is_ok() {
+    if args.parents && medium.open(&path).is_ok() {
         return Ok(None);
     }
     let missing = if args.parents { MissingDir::Create } else { MissingDir::Fail };
-    let (dir, name) = split(&path, missing)?;
+    let (dir, name) = split(medium, &path, missing)?;
     Ok(Some(dir.create_dir_with(name, args.mode, Barriers::Required)?))
 }
 
-pub(super) fn mv(args: &Mv, output: &Output) -> Outcome {
+pub(super) fn mv(args: &Mv, medium: &Medium, output: &Output) -> Outcome {
     let from: PathBuf = args.from.components().collect();
-    let (from_dir, from_name) = split(&from, MissingDir::Fail)?;
+    let (from_dir, from_name) = split(medium, &from, MissingDir::Fail)?;
     // As `mv` does: a directory is moved into, anything else is a new name.
     let into_dir = std::fs::metadata(&args.to).is_ok_and(|found| found.is_dir());
     let moves_dir = std::fs::symlink_metadata(&from).is_ok_and(|found| found.is_dir());
@@ -62,7 +63,7 @@ pub(super) fn mv(args: &Mv, output: &Output) -> Outcome {
         }
     }
     let to: PathBuf = if into_dir { args.to.join(from_name) } else { args.to.components().collect() };
-    let (to_dir, to_name) = split(&to, MissingDir::Fail)?;
+    let (to_dir, to_name) = split(medium, &to, MissingDir::Fail)?;
     let how = if args.no_clobber { RenameMode::NoReplace } else { RenameMode::Replace };
     let same_dir = from.parent() == to.parent();
     let target = if same_dir { &from_dir } else { &to_dir };

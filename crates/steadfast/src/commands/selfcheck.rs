@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use durable_io::{Dir, Durability, Wait};
-use media::{
-    Access, Fs as _, LockWait, Mode, MountFacts, NAME_LEN_MAX, OsFs, Reason, RenameMode, describe_mount,
-};
+use media::{Access, LockWait, Mode, MountFacts, NAME_LEN_MAX, Reason, RenameMode, describe_mount};
 use serde_json::{Value, json};
 
 use crate::cli::Selfcheck;
 use crate::failure::{Exit, Failure, Outcome, shown};
 use crate::interrupt::Interrupt;
+use crate::medium::Medium;
 use crate::output::Output;
 
 /// What one probe found.
@@ -81,8 +80,8 @@ impl Price {
     }
 }
 
-pub(super) fn run(args: &Selfcheck, output: &Output, interrupt: &Interrupt) -> Outcome {
-    let ground = Ground::prepare(&args.dir)?;
+pub(super) fn run(args: &Selfcheck, medium: &Medium, output: &Output, interrupt: &Interrupt) -> Outcome {
+    let ground = Ground::prepare(&args.dir, medium)?;
     let outcome = ground.probe(args, interrupt);
     let removed = ground.remove();
     let findings = outcome?;
@@ -98,13 +97,13 @@ struct Ground {
 }
 
 impl Ground {
-    fn prepare(parent: &Path) -> Outcome<Self> {
+    fn prepare(parent: &Path, medium: &Medium) -> Outcome<Self> {
         let name = format!(".steadfast-selfcheck-{}", std::process::id());
         let path = parent.join(name);
         std::fs::create_dir(&path)
             .map_err(|e| Failure::io("making a directory to try things in", &path, e))?;
-        let raw = OsFs.open_dir(&path).map_err(|e| Failure::io("opening it", &path, e))?;
-        let dir = Dir::open(&path)?;
+        let raw = medium.fs().open_dir(&path).map_err(|e| Failure::io("opening it", &path, e))?;
+        let dir = medium.open(&path)?;
         Ok(Self { path, raw, dir })
     }
 

@@ -1,14 +1,15 @@
 //! `steadfast sweep`: remove what dead processes left behind.
 
-use durable_io::{Dir, SweepOptions, SweepReport, WhyKept};
+use durable_io::{SweepOptions, SweepReport, WhyKept};
 use serde_json::json;
 
 use crate::cli::Sweep;
 use crate::failure::{Exit, Failure, Outcome, details_of, shown};
+use crate::medium::Medium;
 use crate::output::Output;
 
-pub(super) fn run(args: &Sweep, output: &Output) -> Outcome {
-    let dir = Dir::open(&args.dir)?;
+pub(super) fn run(args: &Sweep, medium: &Medium, output: &Output) -> Outcome {
+    let dir = medium.open(&args.dir)?;
     let options =
         SweepOptions { recursive: args.recursive, dry_run: args.dry_run, ..SweepOptions::default() };
     let report = dir.sweep(&options)?;

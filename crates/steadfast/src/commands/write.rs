@@ -15,17 +15,18 @@ use super::{
 use crate::cli::Write;
 use crate::failure::{Exit, Failure, Outcome, shown};
 use crate::interrupt::Interrupt;
+use crate::medium::Medium;
 use crate::output::{Output, Unit};
 
 /// How much is read at once; with one buffer, all the memory a stream of any length takes.
 const CHUNK_LEN: usize = 256 << 10;
 
-pub(super) fn run(args: &Write, output: &Output, interrupt: &Interrupt) -> Outcome {
+pub(super) fn run(args: &Write, medium: &Medium, output: &Output, interrupt: &Interrupt) -> Outcome {
     interrupt.begin_idle();
     let source = Source::open(&args.from, output);
     interrupt.end_idle()?;
     let mut source = source?;
-    let (dir, name) = split(&args.path, MissingDir::Create)?;
+    let (dir, name) = split(medium, &args.path, MissingDir::Create)?;
     let options = args.how.options();
     let mut staged =
         if args.create_new { dir.stage_new(name, &options)? } else { dir.stage_with(name, &options)? };

@@ -9,6 +9,7 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests, outside of the functions marked as tests")]
 
+mod cases;
 mod companions;
 mod engine;
 mod protocols;
