@@ -364,12 +364,12 @@ impl FileCase for Canary {
         self.about
     }
 
-    fn prepare(&self, site: &Site<'_>) -> durable_io::Result<Vec<(Cell, Option<Value>)>> {
+    fn prepare(&self, site: &Site<'_>) -> Result<Vec<(Cell, Option<Value>)>, String> {
         let prepared = with_hand(site, self.prepare).and_then(|()| site.names()).and_then(|names| {
             names.into_iter().map(|name| site.look(&name).map(|value| (Cell::from(name), value))).collect()
         });
         // A directory that was just made has room for a file.
-        let mut cells: Vec<(Cell, Option<Value>)> = prepared.unwrap_or_default();
+        let mut cells: Vec<(Cell, Option<Value>)> = prepared.map_err(|error| error.to_string())?;
         if cells.is_empty() {
             cells.push((TARGET.into(), None));
         }
