@@ -409,7 +409,7 @@ pub(crate) fn judge(
 pub struct OnSim<'c>(pub &'c dyn FileCase);
 
 /// Where cases work on a simulated file system.
-const ROOT: &str = "/home";
+pub(crate) const ROOT: &str = "/home";
 
 impl OnSim<'_> {
     fn site<'w>(fs: &'w SimFs, life: Life) -> Site<'w> {
