@@ -157,6 +157,10 @@ impl Model<'_, '_> {
             }
             Kind::Rename => {
                 let moved = self.value(from);
+                if moved.is_some() && from.contains('/') != to.contains('/') {
+                    // Between its two barriers a power cut leaves two names rather than none.
+                    self.site.announce(Operation::one("two names for a while", to, moved.clone()));
+                }
                 let atoms = vec![vec![(from.into(), None), (to.into(), moved)]];
                 self.tell(format!("rename {from} to {to}"), atoms, |dir| dir.rename(from, to))
             }
