@@ -83,6 +83,24 @@ fn every_case_keeps_its_promises_under_every_profile() {
     assert!(stories.is_empty(), "{}\n{} broken", stories.join("\n\n"), stories.len());
 }
 
+/// Seed after seed until there are this many different images.
+#[test]
+fn fifty_thousand_different_images_of_work_drawn_by_chance() {
+    let wanted = if is_long() { 1_000_000 } else { 50_000 };
+    let (case, explorer) = (case_named("mixed").unwrap(), Explorer::default());
+    let options = Options { depth: 0, kills: false, ..Options::default() };
+    let (mut sum, mut seed) = (Report { exhaustive: true, ..Report::default() }, 0);
+    while sum.distinct < wanted {
+        seed += 1;
+        let recorded = record(&Scenario { seed, ..Scenario::plain("mixed") }, &*case);
+        let profile = FileProfile::POSIX_MIN;
+        let report = explorer.explore(&OnSim(&*case), &recorded, profile, &options, &Gauge::default());
+        assert!(report.broken == 0, "{}", story(&*case, &report).unwrap());
+        sum.add(report);
+    }
+    println!("{} different images of {} visited, from {seed} seeds: 0 broken", sum.distinct, sum.visited);
+}
+
 fn has_failed(op: Option<&FileOp>) -> bool {
     match op {
         Some(
