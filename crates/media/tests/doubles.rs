@@ -223,21 +223,11 @@ fn two_fixed_environments_agree() {
 
 #[test]
 fn a_mark_on_a_file_disk_is_heard_behind_its_file() {
-    let marks = Arc::new(Points::default());
+    let marks = Arc::new(Marks::default());
     let root = tempfile::tempdir().unwrap();
-    let dir = TapFs::shared(OsFs::shared(), Arc::<Points>::clone(&marks)).open_dir(root.path()).unwrap();
+    let dir = TapFs::shared(OsFs::shared(), Arc::<Marks>::clone(&marks)).open_dir(root.path()).unwrap();
     let disk = FileDisk::create(&*dir, "disk".as_ref(), Geometry::new(512, 8).unwrap()).unwrap();
     disk.mark("after_prepare");
     disk.mark("after_commit_record");
     assert_eq!(*marks.0.lock().unwrap(), ["after_prepare", "after_commit_record"]);
-}
-
-/// Hears marks alone.
-#[derive(Debug, Default)]
-struct Points(Mutex<Vec<&'static str>>);
-
-impl Listener for Points {
-    fn mark(&self, point: &'static str) {
-        self.0.lock().unwrap().push(point);
-    }
 }
