@@ -20,7 +20,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 use crate::fault::Fault;
 use crate::id::{Crash, CrashId, Loss, Mutation, Scenario};
 use crate::medium::Medium;
-use crate::space::{Digits, Point};
+use crate::space::{Digits, PieceId, Point};
 use crate::trace::{Recording, Trace};
 use crate::witness::{Class, Expected, Mark, Verdict};
 
@@ -328,20 +328,20 @@ pub(crate) fn crash_of<I, P>(point: &Point<I, P>, digits: &[u32]) -> Crash {
     let lost: Vec<_> = all.iter().filter(|piece| !kept.contains(piece)).copied().collect();
     let is_what_is_left = kept.iter().all(|piece| all.contains(piece));
     let loss = if is_what_is_left && lost.len() <= kept.len() { Loss::Lose(lost) } else { Loss::Keep(kept) };
-    Crash::Power { at: point.at, loss }
+    Crash::Power { at: point.at, loss, junk: point.junk(digits) }
 }
 
 /// The state that an id names.
-pub(crate) fn digits_of<I, P>(point: &Point<I, P>, loss: &Loss) -> Option<Digits> {
+pub(crate) fn digits_of<I, P>(point: &Point<I, P>, loss: &Loss, junk: &[PieceId]) -> Option<Digits> {
     match loss {
-        Loss::Keep(kept) => point.keeping(kept),
+        Loss::Keep(kept) => point.keeping(kept, junk),
         Loss::Lose(lost) => {
             let all = point.kept(&point.everything_kept());
             if lost.iter().any(|piece| !all.contains(piece)) {
                 return None;
             }
             let kept: Vec<_> = all.into_iter().filter(|piece| !lost.contains(piece)).collect();
-            point.keeping(&kept)
+            point.keeping(&kept, junk)
         }
     }
 }

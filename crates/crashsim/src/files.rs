@@ -198,7 +198,7 @@ impl fmt::Display for FileOp {
 }
 
 impl Outcome {
-    fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Done => "",
             Self::Failed => " FAILED",
@@ -709,7 +709,7 @@ impl Walk {
             seats.push(seat);
         }
         let rules = self.rules(&seats);
-        Point { at, base: self.settled.clone(), steps, axes, rules }
+        Point { at, base: self.settled.clone(), steps, axes, rules, groups: Vec::new() }
     }
 
     /// Gives a piece its place on an axis.

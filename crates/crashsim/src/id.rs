@@ -7,6 +7,7 @@
 //! replace~8/posix-min@14:lose=6             with the barrier at record 8 removed; `~8late`: made late
 //! append/btrfs@kill12+@31:all+@4:none       killed at record 12; the power failed at record 31 of the same trace;
 //!                                           and once more at record 4 of the recovery after that
+//! put/any-subset-torn@9:lose=6.1;junk=7     blocks only: of request 7, the first block is garbage
 //! ```
 
 use std::fmt;
@@ -53,6 +54,8 @@ pub enum Crash {
         at: usize,
         /// What was lost.
         loss: Loss,
+        /// What was damaged beyond that.
+        junk: Vec<PieceId>,
     },
 }
 
@@ -116,10 +119,21 @@ impl fmt::Display for Crash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Kill { at } => write!(f, "@kill{at}"),
-            Self::Power { at, loss: Loss::Lose(pieces) } if pieces.is_empty() => write!(f, "@{at}:all"),
-            Self::Power { at, loss: Loss::Keep(pieces) } if pieces.is_empty() => write!(f, "@{at}:none"),
-            Self::Power { at, loss: Loss::Lose(pieces) } => write!(f, "@{at}:lose={}", joined(pieces)),
-            Self::Power { at, loss: Loss::Keep(pieces) } => write!(f, "@{at}:keep={}", joined(pieces)),
+            Self::Power { at, loss, junk } => {
+                write!(f, "@{at}:{loss}")?;
+                if junk.is_empty() { Ok(()) } else { write!(f, ";junk={}", joined(junk)) }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lose(pieces) if pieces.is_empty() => f.write_str("all"),
+            Self::Keep(pieces) if pieces.is_empty() => f.write_str("none"),
+            Self::Lose(pieces) => write!(f, "lose={}", joined(pieces)),
+            Self::Keep(pieces) => write!(f, "keep={}", joined(pieces)),
         }
     }
 }
@@ -211,6 +225,10 @@ impl FromStr for Crash {
         let (at, loss) =
             rest.split_once(':').ok_or_else(|| bad("a `:` after the crash point is missing", rest))?;
         let at = number(at)?;
+        let (loss, junk) = match loss.split_once(";junk=") {
+            Some((loss, junk)) => (loss, parse_pieces(junk)?),
+            None => (loss, Vec::new()),
+        };
         let loss = match loss {
             "all" => Loss::Lose(Vec::new()),
             "none" => Loss::Keep(Vec::new()),
@@ -220,7 +238,7 @@ impl FromStr for Crash {
                 _ => return Err(bad("`all`, `none`, `keep=…` or `lose=…` is wanted", loss)),
             },
         };
-        Ok(Self::Power { at, loss })
+        Ok(Self::Power { at, loss, junk })
     }
 }
 

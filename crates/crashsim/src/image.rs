@@ -39,6 +39,16 @@ impl Sector {
     pub fn bytes(&self) -> &[u8; SECTOR_LEN] {
         &self.bytes
     }
+
+    /// A number for the bytes.
+    pub(crate) fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// Whether it reads as one that was never written.
+    pub(crate) fn is_zero(&self) -> bool {
+        self.digest == *ZEROS
+    }
 }
 
 /// Mode, owner and extended attributes.

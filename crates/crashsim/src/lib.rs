@@ -1,7 +1,10 @@
 //! The power-fail simulator. It knows the seams of [`media`] and nothing of the engines above them.
 
 mod barriers;
+mod blocks;
 mod campaign;
+mod disk_image;
+mod disk_lie;
 mod explore;
 mod failpoints;
 mod fault;
@@ -10,13 +13,18 @@ mod id;
 mod image;
 mod medium;
 mod replay;
+mod sample;
+mod sim_disk;
 mod sim_fs;
 mod space;
 mod trace;
 mod witness;
 
 pub use barriers::{Barrier, Late, barriers};
+pub use blocks::{BlockOp, DiskPiece, DiskPoint, DiskProfile, block_points};
 pub use campaign::{Campaign, Row};
+pub use disk_image::DiskImage;
+pub use disk_lie::DiskLie;
 pub use explore::{Explorer, Failure, Gauge, Life, Options, Recorded, Report, Run, Workload};
 pub use failpoints::{
     CRASH_POINTS_MAX, CRASH_POINTS_VARIABLE, CrashSimConfig, FailpointError, Failpoints, MARKS,
@@ -27,6 +35,7 @@ pub use id::{BadId, Crash, CrashId, Loss, Mutation, Scenario};
 pub use image::{Attributes, Body, FsImage, Ino, Name, Node, SECTOR_LEN, Sector};
 pub use medium::Medium;
 pub use replay::{Became, Line, ReplayError, Scene, Story, replay, shrink};
+pub use sim_disk::SimDisk;
 pub use sim_fs::SimFs;
 pub use space::{Axis, AxisKind, Digits, PieceId, Point, Random, Rule, Step, When};
 pub use trace::{Event, Record, Recording, Tick, Trace};

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::explore::{Explorer, Life, Options, Recorded, Workload, crash_of, digits_of, examine, image_of};
 use crate::id::{Crash, CrashId, Loss, Mutation};
 use crate::medium::Medium;
-use crate::space::{Digits, Point, When};
+use crate::space::{Digits, PieceId, Point, When};
 use crate::trace::{Event, Recording, Trace};
 use crate::witness::{Expected, Mark, Verdict};
 
@@ -18,6 +18,8 @@ pub enum Became {
     Survived,
     /// Some of its pieces survived.
     InPart,
+    /// Where it should be, there is something that nobody wrote.
+    Junk,
     /// It did not survive.
     Lost,
     /// It makes others durable.
@@ -36,6 +38,7 @@ impl Became {
             Self::Durable => "durable",
             Self::Survived => "survived",
             Self::InPart => "in part",
+            Self::Junk => "JUNK",
             Self::Lost => "LOST",
             Self::Barrier => "barrier",
             Self::Removed => "REMOVED",
@@ -157,8 +160,8 @@ pub fn replay<M: Medium>(workload: &dyn Workload<M>, id: &CrashId) -> Result<Sto
                 scenes.push(Scene { lines: told_until(&stage.trace, *at, removed), crash: crash.clone() });
                 die(workload, &mut stage, *at)
             }
-            Crash::Power { at, loss } => {
-                let (point, digits) = state_of(&stage, profile, *at, loss)?;
+            Crash::Power { at, loss, junk } => {
+                let (point, digits) = state_of(&stage, profile, *at, loss, junk)?;
                 let lines = lines(&stage.trace, &point, &digits, removed);
                 scenes.push(Scene { lines, crash: crash.clone() });
                 cut(workload, &mut stage, &point, &digits)
@@ -185,10 +188,11 @@ fn state_of<M: Medium>(
     profile: M::Profile,
     at: usize,
     loss: &Loss,
+    junk: &[PieceId],
 ) -> Result<State<M>, ReplayError> {
     let point = M::points(&stage.start, &stage.trace, profile).into_iter().find(|point| point.at == at);
     let point = point.ok_or(ReplayError::NoPoint { at, records: stage.trace.len() })?;
-    let digits = digits_of(&point, loss).ok_or(ReplayError::NoState { at })?;
+    let digits = digits_of(&point, loss, junk).ok_or(ReplayError::NoState { at })?;
     Ok((point, digits))
 }
 
@@ -237,14 +241,19 @@ where
     let mut lines = told_until(trace, point.at, removed);
     for line in lines.iter_mut().filter(|line| line.became == Became::Survived) {
         let pieces = point.steps.iter().filter(|step| usize::try_from(step.id.record) == Ok(line.index));
-        let (mut kept, mut lost, mut free) = (0, 0, 0);
+        let (mut kept, mut lost, mut free, mut junk) = (0, 0, 0, 0);
         for step in pieces {
+            if point.is_junk(step) {
+                junk += usize::from(step.is_in(digits));
+                continue;
+            }
             free += usize::from(step.when != When::Always);
             // An older version in the place of a newer one is lost as well.
             if step.is_in(digits) { kept += 1 } else { lost += 1 }
         }
         line.became = match (kept, lost) {
-            (0, 0) if line.text.starts_with("sync") || line.text == "flush" => Became::Barrier,
+            (0, 0) if line.text.starts_with("sync") || line.text.starts_with("flush") => Became::Barrier,
+            _ if junk > 0 => Became::Junk,
             _ if free == 0 => Became::Durable,
             (_, 0) => Became::Survived,
             (0, _) => Became::Lost,
@@ -283,7 +292,7 @@ fn keep_what_need_not_be_lost<M: Medium>(
     profile: M::Profile,
     mut best: CrashId,
 ) -> CrashId {
-    let Some((Crash::Power { at, loss }, [])) =
+    let Some((Crash::Power { at, loss, junk }, [])) =
         best.crashes.split_first().map(|(first, rest)| (first.clone(), rest))
     else {
         return best;
@@ -295,11 +304,11 @@ fn keep_what_need_not_be_lost<M: Medium>(
         expected: recorded.expected,
         life: Life::default(),
     };
-    let Ok((point, mut digits)) = state_of(&stage, profile, at, &loss) else { return best };
+    let Ok((point, mut digits)) = state_of(&stage, profile, at, &loss, &junk) else { return best };
     for (index, axis) in point.axes.iter().enumerate() {
         let mut fuller = digits.clone();
         if let Some(digit) = fuller.get_mut(index) {
-            *digit = axis.choices() - 1;
+            *digit = axis.whole();
         }
         if fuller == digits || !point.permits(&fuller) {
             continue;

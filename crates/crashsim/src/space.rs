@@ -5,13 +5,15 @@
 //!
 //! - a [`Bit`](AxisKind::Bit): one piece, there or not;
 //! - a [`Slot`](AxisKind::Slot): one place written several times; it holds one of the versions, or what it held before;
-//! - a [`Log`](AxisKind::Log): pieces that reach the medium in order; some first part of them is there.
+//! - a [`Log`](AxisKind::Log): pieces that reach the medium in order; some first part of them is there;
+//! - a [`Junk`](AxisKind::Junk): damage that an interrupted request may do; none of it, or one of several.
 //!
 //! A choice is a **digit**: 0 for "none of it", `d` for version `d` (slot) or for the first `d` pieces (log). So a state is
 //! a number in a mixed radix, the states can be counted without being visited, and a profile is nothing but a way to
 //! sort pieces onto axes, with [`Rule`]s where one choice needs another.
 
 use std::fmt;
+use std::ops::Range;
 
 /// One part of one request: the record's place in the trace, and which part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,6 +39,8 @@ pub enum AxisKind {
     Slot,
     /// Pieces that become durable in this order.
     Log,
+    /// Damage to one place: at most one of the pieces, and none of them where nothing is lost.
+    Junk,
 }
 
 /// A choice to make.
@@ -55,12 +59,21 @@ impl Axis {
         u32::try_from(self.pieces.len()).unwrap_or(u32::MAX).saturating_add(1)
     }
 
+    /// The digit of an axis where nothing was lost: everything in its last version, and no damage.
+    #[must_use]
+    pub fn whole(&self) -> u32 {
+        match self.kind {
+            AxisKind::Bit | AxisKind::Slot | AxisKind::Log => self.choices() - 1,
+            AxisKind::Junk => 0,
+        }
+    }
+
     /// The pieces that a digit keeps.
     fn kept(&self, digit: u32) -> &[PieceId] {
         let count = usize::try_from(digit).unwrap_or(usize::MAX).min(self.pieces.len());
         let first = match self.kind {
             AxisKind::Log | AxisKind::Bit => 0,
-            AxisKind::Slot => count.saturating_sub(1),
+            AxisKind::Slot | AxisKind::Junk => count.saturating_sub(1),
         };
         self.pieces.get(first..count).unwrap_or(&[])
     }
@@ -125,6 +138,9 @@ pub struct Point<I, P> {
     pub axes: Vec<Axis>,
     /// What is not free in them.
     pub rules: Vec<Rule>,
+    /// Axes next to each other that are parts of one whole, a block of several sectors with what may damage it: samples
+    /// vary them together.
+    pub groups: Vec<Range<usize>>,
 }
 
 impl<I, P> Point<I, P> {
@@ -164,7 +180,7 @@ impl<I, P> Point<I, P> {
     /// The state that a killed process leaves: everything, in its last version.
     #[must_use]
     pub fn everything_kept(&self) -> Digits {
-        self.axes.iter().map(|axis| axis.choices() - 1).collect()
+        self.axes.iter().map(Axis::whole).collect()
     }
 
     /// Carries out the steps of a state.
@@ -172,30 +188,56 @@ impl<I, P> Point<I, P> {
         self.steps.iter().filter(|step| step.is_in(digits)).for_each(|step| apply(&step.piece));
     }
 
-    /// The pieces that a state keeps, in order: what an id lists.
+    /// The pieces that a state keeps, in order: what an id lists. Damage is not among them.
     #[must_use]
     pub fn kept(&self, digits: &[u32]) -> Vec<PieceId> {
-        let mut kept: Vec<PieceId> =
-            self.axes.iter().zip(digits).flat_map(|(axis, &digit)| axis.kept(digit)).copied().collect();
-        kept.sort_unstable();
-        kept
+        self.chosen(digits, |kind| kind != AxisKind::Junk)
     }
 
-    /// The state that keeps exactly these pieces; [`None`] if there is none.
+    /// The damage that a state has, in order: what an id lists as `junk=`.
     #[must_use]
-    pub fn keeping(&self, kept: &[PieceId]) -> Option<Digits> {
+    pub fn junk(&self, digits: &[u32]) -> Vec<PieceId> {
+        self.chosen(digits, |kind| kind == AxisKind::Junk)
+    }
+
+    fn chosen(&self, digits: &[u32], wanted: impl Fn(AxisKind) -> bool) -> Vec<PieceId> {
+        let axes = self.axes.iter().zip(digits).filter(|(axis, _)| wanted(axis.kind));
+        let mut chosen: Vec<PieceId> = axes.flat_map(|(axis, &digit)| axis.kept(digit)).copied().collect();
+        chosen.sort_unstable();
+        chosen
+    }
+
+    /// Whether a step is damage, and not part of what was asked for.
+    #[must_use]
+    pub fn is_junk(&self, step: &Step<P>) -> bool {
+        match step.when {
+            When::Always => false,
+            When::Is(axis, _) | When::AtLeast(axis, _) => {
+                self.axes.get(axis).is_some_and(|axis| axis.kind == AxisKind::Junk)
+            }
+        }
+    }
+
+    /// The state that keeps exactly these pieces and has exactly this damage; [`None`] if there is none.
+    #[must_use]
+    pub fn keeping(&self, kept: &[PieceId], junk: &[PieceId]) -> Option<Digits> {
         let mut digits = self.nothing_kept();
         for (axis, digit) in self.axes.iter().zip(&mut digits) {
+            let wanted = if axis.kind == AxisKind::Junk { junk } else { kept };
             for (index, piece) in axis.pieces.iter().enumerate() {
-                if kept.contains(piece) {
+                if wanted.contains(piece) {
                     *digit = u32::try_from(index).ok()?.saturating_add(1);
                 }
             }
         }
-        let mut wanted = kept.to_vec();
-        wanted.sort_unstable();
-        wanted.dedup();
-        (self.kept(&digits) == wanted && self.permits(&digits)).then_some(digits)
+        let sorted = |wanted: &[PieceId]| {
+            let mut wanted = wanted.to_vec();
+            wanted.sort_unstable();
+            wanted.dedup();
+            wanted
+        };
+        let is_it = self.kept(&digits) == sorted(kept) && self.junk(&digits) == sorted(junk);
+        (is_it && self.permits(&digits)).then_some(digits)
     }
 
     /// States worth a look where there are too many for all: nothing and everything kept; all but one choice, and one
@@ -203,6 +245,9 @@ impl<I, P> Point<I, P> {
     /// ones every time.
     #[must_use]
     pub fn sample(&self, count: usize, seed: u64) -> Vec<Digits> {
+        if !self.groups.is_empty() {
+            return self.sample_groups(count, seed);
+        }
         let (none, all) = (self.nothing_kept(), self.everything_kept());
         let mut states = vec![all.clone(), none.clone()];
         for (index, axis) in self.axes.iter().enumerate() {
