@@ -189,6 +189,8 @@ pub struct Report {
     pub distinct: u64,
     /// How many states the crash points have, those of recoveries not counted.
     pub space: u128,
+    /// How many of these were visited. Where all were, it may be fewer than `space`: rules forbid some.
+    pub covered: u64,
     /// Whether every one of these was visited.
     pub exhaustive: bool,
     /// Checked pairs by what was found.
@@ -207,6 +209,7 @@ impl Report {
         self.checked += other.checked;
         self.distinct += other.distinct;
         self.space = self.space.saturating_add(other.space);
+        self.covered += other.covered;
         self.exhaustive &= other.exhaustive;
         self.broken += other.broken;
         for (class, count) in other.classes {
@@ -563,6 +566,7 @@ impl<M: Medium> Visitor<'_, '_, M> {
         let image = image_of::<M>(&stop.point, digits);
         let digest = M::digest(&image);
         self.report.visited += 1;
+        self.report.covered += u64::from(before.is_none());
         self.of.gauge.visited.fetch_add(1, Ordering::Relaxed);
         self.count_image(digest);
         if !self.of.seen.insert(key(digest, stop.told.digest, life, depth)) {

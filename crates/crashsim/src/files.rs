@@ -198,6 +198,7 @@ impl fmt::Display for FileOp {
 }
 
 impl Outcome {
+    /// For people: nothing, where all is well.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Done => "",

@@ -7,9 +7,10 @@ use media::doubles::Op;
 use crate::fault::Fault;
 use crate::files::{FileOp, FilePiece, FileProfile, points};
 use crate::image::FsImage;
+use crate::names::Names;
 use crate::sim_fs::SimFs;
 use crate::space::Point;
-use crate::trace::{Recording, Trace};
+use crate::trace::{Record, Recording, Trace};
 use crate::witness::Witness;
 
 /// A simulated medium. Clones are handles of the same one.
@@ -59,6 +60,11 @@ pub trait Medium: Witness + Clone + Send + Sync + 'static {
 
     /// Whether the request makes others durable.
     fn is_barrier(op: &Self::Op) -> bool;
+
+    /// The requests of a trace in words, in order, with their subjects called as they are at that moment.
+    fn requests_in_words(_start: &Self::Image, trace: &Trace<Self::Op>) -> Vec<String> {
+        trace.records().iter().filter_map(Record::op).map(ToString::to_string).collect()
+    }
 
     /// The name of a profile, as in ids.
     fn profile_name(profile: Self::Profile) -> &'static str;
@@ -119,6 +125,11 @@ impl Medium for SimFs {
 
     fn is_barrier(op: &FileOp) -> bool {
         op.is_barrier()
+    }
+
+    fn requests_in_words(start: &FsImage, trace: &Trace<FileOp>) -> Vec<String> {
+        let mut names = Names::of(start);
+        trace.records().iter().filter_map(Record::op).map(|op| names.tell(op)).collect()
     }
 
     fn profile_name(profile: FileProfile) -> &'static str {

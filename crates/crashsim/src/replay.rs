@@ -3,10 +3,10 @@
 use std::fmt;
 
 use crate::explore::{Explorer, Life, Options, Recorded, Workload, crash_of, digits_of, examine, image_of};
-use crate::id::{Crash, CrashId, Loss, Mutation};
+use crate::id::{Crash, CrashId, Loss, Mutation, Scenario};
 use crate::medium::Medium;
 use crate::space::{Digits, PieceId, Point, When};
-use crate::trace::{Event, Recording, Trace};
+use crate::trace::{Event, Record, Recording, Trace};
 use crate::witness::{Expected, Mark, Verdict};
 
 /// What became of a request.
@@ -28,6 +28,8 @@ pub enum Became {
     Removed,
     /// What the workload was told.
     Told,
+    /// A named point that the engine passed: no request, and no promise.
+    Passed,
 }
 
 impl Became {
@@ -42,7 +44,7 @@ impl Became {
             Self::Lost => "LOST",
             Self::Barrier => "barrier",
             Self::Removed => "REMOVED",
-            Self::Told => "",
+            Self::Told | Self::Passed => "",
         }
     }
 }
@@ -88,7 +90,9 @@ pub enum ReplayError {
     #[error("record {0} is no barrier that could be taken away or made late")]
     NoBarrier(usize),
     /// The workload has no such crash point: it is not the one the id was made with.
-    #[error("there is no crash point {at}: the workload has {records} records, so it has changed since")]
+    #[error(
+        "there is no crash point {at} in {records} records: the id may be of another version of the case"
+    )]
     NoPoint {
         /// The point of the id.
         at: usize,
@@ -103,17 +107,24 @@ pub enum ReplayError {
     },
 }
 
+/// Without the points that the engine passed; `{:#}` has them too.
 impl fmt::Display for Story {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.id)?;
         for (index, scene) in self.scenes.iter().enumerate() {
             match index {
-                0 => writeln!(f, "\nWhat was done, and what became of it:")?,
+                0 => writeln!(
+                    f,
+                    "\nWhat was done, and what became of it (\"durable\" by a barrier; the rest by chance):"
+                )?,
                 _ => writeln!(f, "\nThen the program started again:")?,
             }
             for line in &scene.lines {
                 match line.became {
-                    Became::Told => writeln!(f, "{:>5}  {:<9} -- {}", line.index, "", line.text)?,
+                    Became::Passed if !f.alternate() => {}
+                    Became::Told | Became::Passed => {
+                        writeln!(f, "{:>5}  {:<9} -- {}", line.index, "", line.text)?;
+                    }
                     became => writeln!(f, "{:>5}  {:<9} {}", line.index, became.word(), line.text)?,
                 }
             }
@@ -122,9 +133,10 @@ impl fmt::Display for Story {
                 Crash::Power { .. } => writeln!(f, "       ⚡ the power fails here")?,
             }
         }
+        let class = self.verdict.class;
         match &self.verdict.broken {
-            Some(why) => write!(f, "\nAfter recovery: BROKEN PROMISE ({}): {why}", self.verdict.class),
-            None => write!(f, "\nAfter recovery: every promise is kept ({}).", self.verdict.class),
+            Some(why) => write!(f, "\nAfter recovery: BROKEN PROMISE ({class})\n  {why}"),
+            None => write!(f, "\nAfter recovery: every promise is kept; found: {}.", class.in_words()),
         }
     }
 }
@@ -145,24 +157,27 @@ struct Stage<M: Medium> {
 pub fn replay<M: Medium>(workload: &dyn Workload<M>, id: &CrashId) -> Result<Story, ReplayError> {
     let profile = M::profile_named(&id.profile).ok_or_else(|| ReplayError::NoProfile(id.profile.clone()))?;
     let recorded = record(workload, id)?;
-    let removed = match id.scenario.mutation {
-        Some(Mutation::Removed(record)) => Some(record),
-        Some(Mutation::Late(_)) | None => None,
-    };
+    let removed = removed_barrier(workload, id);
     let Recorded { start, trace, expected, .. } = recorded;
     let mut stage = Stage::<M> { start, trace, expected, life: Life::default() };
     let mut scenes = Vec::new();
     let mut verdict = None;
     for (index, crash) in id.crashes.iter().enumerate() {
-        let removed = removed.filter(|_| index == 0);
+        let removed = removed.as_ref().filter(|_| index == 0);
         verdict = Some(match crash {
+            Crash::Kill { at } if *at > stage.trace.len() => {
+                return Err(ReplayError::NoPoint { at: *at, records: stage.trace.len() });
+            }
             Crash::Kill { at } => {
-                scenes.push(Scene { lines: told_until(&stage.trace, *at, removed), crash: crash.clone() });
+                scenes.push(Scene {
+                    lines: told_until::<M>(&stage.start, &stage.trace, *at, removed),
+                    crash: crash.clone(),
+                });
                 die(workload, &mut stage, *at)
             }
             Crash::Power { at, loss, junk } => {
                 let (point, digits) = state_of(&stage, profile, *at, loss, junk)?;
-                let lines = lines(&stage.trace, &point, &digits, removed);
+                let lines = lines(&stage, &point, &digits, removed);
                 scenes.push(Scene { lines, crash: crash.clone() });
                 cut(workload, &mut stage, &point, &digits)
             }
@@ -178,6 +193,14 @@ fn record<M: Medium>(workload: &dyn Workload<M>, id: &CrashId) -> Result<Recorde
         None => 0,
     };
     id.scenario.record(workload).ok_or(ReplayError::NoBarrier(barrier))
+}
+
+/// The barrier that an id takes away: its place, and what it would have been.
+fn removed_barrier<M: Medium>(workload: &dyn Workload<M>, id: &CrashId) -> Option<(usize, String)> {
+    let Some(Mutation::Removed(at)) = id.scenario.mutation else { return None };
+    let whole = Scenario { mutation: None, ..id.scenario.clone() }.record(workload)?;
+    let text = in_words::<M>(&whole.start, &whole.trace).into_iter().nth(at)?;
+    Some((at, text))
 }
 
 /// A crash point and one of its states.
@@ -225,23 +248,47 @@ fn cut<M: Medium>(
     verdict
 }
 
-fn told_until<O: fmt::Display + Clone>(trace: &Trace<O>, at: usize, removed: Option<usize>) -> Vec<Line> {
-    let line = |(index, event): (usize, &Event<O>)| match event {
-        _ if Some(index) == removed => Line { index, text: "barrier".to_owned(), became: Became::Removed },
-        Event::Op(op) => Line { index, text: op.to_string(), became: Became::Survived },
-        Event::Mark(mark) => Line { index, text: mark.to_string(), became: Became::Told },
+/// A trace in words, one line a record.
+#[must_use]
+pub fn in_words<M: Medium>(start: &M::Image, trace: &Trace<M::Op>) -> Vec<String> {
+    let mut requests = M::requests_in_words(start, trace).into_iter();
+    let words = |record: &Record<M::Op>| match &record.event {
+        Event::Op(op) => requests.next().unwrap_or_else(|| op.to_string()),
+        Event::Mark(mark) => mark.to_string(),
     };
-    trace.records().iter().take(at).map(|record| &record.event).enumerate().map(line).collect()
+    trace.records().iter().map(words).collect()
 }
 
-fn lines<O, I, P>(trace: &Trace<O>, point: &Point<I, P>, digits: &[u32], removed: Option<usize>) -> Vec<Line>
-where
-    O: fmt::Display + Clone,
-{
-    let mut lines = told_until(trace, point.at, removed);
+fn told_until<M: Medium>(
+    start: &M::Image,
+    trace: &Trace<M::Op>,
+    at: usize,
+    removed: Option<&(usize, String)>,
+) -> Vec<Line> {
+    let words = in_words::<M>(start, trace);
+    let line = |(index, (record, text)): (usize, (&Record<M::Op>, String))| match &record.event {
+        Event::Mark(_) if removed.is_some_and(|(at, _)| *at == index) => {
+            let text = removed.map_or(text, |(_, text)| text.clone());
+            Line { index, text, became: Became::Removed }
+        }
+        Event::Op(op) if M::is_barrier(op) => Line { index, text, became: Became::Barrier },
+        Event::Op(_) => Line { index, text, became: Became::Survived },
+        Event::Mark(Mark::Point(_)) => Line { index, text, became: Became::Passed },
+        Event::Mark(_) => Line { index, text, became: Became::Told },
+    };
+    trace.records().iter().take(at).zip(words).enumerate().map(line).collect()
+}
+
+fn lines<M: Medium>(
+    stage: &Stage<M>,
+    point: &Point<M::Image, M::Piece>,
+    digits: &[u32],
+    removed: Option<&(usize, String)>,
+) -> Vec<Line> {
+    let mut lines = told_until::<M>(&stage.start, &stage.trace, point.at, removed);
     for line in lines.iter_mut().filter(|line| line.became == Became::Survived) {
         let pieces = point.steps.iter().filter(|step| usize::try_from(step.id.record) == Ok(line.index));
-        let (mut kept, mut lost, mut free, mut junk) = (0, 0, 0, 0);
+        let (mut kept, mut lost, mut free, mut junk) = (0, Vec::new(), 0, 0);
         for step in pieces {
             if point.is_junk(step) {
                 junk += usize::from(step.is_in(digits));
@@ -249,20 +296,29 @@ where
             }
             free += usize::from(step.when != When::Always);
             // An older version in the place of a newer one is lost as well.
-            if step.is_in(digits) { kept += 1 } else { lost += 1 }
+            if step.is_in(digits) { kept += 1 } else { lost.push(step.piece.to_string()) }
         }
-        line.became = match (kept, lost) {
-            (0, 0) if line.text.starts_with("sync") || line.text.starts_with("flush") => Became::Barrier,
+        line.became = match (kept, lost.len()) {
             _ if junk > 0 => Became::Junk,
             _ if free == 0 => Became::Durable,
             (_, 0) => Became::Survived,
             (0, _) => Became::Lost,
             (_, _) => Became::InPart,
         };
+        if line.became == Became::InPart {
+            line.text.push_str(&lost_words(&lost));
+        }
     }
-    // Marks of the engine are clutter beside what was promised.
-    lines.retain(|line| line.became != Became::Told || !line.text.starts_with("point "));
     lines
+}
+
+/// How many lost pieces of one request are named.
+const NAMED_MAX: usize = 3;
+
+fn lost_words(lost: &[String]) -> String {
+    let named = lost.get(..NAMED_MAX.min(lost.len())).unwrap_or(lost).join(", ");
+    let more = lost.len().saturating_sub(NAMED_MAX);
+    if more == 0 { format!(" (lost: {named})") } else { format!(" (lost: {named} and {more} more)") }
 }
 
 /// Makes a failure smaller: leaves out operations of the workload as long as something still breaks, and then keeps

@@ -12,6 +12,7 @@
 //! a number in a mixed radix, the states can be counted without being visited, and a profile is nothing but a way to
 //! sort pieces onto axes, with [`Rule`]s where one choice needs another.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 
@@ -241,8 +242,8 @@ impl<I, P> Point<I, P> {
     }
 
     /// States worth a look where there are too many for all: nothing and everything kept; all but one choice, and one
-    /// choice alone; pairs; and from there on as chance (a seed) has it. At most `count`, each permitted, the same
-    /// ones every time.
+    /// choice alone; pairs; and from there on as chance (a seed) has it. At most `count`, each permitted and another, the
+    /// same ones every time.
     #[must_use]
     pub fn sample(&self, count: usize, seed: u64) -> Vec<Digits> {
         if !self.groups.is_empty() {
@@ -266,15 +267,20 @@ impl<I, P> Point<I, P> {
                 states.push(replaced(&all, &pick(&none)));
             }
         }
+        let mut seen = HashSet::new();
+        let mut is_new = |digits: &Digits| self.permits(digits) && seen.insert(digits.clone());
+        states.retain(&mut is_new);
         states.truncate(count);
         let mut random = Random::new(seed);
-        // A rule may refuse a state made by chance; the bound keeps a space of few permitted states from looping.
+        // A rule may refuse a state made by chance, or it was drawn before; the bound keeps a small space from looping.
         let mut tries = count.saturating_mul(4);
         while states.len() < count && tries > 0 {
             tries -= 1;
-            states.push(self.by_chance(&mut random));
+            let state = self.by_chance(&mut random);
+            if is_new(&state) {
+                states.push(state);
+            }
         }
-        states.retain(|digits| self.permits(digits));
         states
     }
 

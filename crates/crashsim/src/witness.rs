@@ -342,16 +342,33 @@ impl Group {
 fn explain(cell: &str, found: Option<&Value>, allowed: &[Option<&Value>]) -> String {
     let mut words: Vec<String> = allowed.iter().map(|value| show(*value)).collect();
     words.dedup();
-    format!("`{cell}` is {}, wanted {}", show(found), words.join(" or "))
+    let departs = found.and_then(|found| departure(found, allowed)).unwrap_or_default();
+    format!("`{cell}` is {}{departs}, wanted {}", show(found), words.join(" or "))
+}
+
+/// Where a content that begins as one of the allowed ones goes on differently, if that is behind what is shown of it.
+fn departure(found: &Value, allowed: &[Option<&Value>]) -> Option<String> {
+    let common = |value: &&Value| value.bytes.iter().zip(&*found.bytes).take_while(|(a, b)| a == b).count();
+    let same = allowed.iter().flatten().map(common).max()?;
+    let rest = found.bytes.get(same..).filter(|rest| same >= SHOWN_LEN && !rest.is_empty())?;
+    let what = if rest.iter().all(|&byte| byte == 0) { "zeros".to_owned() } else { quote(rest) };
+    Some(format!(" and, from byte {same} on, {what}"))
+}
+
+/// How many bytes of a content are shown.
+const SHOWN_LEN: usize = 24;
+
+fn quote(bytes: &[u8]) -> String {
+    let head: String =
+        bytes.iter().take(SHOWN_LEN).flat_map(|byte| byte.escape_ascii()).map(char::from).collect();
+    let dots = if bytes.len() > SHOWN_LEN { "…" } else { "" };
+    format!("\"{head}{dots}\"")
 }
 
 fn show(value: Option<&Value>) -> String {
     let Some(value) = value else { return "missing".to_owned() };
-    let head: String =
-        value.bytes.iter().take(24).flat_map(|byte| byte.escape_ascii()).map(char::from).collect();
-    let dots = if value.bytes.len() > 24 { "…" } else { "" };
     let facts = if value.facts.is_empty() { String::new() } else { format!(" ({})", value.facts) };
-    format!("{} bytes \"{head}{dots}\"{facts}", value.bytes.len())
+    format!("{} bytes {}{facts}", value.bytes.len(), quote(&value.bytes))
 }
 
 /// What is wrong with a value that none of the allowed ones is.
@@ -415,6 +432,24 @@ impl Class {
             Self::NotIdempotent => "not-idempotent",
         }
     }
+
+    /// For people who have not seen the tables.
+    #[must_use]
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Old => "what was there before",
+            Self::New => "what was to be there",
+            Self::Lost => "what was there before, though the new was acknowledged",
+            Self::WrongFacts => "the right bytes with a wrong mode, owner or name",
+            Self::Missing => "nothing, where something must be",
+            Self::ZeroLength => "an empty file",
+            Self::AllZero => "nothing but zeros",
+            Self::Mix => "parts of several contents",
+            Self::Stranger => "something that nobody wrote",
+            Self::CannotOpen => "nothing that can be opened",
+            Self::NotIdempotent => "something that a second recovery changes",
+        }
+    }
 }
 
 impl fmt::Display for Class {
@@ -453,5 +488,27 @@ impl Verdict {
     pub fn worse(self, other: Self) -> Self {
         let rank = |verdict: &Self| (verdict.broken.is_some(), verdict.class);
         if rank(&other) > rank(&self) { other } else { self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_that_begins_as_wanted_is_told_from_where_it_is_not() {
+        let wanted = Value::bytes(&[b'n'; 100]);
+        let allowed = [None, Some(&wanted)];
+        let torn = [[b'n'; 50], [0; 50]].concat();
+        let words = explain("f", Some(&Value::bytes(&torn)), &allowed);
+        assert!(words.contains("from byte 50 on, zeros, wanted missing or 100 bytes"), "{words}");
+        let torn = [[b'n'; 50], [b'o'; 50]].concat();
+        let words = explain("f", Some(&Value::bytes(&torn)), &allowed);
+        assert!(words.contains("from byte 50 on, \"ooooo"), "{words}");
+        // What is shown of it says enough.
+        for torn in [[[b'n'; 20].as_slice(), &[0; 80]].concat(), vec![b'n'; 50], Vec::new()] {
+            let words = explain("f", Some(&Value::bytes(&torn)), &allowed);
+            assert!(!words.contains("from byte"), "{words}");
+        }
     }
 }

@@ -7,6 +7,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use durable_io::Mode;
 
+mod crash;
+
+pub(crate) use crash::{CrashCommand, CrashRun};
+
 const AFTER_HELP: &str = "\
 Words: atomic means all or nothing, as a reader sees it; durable means that it survives a power cut.
 Success is reported only after both hold, unless --allow-visible-only or --sync none was given.
@@ -14,7 +18,8 @@ Success is reported only after both hold, unless --allow-visible-only or --sync 
 Exit codes:
   0  done                          4  no space left, or no quota
   1  not so (not found, exists,    5  I/O error
-     declined, torn tail)          6  locked or held by another
+     declined, torn tail,          6  locked or held by another
+     promise broken)
   2  wrong usage                   7  denied, or read-only
   3  corrupt or damaged          130  stopped by a signal
 `lock` and `update` pass on the status of their command; their own failure is 125 (126: it cannot be run,
@@ -74,6 +79,9 @@ pub(crate) enum Command {
     Sweep(Sweep),
     /// Find out what the file system of a directory promises, and what its barriers cost.
     Selfcheck(Selfcheck),
+    /// Cut the power, in a simulation, at every point of what Steadfast does, and check every disk that may be left.
+    #[command(subcommand)]
+    Crash(CrashCommand),
     /// Do all of it on real files in a fresh directory, and show what is durable and what it cost.
     Demo(Demo),
     /// Print a completion script for a shell.

@@ -19,6 +19,7 @@ use crate::output::Output;
 
 mod child;
 mod copy;
+mod crash;
 mod demo;
 mod log;
 mod man;
@@ -40,6 +41,7 @@ pub(crate) fn run(command: Command, medium: &Medium, output: &Output, interrupt:
         Command::Copy(args) => copy::run(&args, medium, output, interrupt),
         Command::Sweep(args) => sweep::run(&args, medium, output),
         Command::Selfcheck(args) => selfcheck::run(&args, medium, output, interrupt),
+        Command::Crash(command) => crash::run(&command, medium, output, interrupt),
         Command::Demo(args) => demo::run(&args, medium, output, interrupt),
         Command::Completions { shell } => {
             let mut script = Vec::new();

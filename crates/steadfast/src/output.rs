@@ -141,6 +141,8 @@ pub(crate) fn refused(error: &clap::Error) -> ExitCode {
 pub(crate) enum Unit {
     Bytes,
     Files,
+    /// Of the planned work; the message says how much was done.
+    Share,
 }
 
 impl Unit {
@@ -152,6 +154,8 @@ impl Unit {
             // No rate: a copy writes, syncs and renames, each at a speed of its own. The summary has one.
             (Self::Files, true) => "{msg} {wide_bar} {pos}/{len} files {elapsed}",
             (Self::Files, false) => "{spinner} {msg} {pos} files {elapsed}",
+            (Self::Share, true) => "{msg} {wide_bar} {percent}% {elapsed}",
+            (Self::Share, false) => "{spinner} {msg} {elapsed}",
         };
         ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
     }

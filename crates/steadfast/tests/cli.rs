@@ -492,7 +492,10 @@ fn the_demonstration_runs_to_its_end_and_cleans_up_when_asked() {
     let output = run(root.path(), &["demo", "--clean"], b"");
     expect(&output, 0);
     let said = text(&output.stdout);
-    for part in ["100 of 100 entries", "the torn 12 bytes", "1000 files", "lock and unlock"] {
+    let parts = ["100 of 100 entries", "the torn 12 bytes", "1000 files", "lock and unlock"];
+    for part in
+        parts.into_iter().chain(["power cut at ", ": 0 broken promises.", "steadfast crash replay rename-"])
+    {
         assert!(said.contains(part), "{part}: {said}");
     }
     assert_eq!(names(root.path()), Vec::<String>::new());
@@ -506,6 +509,8 @@ fn help_man_and_completions_come_from_one_definition() {
     let page = text(&run(root.path(), &["man", "write"], b"").stdout);
     assert!(page.contains(".TH steadfast-write 1") && page.contains("if\\-changed"), "{page}");
     expect(&run(root.path(), &["man", "nonsense"], b""), 2);
+    let page = text(&run(root.path(), &["man", "crash-run"], b"").stdout);
+    assert!(page.contains(".TH steadfast-crash-run 1") && page.contains("artifacts"), "{page}");
     expect(&run(root.path(), &["man", "--dir", "pages"], b""), 0);
     assert!(names(&root.path().join("pages")).contains(&"steadfast-copy.1".to_owned()));
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {

@@ -25,7 +25,7 @@ pub(super) fn run(args: &Demo, medium: &Medium, output: &Output, interrupt: &Int
         return work(registry, medium);
     }
     let path = args.dir.join(format!("steadfast-demo-{}", std::process::id()));
-    let demo = Demonstration { dir: medium.open_or_create(&path)?, path, medium, output };
+    let demo = Demonstration { dir: medium.open_or_create(&path)?, path, medium, output, interrupt };
     demo.heading("Steadfast: writes that survive a power cut")?;
     demo.text(format_args!("All files are in `{}`.", demo.path.display()))?;
     let steps = [
@@ -34,6 +34,7 @@ pub(super) fn run(args: &Demo, medium: &Medium, output: &Output, interrupt: &Int
         Demonstration::log,
         Demonstration::bulk,
         Demonstration::prices,
+        Demonstration::cuts,
     ];
     for step in steps {
         interrupt.check()?;
@@ -55,6 +56,7 @@ struct Demonstration<'o> {
     path: PathBuf,
     medium: &'o Medium,
     output: &'o Output,
+    interrupt: &'o Interrupt,
 }
 
 impl Demonstration<'_> {
@@ -212,6 +214,15 @@ impl Demonstration<'_> {
         let mut log = self.dir.log("measured.jsonl")?;
         let append = Price::of(PRICE_ROUNDS, |_| Ok(log.append(b"{}").map(|_| ())?))?;
         row("one durable log record (one barrier)", append.median)
+    }
+
+    fn cuts(&self) -> Outcome<()> {
+        self.heading("6. And now the power is cut at every point of what you just saw")?;
+        let shown = super::crash::show(self.output, self.interrupt)?;
+        for line in &shown.lines {
+            self.text(line)?;
+        }
+        if shown.kept { Ok(()) } else { Err(Failure::not_so("a promise was broken in the simulation")) }
     }
 }
 

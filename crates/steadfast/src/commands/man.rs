@@ -19,15 +19,31 @@ pub(super) fn run(command: Option<&str>, dir: Option<&Path>, medium: &Medium, ou
     let page = match command {
         None => page(&cli)?,
         Some(name) => {
-            let found = cli.find_subcommand(name).ok_or_else(|| Failure::Usage {
+            // `log-check` is the page of `log check`, as its file is called.
+            let found = commands(&cli).into_iter().find(|(page, _)| page == &format!("steadfast-{name}"));
+            let (_, found) = found.ok_or_else(|| Failure::Usage {
                 message: format!("there is no command `{name}`"),
-                hint: Some("`steadfast --help` lists them".to_owned()),
+                hint: Some("`steadfast --help` lists them; `log check` is `log-check` here".to_owned()),
             })?;
             page(found)?
         }
     };
     output.data(&page)?;
     Ok(Exit::Ok)
+}
+
+/// All commands below this one, with the names of their pages.
+fn commands(cli: &clap::Command) -> Vec<(String, &clap::Command)> {
+    let mut due: Vec<&clap::Command> = vec![cli];
+    let mut found = Vec::new();
+    while let Some(parent) = due.pop() {
+        for command in parent.get_subcommands().filter(|command| command.get_name() != "help") {
+            let name = command.get_display_name().unwrap_or_else(|| command.get_name());
+            found.push((name.to_owned(), command));
+            due.push(command);
+        }
+    }
+    found
 }
 
 fn page(command: &clap::Command) -> Outcome<Vec<u8>> {
@@ -40,8 +56,7 @@ fn write_all(cli: &clap::Command, dir: &Path, medium: &Medium, output: &Output) 
     let dir = medium.open_or_create(dir)?;
     let mut bulk = dir.bulk();
     bulk.replace("steadfast.1", &page(cli)?);
-    for command in cli.get_subcommands().filter(|command| command.get_name() != "help") {
-        let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
+    for (name, command) in commands(cli) {
         bulk.replace(format!("{name}.1"), &page(command)?);
     }
     let report = bulk.publish_all().all_published()?;
