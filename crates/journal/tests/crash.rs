@@ -1,0 +1,251 @@
+//! The journal under power cuts: a toy engine of byte keys and byte values on a device as small as the format allows.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::collections::BTreeMap;
+
+use crashsim::{
+    Barrier, Class, DiskImage, DiskProfile, Expected, Explorer, Gauge, Late, Life, Mark, Options, Operation,
+    Report, Run, Scenario, SimDisk, Value, Verdict as Found, Witness, Workload, barriers, replay,
+};
+use journal::{Access, Durable, Journal, JournalError, Limits, Opened, StoreId, Verdict};
+use media::Geometry;
+
+const STORE: StoreId = StoreId(*b"a toy store's id");
+
+/// Keys and values in the order of their frames.
+#[derive(Debug)]
+struct Toy {
+    journal: Journal<SimDisk>,
+    map: BTreeMap<u8, u8>,
+}
+
+fn limits() -> Limits {
+    Limits { frame_blocks_max: 2, in_flight_blocks_max: 4 }
+}
+
+impl Toy {
+    fn open(disk: &SimDisk, access: Access) -> Result<(Self, journal::Report), JournalError> {
+        let mut map = BTreeMap::new();
+        let Opened { journal, report } = Journal::open(disk.clone(), access, &mut |frame| {
+            map.extend(frame.body.chunks_exact(2).map(|pair| (pair[0], pair[1])));
+            Ok::<_, JournalError>(())
+        })?;
+        Ok((Self { journal, map }, report))
+    }
+
+    fn put(&mut self, pairs: &[(u8, u8)], padding: usize) -> Result<Durable, JournalError> {
+        let mut body: Vec<u8> = pairs.iter().flat_map(|&(key, value)| [key, value]).collect();
+        // The same pair again, to fill more than one block.
+        let last = body[body.len() - 2..].to_vec();
+        for _ in 0..padding {
+            body.extend_from_slice(&last);
+        }
+        let durable = match self.journal.commit(&body) {
+            Err(JournalError::Full { .. }) => {
+                self.switch()?;
+                self.journal.commit(&body)?
+            }
+            outcome => outcome?,
+        };
+        self.map.extend(pairs.iter().copied());
+        Ok(durable)
+    }
+
+    fn switch(&mut self) -> Result<Durable, JournalError> {
+        self.journal.begin_copy()?;
+        self.copy_all()?;
+        self.journal.finish_copy()
+    }
+
+    fn copy_all(&mut self) -> Result<(), JournalError> {
+        for (key, value) in self.map.clone() {
+            self.journal.copy(&[key, value])?;
+        }
+        Ok(())
+    }
+}
+
+/// A script on the toy.
+struct Script {
+    name: &'static str,
+    blocks: u64,
+    run: fn(&SimDisk, &mut Toy) -> Result<(), JournalError>,
+}
+
+fn told(
+    disk: &SimDisk,
+    toy: &mut Toy,
+    pairs: &[(u8, u8)],
+    padding: usize,
+) -> Result<(), JournalError> {
+    let atom = pairs.iter().map(|&(key, value)| (cell(key), Some(Value::bytes(&[value])))).collect();
+    disk.tell(Mark::Begin(Operation::new(format_args!("put {pairs:?}"), vec![atom])));
+    let outcome = toy.put(pairs, padding);
+    disk.tell(match &outcome {
+        Ok(_) => Mark::Acknowledged,
+        Err(_) => Mark::Failed(crashsim::Fate::Unknown),
+    });
+    outcome.map(drop)
+}
+
+fn cell(key: u8) -> crashsim::Cell {
+    format!("{key}").into()
+}
+
+fn geometry(blocks: u64) -> Geometry {
+    Geometry::new(512, blocks).unwrap().with_torn_blocks()
+}
+
+impl Workload<SimDisk> for Script {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn start(&self) -> (DiskImage, Expected) {
+        let disk = SimDisk::new(geometry(self.blocks));
+        drop(Journal::format(disk.clone(), STORE, limits(), b"toy").unwrap());
+        (disk.image(), Expected::default())
+    }
+
+    fn run(&self, disk: &SimDisk, _run: &Run) {
+        if let Ok((mut toy, _)) = Toy::open(disk, Access::Write) {
+            drop((self.run)(disk, &mut toy));
+        }
+    }
+
+    fn recover(&self, disk: &SimDisk, life: Life) -> Result<(), String> {
+        let (mut toy, report) = Toy::open(disk, Access::Write).map_err(|error| error.to_string())?;
+        if let Verdict::Damaged { .. } = report.verdict {
+            return Err(format!("a power cut is taken for damage: {report:?}"));
+        }
+        // Life goes on: what is committed now must survive what follows.
+        if life.boot < 3 {
+            told(disk, &mut toy, &[(200, 1)], 0).map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, disk: &SimDisk, _life: Life, expected: &Expected) -> Found {
+        match Toy::open(disk, Access::Read) {
+            Err(error) => Found::broken(Class::CannotOpen, error.to_string()),
+            Ok((toy, _)) => expected.judge(|cell| {
+                let key: u8 = cell.parse().ok()?;
+                toy.map.get(&key).map(|&value| Value::bytes(&[value]))
+            }),
+        }
+    }
+
+    /// A journal says of every start that there was one: what counts is what it holds.
+    fn is_same(&self, first: &SimDisk, second: &SimDisk) -> bool {
+        let map = |disk| Toy::open(disk, Access::Read).map(|(toy, _)| toy.map).ok();
+        map(first) == map(second)
+    }
+}
+
+const SCRIPTS: [Script; 6] = [
+    Script {
+        name: "commit",
+        blocks: 24,
+        run: |disk, toy| {
+            told(disk, toy, &[(1, 1)], 0)?;
+            told(disk, toy, &[(1, 2), (2, 2)], 0)
+        },
+    },
+    Script {
+        name: "frame of two blocks",
+        blocks: 24,
+        run: |disk, toy| {
+            told(disk, toy, &[(1, 1), (2, 1)], 300)?;
+            told(disk, toy, &[(1, 2), (2, 2)], 300)
+        },
+    },
+    Script {
+        name: "seal and close",
+        blocks: 24,
+        run: |disk, toy| {
+            told(disk, toy, &[(1, 1)], 0)?;
+            toy.journal.seal()?;
+            told(disk, toy, &[(1, 2)], 0)
+        },
+    },
+    Script {
+        name: "switch",
+        blocks: 24,
+        run: |disk, toy| {
+            told(disk, toy, &[(1, 1)], 0)?;
+            let _switched = toy.switch()?;
+            told(disk, toy, &[(1, 2)], 0)
+        },
+    },
+    Script {
+        name: "commits during a copy",
+        blocks: 32,
+        run: |disk, toy| {
+            told(disk, toy, &[(1, 1)], 0)?;
+            toy.journal.begin_copy()?;
+            told(disk, toy, &[(2, 1)], 0)?;
+            toy.map.remove(&2);
+            toy.copy_all()?;
+            told(disk, toy, &[(1, 2)], 0)?;
+            let _switched = toy.journal.finish_copy()?;
+            told(disk, toy, &[(3, 1)], 0)
+        },
+    },
+    Script {
+        name: "full, twice around",
+        blocks: 20,
+        run: |disk, toy| {
+            for value in 1..6 {
+                told(disk, toy, &[(1, value)], 0)?;
+            }
+            Ok(())
+        },
+    },
+];
+
+fn explore(script: &Script, profile: DiskProfile, options: &Options) -> Report {
+    let recorded = Scenario::plain(script.name).record::<SimDisk>(script).unwrap();
+    Explorer::default().explore::<SimDisk>(script, &recorded, profile, options, &Gauge::default())
+}
+
+#[test]
+fn acknowledged_frames_survive_every_power_cut() {
+    let options = Options { states_max: 2000, depth: 1, nested_states_max: 40, ..Options::default() };
+    for script in &SCRIPTS {
+        for profile in DiskProfile::ALL {
+            let report = explore(script, profile, &options);
+            println!(
+                "{:<24} {:<18} points {:>3} visited {:>7} distinct {:>7} space {} {}",
+                script.name,
+                profile.name(),
+                report.points,
+                report.visited,
+                report.distinct,
+                report.space,
+                if report.exhaustive { "all" } else { "sampled" }
+            );
+            if let Some(failure) = &report.failure {
+                panic!("{}", replay::<SimDisk>(script, &failure.id).unwrap());
+            }
+        }
+    }
+}
+
+#[test]
+fn every_barrier_is_needed() {
+    let options = Options { states_max: 400, depth: 1, nested_states_max: 20, ..Options::default() };
+    for script in &SCRIPTS {
+        let scenario = Scenario::plain(script.name);
+        for Barrier { record, what, removed, late } in
+            barriers::<SimDisk>(script, &scenario, DiskProfile::default(), &options)
+        {
+            let late = match late {
+                Late::Never => "never late".to_owned(),
+                Late::Unnoticed => "late: unnoticed".to_owned(),
+                Late::Breaks(failure) => format!("late: {}", failure.verdict.class),
+            };
+            let removed = removed.map_or("UNNOTICED".to_owned(), |failure| failure.id.to_string());
+            println!("{:<24} {record:>3} {what}: {removed}; {late}", script.name);
+        }
+    }
+}
