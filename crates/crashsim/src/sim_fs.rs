@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use media::doubles::Op;
@@ -27,8 +28,9 @@ const UMASK: Mode = Mode::new(0o022);
 const OWNER: Owner = Owner { uid: 1000, gid: 1000 };
 /// How many symbolic links a path may lead through, as on Linux.
 const LINKS_MAX: usize = 40;
-/// The one file system there is.
-const DEVICE: u64 = 0x51;
+/// The number of the next file system. Each is a device of its own: what a process keeps by device and inode (a queue for
+/// a lock) is not shared between simulations that run side by side.
+static NEXT_DEVICE: AtomicU64 = AtomicU64::new(0x51);
 /// The wall clock when a file system is mounted; every change is a nanosecond later than the one before.
 const MOUNTED_AT: i64 = 1_700_000_000;
 
@@ -75,6 +77,7 @@ struct Shared {
 }
 
 struct State {
+    device: u64,
     visible: FsImage,
     links: HashMap<Ino, u64>,
     modified: HashMap<Ino, Timestamp>,
@@ -122,6 +125,7 @@ impl SimFs {
 
     fn with(visible: FsImage, links: HashMap<Ino, u64>, trace: Trace<FileOp>, recording: Recording) -> Self {
         let state = State {
+            device: NEXT_DEVICE.fetch_add(1, Ordering::Relaxed),
             visible,
             links,
             modified: HashMap::new(),
@@ -258,8 +262,10 @@ impl Entered<'_> {
 }
 
 impl State {
+    /// What the workload was told is written down in any case: a check needs it.
     fn note(&mut self, event: Event<FileOp>) {
-        if self.recording == Recording::On {
+        let is_told = matches!(&event, Event::Mark(mark) if !matches!(mark, Mark::Point(_)));
+        if is_told || self.recording == Recording::On {
             self.trace.push(event);
         }
     }
@@ -323,7 +329,7 @@ impl State {
         let node = self.visible.node(ino).ok_or_else(|| os(code::ENOENT))?;
         Ok(Metadata {
             kind: self.kind(ino),
-            id: Some(media::FileId { device: DEVICE, inode: u64::from(ino) }),
+            id: Some(media::FileId { device: self.device, inode: u64::from(ino) }),
             mode: node.attributes.mode,
             owner: node.attributes.owner,
             links: self.links.get(&ino).copied().unwrap_or(0),
