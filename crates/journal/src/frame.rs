@@ -81,8 +81,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 6] =
-        [Self::Header, Self::Copied, Self::Closing, Self::Commit, Self::Seal, Self::Open];
+    const ALL: [Self; 6] = [Self::Header, Self::Copied, Self::Closing, Self::Commit, Self::Seal, Self::Open];
 
     const fn code(self) -> u8 {
         match self {

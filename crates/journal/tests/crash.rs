@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crashsim::{
-    Barrier, Class, DiskImage, DiskProfile, Expected, Explorer, Gauge, Late, Life, Mark, Options, Operation,
+    Barrier, Class, DiskImage, DiskProfile, Expected, Explorer, Gauge, Late, Life, Mark, Operation, Options,
     Report, Run, Scenario, SimDisk, Value, Verdict as Found, Witness, Workload, barriers, replay,
 };
 use journal::{Access, Durable, Journal, JournalError, Limits, Opened, StoreId, Verdict};
@@ -42,7 +42,7 @@ impl Toy {
         }
         let durable = match self.journal.commit(&body) {
             Err(JournalError::Full { .. }) => {
-                self.switch()?;
+                let _switched = self.switch()?;
                 self.journal.commit(&body)?
             }
             outcome => outcome?,
@@ -58,10 +58,8 @@ impl Toy {
     }
 
     fn copy_all(&mut self) -> Result<(), JournalError> {
-        for (key, value) in self.map.clone() {
-            self.journal.copy(&[key, value])?;
-        }
-        Ok(())
+        let body: Vec<u8> = self.map.iter().flat_map(|(&key, &value)| [key, value]).collect();
+        self.journal.copy(&body)
     }
 }
 
@@ -72,12 +70,7 @@ struct Script {
     run: fn(&SimDisk, &mut Toy) -> Result<(), JournalError>,
 }
 
-fn told(
-    disk: &SimDisk,
-    toy: &mut Toy,
-    pairs: &[(u8, u8)],
-    padding: usize,
-) -> Result<(), JournalError> {
+fn told(disk: &SimDisk, toy: &mut Toy, pairs: &[(u8, u8)], padding: usize) -> Result<(), JournalError> {
     let atom = pairs.iter().map(|&(key, value)| (cell(key), Some(Value::bytes(&[value])))).collect();
     disk.tell(Mark::Begin(Operation::new(format_args!("put {pairs:?}"), vec![atom])));
     let outcome = toy.put(pairs, padding);
@@ -193,7 +186,7 @@ const SCRIPTS: [Script; 6] = [
     },
     Script {
         name: "full, twice around",
-        blocks: 20,
+        blocks: 22,
         run: |disk, toy| {
             for value in 1..6 {
                 told(disk, toy, &[(1, value)], 0)?;
@@ -237,7 +230,7 @@ fn every_barrier_is_needed() {
     for script in &SCRIPTS {
         let scenario = Scenario::plain(script.name);
         for Barrier { record, what, removed, late } in
-            barriers::<SimDisk>(script, &scenario, DiskProfile::default(), &options)
+            barriers::<SimDisk>(script, &scenario, DiskProfile::DEFAULT, &options)
         {
             let late = match late {
                 Late::Never => "never late".to_owned(),
