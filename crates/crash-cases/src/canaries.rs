@@ -92,6 +92,16 @@ fn nothing(_: &Hand) -> io::Result<()> {
     Ok(())
 }
 
+/// As it should be done.
+fn the_chain(hand: &Hand) -> io::Result<()> {
+    hand.begin(TARGET, &NEW);
+    hand.create(TEMP, &NEW)?.sync_all()?;
+    hand.rename(TEMP, TARGET)?;
+    hand.dir.sync()?;
+    hand.acknowledge();
+    Ok(())
+}
+
 fn an_unused_temp(hand: &Hand) -> io::Result<()> {
     match hand.dir.unlink(TEMP.as_ref()) {
         Err(error) if Reason::of(&error) == Reason::NotFound => Ok(()),
@@ -123,14 +133,7 @@ pub fn canaries() -> Vec<Canary> {
             name: "clean-chain",
             about: "write a temp, fsync, rename, fsync the directory: nothing to find",
             prepare: an_old_file,
-            run: |hand| {
-                hand.begin(TARGET, &NEW);
-                hand.create(TEMP, &NEW)?.sync_all()?;
-                hand.rename(TEMP, TARGET)?;
-                hand.dir.sync()?;
-                hand.acknowledge();
-                Ok(())
-            },
+            run: the_chain,
             recover: an_unused_temp,
             finds: all(NONE, NONE, NONE, NONE, NONE),
             seen: "clean everywhere",
@@ -309,14 +312,7 @@ pub fn canaries() -> Vec<Canary> {
             name: "stale-temp-adopted",
             about: "after a crash, take a temp that is there for a finished one",
             prepare: an_old_file,
-            run: |hand| {
-                hand.begin(TARGET, &NEW);
-                hand.create(TEMP, &NEW)?.sync_all()?;
-                hand.rename(TEMP, TARGET)?;
-                hand.dir.sync()?;
-                hand.acknowledge();
-                Ok(())
-            },
+            run: the_chain,
             recover: |hand| match hand.rename(TEMP, TARGET) {
                 Err(error) if Reason::of(&error) == Reason::NotFound => Ok(()),
                 Err(error) => Err(error),
@@ -364,12 +360,12 @@ impl FileCase for Canary {
         self.about
     }
 
-    fn prepare(&self, site: &Site<'_>) -> durable_io::Result<Vec<(Cell, Option<Value>)>> {
+    fn prepare(&self, site: &Site<'_>) -> Result<Vec<(Cell, Option<Value>)>, String> {
         let prepared = with_hand(site, self.prepare).and_then(|()| site.names()).and_then(|names| {
             names.into_iter().map(|name| site.look(&name).map(|value| (Cell::from(name), value))).collect()
         });
         // A directory that was just made has room for a file.
-        let mut cells: Vec<(Cell, Option<Value>)> = prepared.unwrap_or_default();
+        let mut cells: Vec<(Cell, Option<Value>)> = prepared.map_err(|error| error.to_string())?;
         if cells.is_empty() {
             cells.push((TARGET.into(), None));
         }

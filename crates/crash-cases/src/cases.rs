@@ -2,15 +2,35 @@
 
 use crate::site::FileCase;
 
+mod bulk;
+mod case;
+mod in_place;
+mod log;
+mod mixed;
+mod names;
 mod replace;
+mod rotate;
+mod sweep;
+mod update;
 
-pub(crate) use replace::file;
+pub(crate) use case::file;
 pub use replace::replace_of;
 
 /// Every case, in the order in which they are shown.
 #[must_use]
 pub fn cases() -> Vec<Box<dyn FileCase>> {
-    replace::cases()
+    let parts = [
+        replace::cases(),
+        in_place::cases(),
+        names::cases(),
+        update::cases(),
+        bulk::cases(),
+        log::cases(),
+        rotate::cases(),
+        sweep::cases(),
+        mixed::cases(),
+    ];
+    parts.into_iter().flatten().collect()
 }
 
 /// The case of this name.

@@ -1,5 +1,7 @@
 //! [`FileCase`] and the [`Site`] it works on.
 
+use std::any::Any;
+use std::ffi::OsStr;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -9,9 +11,12 @@ use crashsim::{
     Cell, Class, Expected, Fate, FsImage, Life, Mark, Operation, Run, SimFs, Value, Verdict, Witness,
     Workload,
 };
-use durable_io::{Dir, Durability, Env, SweepOptions, TargetState};
+use durable_io::{
+    Appended, BulkReport, Dir, Durability, Env, Log, LogRecovery, Reached, Reason, SweepOptions, SweepReport,
+    TargetState,
+};
 use media::doubles::{FakeHost, fixed_env};
-use media::{Access, FileKind, Fs, Mode};
+use media::{Access, FileKind, Fs, Mode, RenameMode};
 
 /// Where a case does its work.
 pub struct Site<'w> {
@@ -21,6 +26,8 @@ pub struct Site<'w> {
     pub root: PathBuf,
     /// Clock, randomness and who we are, the same in every run.
     pub env: Env,
+    /// How often the power failed, and how often the program was started.
+    pub life: Life,
     /// Who hears what the case is told.
     pub witness: &'w dyn Witness,
 }
@@ -28,7 +35,7 @@ pub struct Site<'w> {
 impl<'w> Site<'w> {
     /// A site for one life of one program.
     pub fn new(fs: Arc<dyn Fs>, root: impl Into<PathBuf>, life: Life, witness: &'w dyn Witness) -> Self {
-        Self { fs, root: root.into(), env: env(life), witness }
+        Self { fs, root: root.into(), env: env(life), life, witness }
     }
 
     /// The directory of the case, as the engine opens it.
@@ -62,15 +69,133 @@ impl<'w> Site<'w> {
         outcome
     }
 
+    /// Does one operation on many files, each with an answer of its own, and tells the witness what became of each. A file
+    /// is given as its name, what it is before and what it is to be.
+    ///
+    /// # Errors
+    /// The first file's that failed.
+    pub fn perform_each(
+        &self,
+        label: &str,
+        files: &[(&str, Option<Value>, Option<Value>)],
+        work: impl FnOnce() -> durable_io::Result<BulkReport>,
+    ) -> durable_io::Result<()> {
+        let atoms = files.iter().map(|(name, _, new)| vec![((*name).into(), new.clone())]);
+        self.witness.tell(Mark::Begin(Operation::new(label, atoms.collect())));
+        let report = match work() {
+            Ok(report) if report.failed == 0 && report.durability.is_durable() => {
+                self.witness.tell(Mark::Acknowledged);
+                return Ok(());
+            }
+            Ok(report) => report,
+            Err(error) => {
+                self.witness.tell(Mark::Failed(Fate::Unknown));
+                return Err(error);
+            }
+        };
+        self.witness.tell(Mark::Failed(Fate::Unknown));
+        for result in report.results() {
+            let file = files.iter().find(|(name, ..)| Path::new(name) == result.name);
+            let Some((name, old, new)) = file else { continue };
+            let settled = match result.outcome {
+                Ok(published) if published.durability.is_durable() => new,
+                Err(error) if error.state() == TargetState::Unchanged => old,
+                Ok(_) | Err(_) => continue,
+            };
+            // What is said of one file alone is an operation of its own, which asks nothing of the medium.
+            self.witness.tell(Mark::Begin(Operation::one(
+                format_args!("{label}: {name}"),
+                name,
+                settled.clone(),
+            )));
+            self.witness.tell(Mark::Acknowledged);
+        }
+        report.all_published().map(drop)
+    }
+
+    /// Tells the witness of something that may happen from now on and that nobody is going to be told of.
+    pub fn announce(&self, operation: Operation) {
+        self.witness.tell(Mark::Begin(operation));
+        self.witness.tell(Mark::Visible);
+    }
+
+    /// Writes a file as a program does that knows nothing of barriers: at its end, or a new one.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn scribble(&self, cell: &str, bytes: &[u8]) -> io::Result<()> {
+        let (dir, name) = self.split(cell)?;
+        let file = match dir.open(name, Access::Append) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                dir.create_exclusive(name, Mode::FILE)?;
+                dir.open(name, Access::Append)?
+            }
+            outcome => outcome?,
+        };
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match file.append(rest)? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                count => rest = rest.get(count..).unwrap_or(&[]),
+            }
+        }
+        Ok(())
+    }
+
+    /// Renames as a program does that knows nothing of barriers.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn move_file(&self, from: &str, to: &str) -> io::Result<()> {
+        let (from_dir, from) = self.split(from)?;
+        let (to_dir, to) = self.split(to)?;
+        from_dir.rename(from, &*to_dir, to, RenameMode::Replace)
+    }
+
+    /// Gives a file a second name in its directory, without a barrier.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        let (dir, from) = self.split(from)?;
+        dir.link(from, to.as_ref())
+    }
+
+    /// Makes a symbolic link.
+    ///
+    /// # Errors
+    /// Of the file system; where there are none.
+    pub fn symlink(&self, cell: &str, target: &str) -> io::Result<()> {
+        let path = self.root.join(cell);
+        let fs: &dyn Any = &*self.fs;
+        if let Some(sim) = fs.downcast_ref::<SimFs>() {
+            return sim.symlink(&path, Path::new(target));
+        }
+        #[cfg(unix)]
+        return std::os::unix::fs::symlink(target, path);
+        #[cfg(not(unix))]
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// The directory of a cell, and its name there.
+    ///
+    /// # Errors
+    /// Of opening the directory.
+    pub fn split<'c>(&self, cell: &'c str) -> io::Result<(Arc<dyn media::Dir>, &'c OsStr)> {
+        let path = Path::new(cell);
+        let parent = self.root.join(path.parent().unwrap_or(Path::new("")));
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok((self.fs.open_dir(&parent)?, name))
+    }
+
     /// The file (or directory) of a cell as anybody would read it, past the engine.
     ///
     /// # Errors
     /// Of the file system, but for "not found".
     pub fn look(&self, cell: &str) -> io::Result<Option<Value>> {
-        let path = self.root.join(cell);
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
-        let found = self.fs.open_dir(parent).and_then(|dir| dir.metadata(name).map(|found| (dir, found)));
-        let (dir, found) = match found {
+        let found =
+            self.split(cell).and_then(|(dir, name)| dir.metadata(name).map(|found| (dir, name, found)));
+        let (dir, name, found) = match found {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             outcome => outcome?,
         };
@@ -140,6 +265,54 @@ impl Answer for Durability {
     }
 }
 
+impl Answer for () {
+    fn durability(&self) -> Durability {
+        Durability::Durable
+    }
+}
+
+/// Opening makes durable what was found, and creating makes durable what was made.
+impl Answer for Dir {
+    fn durability(&self) -> Durability {
+        Durability::Durable
+    }
+}
+
+impl Answer for Log {
+    fn durability(&self) -> Durability {
+        Durability::Durable
+    }
+}
+
+impl Answer for LogRecovery {
+    fn durability(&self) -> Durability {
+        Durability::Durable
+    }
+}
+
+impl Answer for Appended {
+    fn durability(&self) -> Durability {
+        match self.reached {
+            Reached::Durable => Durability::Durable,
+            Reached::VisibleOnly(reason) => Durability::VisibleOnly(reason),
+            Reached::NotYetSynced => Durability::VisibleOnly(Reason::Unsupported),
+        }
+    }
+}
+
+/// Where something failed, nothing is known to be gone for good.
+impl Answer for SweepReport {
+    fn durability(&self) -> Durability {
+        if self.failures.is_empty() { self.durability } else { Durability::VisibleOnly(Reason::IoError) }
+    }
+}
+
+impl Answer for BulkReport {
+    fn durability(&self) -> Durability {
+        self.durability
+    }
+}
+
 impl Answer for durable_io::Published {
     fn durability(&self) -> Durability {
         self.durability
@@ -157,8 +330,8 @@ pub trait FileCase: Send + Sync {
     /// Puts there what is there before; all of it is made durable afterwards. Gives what it is.
     ///
     /// # Errors
-    /// Of the engine.
-    fn prepare(&self, site: &Site<'_>) -> durable_io::Result<Vec<(Cell, Option<Value>)>>;
+    /// Why it could not, in words.
+    fn prepare(&self, site: &Site<'_>) -> Result<Vec<(Cell, Option<Value>)>, String>;
 
     /// Does the work. Errors are told to the witness by [`Site::perform`], and end it.
     fn run(&self, site: &Site<'_>, run: &Run);
@@ -168,18 +341,13 @@ pub trait FileCase: Send + Sync {
     /// # Errors
     /// What keeps it from going on, in words.
     fn recover(&self, site: &Site<'_>) -> Result<(), String> {
-        let options = SweepOptions { recursive: true, ..SweepOptions::default() };
-        let report = site.dir().and_then(|dir| dir.sweep(&options)).map_err(|error| error.to_string())?;
-        match report.failures.first() {
-            Some(error) => Err(error.to_string()),
-            None => Ok(()),
-        }
+        sweep_all(site)
     }
 
     /// Compares what is there with what may be there: by default each cell is a file of that name, and there are no
     /// others but those that are [its own](FileCase::owns).
     fn check(&self, site: &Site<'_>, expected: &Expected) -> Verdict {
-        check_files(self, site, expected)
+        judge(site, expected, &|name| self.owns(name), &|cell| site.look(cell))
     }
 
     /// Whether a name that is no cell may be there after recovery: by default, the files of locks.
@@ -193,10 +361,25 @@ pub trait FileCase: Send + Sync {
     }
 }
 
-/// [`FileCase::check`] as it is by default.
-fn check_files<C: FileCase + ?Sized>(case: &C, site: &Site<'_>, expected: &Expected) -> Verdict {
+/// Removes what dead processes have left.
+pub(crate) fn sweep_all(site: &Site<'_>) -> Result<(), String> {
+    let options = SweepOptions { recursive: true, ..SweepOptions::default() };
+    let report = site.dir().and_then(|dir| dir.sweep(&options)).map_err(|error| error.to_string())?;
+    match report.failures.first() {
+        Some(error) => Err(error.to_string()),
+        None => Ok(()),
+    }
+}
+
+/// Compares every cell, seen through `look`, with what may be there, and finds names that nobody knows.
+pub(crate) fn judge(
+    site: &Site<'_>,
+    expected: &Expected,
+    owns: &dyn Fn(&str) -> bool,
+    look: &dyn Fn(&str) -> io::Result<Option<Value>>,
+) -> Verdict {
     let mut failed = None;
-    let verdict = expected.judge(|cell| match site.look(cell) {
+    let verdict = expected.judge(|cell| match look(cell) {
         Ok(value) => value,
         Err(error) => {
             failed.get_or_insert_with(|| format!("`{cell}` cannot be read: {error}"));
@@ -214,8 +397,7 @@ fn check_files<C: FileCase + ?Sized>(case: &C, site: &Site<'_>, expected: &Expec
     };
     let is_known = |name: &String| {
         let bare = name.trim_end_matches('/');
-        case.owns(name)
-            || expected.cells().any(|cell| &**cell == bare || cell.starts_with(&format!("{bare}/")))
+        owns(name) || expected.cells().any(|cell| &**cell == bare || cell.starts_with(&format!("{bare}/")))
     };
     match names.iter().find(|name| !is_known(name)) {
         Some(name) => verdict.worse(Verdict::broken(Class::Stranger, format!("`{name}` is left"))),
@@ -227,7 +409,7 @@ fn check_files<C: FileCase + ?Sized>(case: &C, site: &Site<'_>, expected: &Expec
 pub struct OnSim<'c>(pub &'c dyn FileCase);
 
 /// Where cases work on a simulated file system.
-const ROOT: &str = "/home";
+pub(crate) const ROOT: &str = "/home";
 
 impl OnSim<'_> {
     fn site<'w>(fs: &'w SimFs, life: Life) -> Site<'w> {
@@ -245,9 +427,13 @@ impl Workload<SimFs> for OnSim<'_> {
         let root = fs.shared().open_dir(Path::new("/"));
         let made = root.and_then(|root| root.create_dir("home".as_ref(), Mode::DIR));
         let cells = match made {
-            Ok(()) => self.0.prepare(&Self::site(&fs, Life::default())).unwrap_or_default(),
-            Err(_) => Vec::new(),
+            Ok(()) => self.0.prepare(&Self::site(&fs, Life::default())),
+            Err(error) => Err(error.to_string()),
         };
+        // A case that cannot even begin must not look like one that keeps its promises.
+        let cells = cells.unwrap_or_else(|why| {
+            vec![(format!("prepared: {why}").into(), Some(Value::bytes(b"everything")))]
+        });
         (fs.image(), Expected::starting(cells))
     }
 
@@ -257,6 +443,17 @@ impl Workload<SimFs> for OnSim<'_> {
 
     fn recover(&self, fs: &SimFs, life: Life) -> Result<(), String> {
         self.0.recover(&Self::site(fs, life))
+    }
+
+    /// Lock files say who locked last, and that is another process the second time.
+    fn is_same(&self, first: &SimFs, second: &SimFs) -> bool {
+        let visible = |fs| -> io::Result<Vec<(String, Option<Value>)>> {
+            let site = Self::site(fs, Life::default());
+            let names = site.names()?.into_iter().filter(|name| !name.ends_with(".lock"));
+            names.map(|name| site.look(&name).map(|value| (name, value))).collect()
+        };
+        first.image().digest() == second.image().digest()
+            || matches!((visible(first), visible(second)), (Ok(one), Ok(other)) if one == other)
     }
 
     fn check(&self, fs: &SimFs, life: Life, expected: &Expected) -> Verdict {

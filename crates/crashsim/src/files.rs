@@ -411,6 +411,8 @@ struct Pending {
     stuck: bool,
     /// For a rename between directories: which of the two was synced.
     synced_dirs: [bool; 2],
+    /// Whether it makes a file shorter: a length that nobody needs to read the data back.
+    shortens: bool,
 }
 
 impl Pending {
@@ -511,7 +513,22 @@ impl Walk {
     fn push(&mut self, id: PieceId, completed: Tick, place: Option<Place>, piece: FilePiece) {
         let durable = self.profile.order == Order::NothingLost;
         let synced_dirs = [false; 2];
-        self.pending.push(Pending { id, completed, piece, place, durable, stuck: false, synced_dirs });
+        let shortens = match &piece {
+            FilePiece::Whole(FileOp::SetLen { ino, len }) => {
+                self.visible.file_len(*ino).is_some_and(|now| *len < now)
+            }
+            FilePiece::Whole(_) | FilePiece::Sectors(..) | FilePiece::Len(..) => false,
+        };
+        self.pending.push(Pending {
+            id,
+            completed,
+            piece,
+            place,
+            durable,
+            stuck: false,
+            synced_dirs,
+            shortens,
+        });
         if durable {
             self.fold();
         }
@@ -802,7 +819,7 @@ fn promised(op: &FileOp, pending: &Pending) -> bool {
         FileOp::SyncFile { ino, data_only, .. } => {
             pending.file() == Some(*ino)
                 || match pending.op() {
-                    Some(FileOp::SetLen { ino: cut, .. }) => cut == ino,
+                    Some(FileOp::SetLen { ino: cut, .. }) => cut == ino && !(*data_only && pending.shortens),
                     Some(other) => !data_only && other.describes() == Some(*ino),
                     None => false,
                 }

@@ -124,6 +124,21 @@ fn sync_of_data_keeps_bytes_and_length_and_not_the_mode() {
 }
 
 #[test]
+fn sync_of_data_does_not_promise_a_cut_and_file_systems_with_a_log_keep_it() {
+    let script = Script::after(|root| drop(create(root, "f", b"aaaa")));
+    let file = script.root().open("f".as_ref(), Access::ReadWrite).unwrap();
+    file.set_len(2).unwrap();
+    file.sync_data().unwrap();
+    script.is(FileProfile::POSIX_MIN, &["f=a2", "f=a4"]);
+    script.is(FileProfile::EXT4, &["f=a2"]);
+    script.is(FileProfile::XFS, &["f=a2"]);
+    file.set_len(6).unwrap();
+    file.sync_data().unwrap();
+    let grown = script.states(FileProfile::POSIX_MIN);
+    assert!(grown.iter().all(|state| state.ends_with("NUL2") || state.ends_with("NUL4")), "{grown:?}");
+}
+
+#[test]
 fn sync_of_a_directory_keeps_its_names_and_nothing_of_what_is_in_the_files() {
     let script = Script::after(|_| {});
     let root = script.root();

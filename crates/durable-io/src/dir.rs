@@ -278,7 +278,7 @@ impl Dir {
         let place = self.locate(name.as_ref(), Parents::MustExist, barriers)?;
         let settled = match mode {
             Some(mode) => make_dir_with_mode(&place, mode, barriers)?,
-            None => make_dir(&place).map(|()| Durability::Durable)?,
+            None => create_dir(&place, Mode::DIR).map(|()| Durability::Durable)?,
         };
         Ok(settled.and(sync_dir(&*place.dir, &place.path, barriers)?))
     }
@@ -388,14 +388,25 @@ pub(crate) fn make_dir(place: &Place) -> Result<()> {
     Ok(())
 }
 
+/// Creates the directory that was asked for. Where the system's answer leaves it open whether it was made, we look.
+fn create_dir(place: &Place, mode: Mode) -> Result<()> {
+    place.dir.create_dir(&place.name, mode).map_err(|e| {
+        let is_there = || match place.dir.metadata(&place.name) {
+            Err(e) if Reason::of(&e) == Reason::NotFound => TargetState::Unchanged,
+            // It may be another's, made a moment ago.
+            Ok(_) | Err(_) => TargetState::Unknown,
+        };
+        let state = if is_ambiguous(Reason::of(&e)) { is_there() } else { TargetState::Unchanged };
+        Error::os(Stage::CreateDir, &place.path, e).in_state(state)
+    })?;
+    place.dir.mark("after_create");
+    Ok(())
+}
+
 /// Creates the directory with exactly this mode, whatever the umask: private first, widened afterwards. Its mode is
 /// durable, its name is not.
 fn make_dir_with_mode(place: &Place, mode: Mode, barriers: Barriers) -> Result<Durability> {
-    place
-        .dir
-        .create_dir(&place.name, Mode::PRIVATE_DIR)
-        .map_err(|e| Error::os(Stage::CreateDir, &place.path, e))?;
-    place.dir.mark("after_create");
+    create_dir(place, Mode::PRIVATE_DIR)?;
     let opened = place.dir.open_dir(Path::new(&place.name));
     // It exists, with another mode than asked for: neither the state before nor the one after.
     let dir = opened

@@ -10,7 +10,8 @@
 //! only they show by themselves whether they are whole: `12` may be the torn beginning of `123`.
 //!
 //! # Open
-//! 1. the lock; 2. the file is opened, or created durably (stage, seal, publish); 3. the data barrier and the
+//! 1. the lock; 2. the file is opened, or created durably (the directory barrier, for whoever took the name away may have
+//!    died before theirs; stage, seal, publish); 3. the data barrier and the
 //!    directory barrier, because whoever wrote the file may have died before theirs, and an acknowledgement of
 //!    ours covers everything ahead of it (not with [`LogSync::None`], which acknowledges nothing: there the first
 //!    [`Log::sync`] does both); 4. the tail is looked at and, where it is torn, repaired: **set aside durably, then
@@ -499,7 +500,7 @@ impl Log {
     }
 
     /// Opens what has the name, or creates it; issues the barriers that a dead writer may have left out; repairs
-    /// the tail. `mode` is for a file that is created.
+    /// the tail. `mode` is for a file that is created in the place of one that was durably moved away.
     fn find(&mut self, mode: Option<Mode>) -> Result<LogRecovery> {
         let existing = inspect(&self.place)?;
         if existing.is_some_and(|found| found.kind == FileKind::Symlink) {
@@ -507,7 +508,15 @@ impl Log {
         }
         let created = match existing {
             Some(_) => None,
-            None => self.create(mode)?,
+            None => {
+                if mode.is_none() {
+                    // Whoever moved or removed what had the name may have died before their barrier. If a power cut took
+                    // their rename back and kept ours, ours would have taken the place of the file that it brought back.
+                    sync_dir(&*self.place.dir, &self.place.path, self.options.barriers)
+                        .map_err(|error| error.in_state(TargetState::Unchanged))?;
+                }
+                self.create(mode)?
+            }
         };
         self.current = Some(self.open_file(created)?);
         if created.is_some() {

@@ -303,26 +303,6 @@ fn a_write_is_one_call_and_a_flush_is_one_data_barrier() {
     assert_eq!(lines(&recorder), [""; 0]);
 }
 
-/// Hears marks alone.
-#[derive(Debug, Default)]
-struct Marks(Mutex<Vec<&'static str>>);
-
-impl Listener for Marks {
-    fn mark(&self, point: &'static str) {
-        self.0.lock().unwrap().push(point);
-    }
-}
-
-#[test]
-fn a_mark_on_a_file_disk_is_heard_behind_its_file() {
-    let marks = Arc::new(Marks::default());
-    let room = Room::on(TapFs::shared(OsFs::shared(), Arc::<Marks>::clone(&marks)));
-    let disk = room.create(geometry(512, 8)).unwrap();
-    disk.mark("after_prepare");
-    disk.mark("after_commit_record");
-    assert_eq!(*marks.0.lock().unwrap(), ["after_prepare", "after_commit_record"]);
-}
-
 #[test]
 fn requests_that_are_refused_reach_no_file() {
     let (recorder, room) = recorded();

@@ -9,7 +9,10 @@ use media::doubles::{
     FailNth, FakeHost, InlinePool, Lasting, Listener, ManualClock, Op, Recorder, SeededEntropy, ShortWrites,
     TapFs, When, fixed_env,
 };
-use media::{Access, Clock, Dir, Entropy, Fs, HostIdentity, Liveness, Mode, OsFs, RenameMode, SyncPool};
+use media::{
+    Access, BlockDevice as _, Clock, Dir, Entropy, FileDisk, Fs, Geometry, HostIdentity, Liveness, Mode,
+    OsFs, RenameMode, SyncPool,
+};
 
 const EIO: i32 = 5;
 
@@ -216,4 +219,15 @@ fn two_fixed_environments_agree() {
         (bytes, env.clock.now(), env.host.this_process().unwrap())
     };
     assert_eq!(draw(&fixed_env(3)), draw(&fixed_env(3)));
+}
+
+#[test]
+fn a_mark_on_a_file_disk_is_heard_behind_its_file() {
+    let marks = Arc::new(Marks::default());
+    let root = tempfile::tempdir().unwrap();
+    let dir = TapFs::shared(OsFs::shared(), Arc::<Marks>::clone(&marks)).open_dir(root.path()).unwrap();
+    let disk = FileDisk::create(&*dir, "disk".as_ref(), Geometry::new(512, 8).unwrap()).unwrap();
+    disk.mark("after_prepare");
+    disk.mark("after_commit_record");
+    assert_eq!(*marks.0.lock().unwrap(), ["after_prepare", "after_commit_record"]);
 }

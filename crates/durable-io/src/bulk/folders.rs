@@ -125,12 +125,14 @@ impl Folders {
             existing: None,
             durability: Durability::Durable,
         };
-        match make_dir(&place) {
+        let made = make_dir(&place);
+        // Also where it failed: the directory may be there all the same, and who finds one takes it for durable.
+        self.gained(parent);
+        match made {
             // Another process was faster. It may not have synced the name yet, so we do.
             Err(error) if error.reason() == Some(Reason::AlreadyExists) => {}
             outcome => outcome?,
         }
-        self.gained(parent);
         let index = self.register(path, None)?;
         if let Some(folder) = self.list.get_mut(index) {
             folder.made_in = Some(parent);

@@ -11,9 +11,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::UpdateOptions;
-use crate::dir::Dir;
+use crate::dir::{Dir, sync_dir, sync_existing};
 use crate::error::{Cause, Error, Kind, Result, Stage, TargetState};
-use crate::options::Published;
+use crate::options::{Parents, Published, Symlinks};
 
 /// How many tombstones are kept unless the caller says otherwise. Beyond it the oldest go first, and with them the
 /// protection against a merge of a copy that is older still.
@@ -247,10 +247,11 @@ impl<V: Serialize + DeserializeOwned + Clone + PartialEq> Registry<V> {
     }
 
     /// Changes the registry under its lock and returns what `change` returned. If nothing changed, nothing is
-    /// written.
+    /// written; the barriers are issued all the same, because whoever wrote what `change` saw may have died before
+    /// theirs.
     ///
     /// # Durability
-    /// As [`Dir::replace`].
+    /// As [`Dir::replace`], also where nothing changed.
     ///
     /// # Errors
     /// As [`Dir::update`]; [`Kind::Corrupt`], and then the file is left as it is.
@@ -266,7 +267,9 @@ impl<V: Serialize + DeserializeOwned + Clone + PartialEq> Registry<V> {
             document.forget_removed(self.removed_max);
             document.encode().map_err(Stop::Encode)
         });
-        self.settle(outcome)?;
+        if let Settled::Unchanged = self.settle(outcome)? {
+            self.make_durable()?;
+        }
         match answer {
             Some(answer) => Ok(answer),
             // The change function ran: an update succeeds in no other way.
@@ -327,9 +330,20 @@ impl<V: Serialize + DeserializeOwned + Clone + PartialEq> Registry<V> {
         })
     }
 
-    fn settle(&self, outcome: Result<Published>) -> Result<()> {
+    /// The barriers of a registry that was left as it is. One that is not there needs none.
+    fn make_durable(&self) -> Result<()> {
+        let write = &self.options.write;
+        let place = self.dir.resolve(&self.name, Symlinks::Follow, Parents::MustExist, write.barriers)?;
+        if place.existing.is_none() {
+            return Ok(());
+        }
+        sync_existing(&place)?;
+        sync_dir(&*place.dir, &place.path, write.barriers).map(drop)
+    }
+
+    fn settle(&self, outcome: Result<Published>) -> Result<Settled> {
         let error = match outcome {
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(Settled::Written),
             Err(error) => error,
         };
         let path = error.path().to_owned();
@@ -338,7 +352,7 @@ impl<V: Serialize + DeserializeOwned + Clone + PartialEq> Registry<V> {
             Err(error) => return Err(error),
         };
         match stop.map(|stop| *stop) {
-            Ok(Stop::NothingToDo) => Ok(()),
+            Ok(Stop::NothingToDo) => Ok(Settled::Unchanged),
             Ok(Stop::Failed(error)) => Err(error),
             Ok(Stop::Encode(source)) => Err(declined(path, source.into())),
             Err(other) => Err(declined(path, other)),
@@ -363,6 +377,12 @@ impl<V: Serialize> Document<V> {
         bytes.push(b'\n');
         Ok(bytes)
     }
+}
+
+/// What became of an update that did not fail.
+enum Settled {
+    Written,
+    Unchanged,
 }
 
 /// Why the update did not write.

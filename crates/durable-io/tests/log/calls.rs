@@ -46,6 +46,7 @@ fn a_new_log_is_created_under_a_hidden_name_synced_named_and_its_name_synced() {
     let log = dir.log_with(NAME, options()).unwrap();
     let expected = [
         "Metadata log.jsonl",
+        "DirSync .",
         "HasDefaultAcl .",
         "CreateExclusive TEMP 0640",
         "Metadata TEMP (handle)",

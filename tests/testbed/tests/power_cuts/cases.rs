@@ -144,7 +144,8 @@ fn no_case_breaks_a_promise_on_a_real_file_system() {
     println!("{table}");
     for (kind, outcomes) in seen {
         for (name, (cuts, classes)) in outcomes {
-            assert!(cuts > 2, "{name} on {kind}: {cuts} cuts");
+            // Before its first call, and after its last; twice.
+            assert!(cuts >= 2, "{name} on {kind}: {cuts} cuts");
             assert!(
                 classes.iter().all(|class| matches!(class, Class::Old | Class::New)),
                 "{name} on {kind}: {}",
