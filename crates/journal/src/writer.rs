@@ -23,6 +23,11 @@ pub struct Durable {
 }
 
 impl Durable {
+    /// For those who have just seen a barrier succeed.
+    pub(crate) fn up_to(seq: u64) -> Self {
+        Self { seq }
+    }
+
     /// Up to which frame.
     #[must_use]
     pub fn seq(self) -> u64 {
@@ -201,7 +206,7 @@ impl<D: BlockDevice> Journal<D> {
         if self.layout_offers_durable_write() && !self.has_unflushed() {
             let seq = self.put(Kind::Commit, body, Barrier::Own)?;
             self.stats.frames += 1;
-            return Ok(Durable { seq });
+            return Ok(Durable::up_to(seq));
         }
         self.put(Kind::Commit, body, Barrier::None)?;
         self.stats.frames += 1;
@@ -246,7 +251,7 @@ impl<D: BlockDevice> Journal<D> {
                 self.stats.barriers += 1;
                 self.in_flight_blocks = self.in_flight_blocks.saturating_sub(ticket.blocks);
                 self.durable_seq = self.durable_seq.max(ticket.seq);
-                Ok(Durable { seq: ticket.seq })
+                Ok(Durable::up_to(ticket.seq))
             }
             Err(error) => Err(self.poison(error)),
         }
@@ -265,17 +270,22 @@ impl<D: BlockDevice> Journal<D> {
         self.put_seal()
     }
 
-    /// Two seals, the second of which covers the first.
+    /// Two seals, the second of which covers the first: what a store does when it is closed.
     ///
     /// # Errors
     /// As [`Journal::write`].
-    pub fn close(mut self) -> Result<D, JournalError> {
+    pub fn seal_for_good(&mut self) -> Result<(), JournalError> {
         self.refuse_unless_writable()?;
         if self.open_record == OpenRecord::Written {
             self.seal()?;
             self.put_seal()?;
         }
-        Ok(self.device)
+        Ok(())
+    }
+
+    /// Gives the device back. Nothing is written: [`Journal::seal_for_good`] is for a clean end.
+    pub fn into_device(self) -> D {
+        self.device
     }
 
     fn put_seal(&mut self) -> Result<(), JournalError> {
