@@ -166,3 +166,60 @@ impl Layout {
 pub(crate) fn pair_of(generation: u64) -> [usize; 2] {
     if generation.is_multiple_of(2) { [0, 2] } else { [1, 3] }
 }
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+
+    /// The page for people says what the code does.
+    #[test]
+    fn the_overview_of_the_format_has_the_numbers_of_the_code() {
+        let page = include_str!("../../../docs/format.md");
+        let rows = [
+            alloc::format!("| bytes of a block's header | {HEADER_LEN} |"),
+            alloc::format!("| most blocks of a frame | {FRAME_BLOCKS_MAX} |"),
+            alloc::format!("| fewest blocks of a region | {REGION_BLOCKS_MIN} |"),
+            alloc::format!("| blocks of a region that commits may not use | {RESERVE_BLOCKS} |"),
+            alloc::format!(
+                "| most bytes of the engine's own in a superblock | {} |",
+                crate::superblock::ENGINE_LEN_MAX
+            ),
+            alloc::format!("| magic of a block, of a superblock | `{}`, `{}` |", "SFJ1", "SFSUPER1"),
+        ];
+        for row in rows {
+            assert!(page.contains(&row), "{row}");
+        }
+        for (code, kind) in
+            [(1, "header"), (2, "copied"), (3, "closing"), (4, "commit"), (5, "seal"), (6, "open")]
+        {
+            assert!(page.replace('\n', " ").contains(&alloc::format!("{code} {kind}")), "{code} {kind}");
+        }
+    }
+
+    #[test]
+    fn a_layout_uses_the_whole_device_and_refuses_what_cannot_hold_one() {
+        let geometry = |blocks| Geometry::new(512, blocks).unwrap();
+        let layout = Layout::of(geometry(45), Limits::default()).unwrap();
+        assert_eq!((layout.region_blocks(), layout.usable_blocks()), (20, 14));
+        let places = [
+            layout.slot(0),
+            layout.slot(1),
+            layout.block(Side::A, 0),
+            layout.block(Side::B, 0),
+            layout.slot(2),
+        ];
+        assert_eq!(places.map(BlockIndex::get), [0, 1, 2, 22, 42]);
+        assert!(matches!(
+            Layout::of(geometry(19), Limits::default()),
+            Err(LayoutError::TooSmall { blocks_min: 20, .. })
+        ));
+        assert!(Layout::of(geometry(20), Limits::default()).is_ok());
+        for limits in [
+            Limits { frame_blocks_max: 0, in_flight_blocks_max: 1 },
+            Limits { frame_blocks_max: 257, in_flight_blocks_max: 1000 },
+            Limits { frame_blocks_max: 8, in_flight_blocks_max: 7 },
+        ] {
+            assert!(matches!(Layout::of(geometry(45), limits), Err(LayoutError::Limits(_))), "{limits:?}");
+        }
+    }
+}
