@@ -30,6 +30,9 @@ pub enum Compaction {
     Running,
     /// The other region is in force, and holds no more than what is alive and what was committed meanwhile.
     Finished,
+    /// With what was committed meanwhile it was too much for the other region. The next step begins another, which is not
+    /// too much unless more is committed meanwhile.
+    GivenUp,
 }
 
 impl<D: BlockDevice> Store<D> {
@@ -42,16 +45,25 @@ impl<D: BlockDevice> Store<D> {
     /// # Errors
     /// `ReadOnly`, `Poisoned`, `NoMemory`, `Io`: the compaction is given up, and the next step begins another.
     pub fn compact_step(&mut self) -> Result<Compaction, Error> {
-        let outcome = self.step();
-        if outcome.is_err() {
-            self.copying = None;
-            self.given_up += 1;
+        match self.step() {
+            Ok(progress) => Ok(progress),
+            Err(error) => {
+                self.copying = None;
+                self.given_up += 1;
+                match error {
+                    Error::Journal(error) if matches!(*error, JournalError::Full { .. }) => {
+                        Ok(Compaction::GivenUp)
+                    }
+                    error => Err(error),
+                }
+            }
         }
-        outcome
     }
 
     fn step(&mut self) -> Result<Compaction, Error> {
         let Some(copying) = &self.copying else {
+            // Otherwise it would be both in the copy and behind it.
+            self.write_pending()?;
             self.journal.begin_copy()?;
             self.copying = Some(Copying { after: None, is_whole: false });
             return Ok(Compaction::Running);
@@ -94,23 +106,24 @@ impl<D: BlockDevice> Store<D> {
         Ok(Compaction::Finished)
     }
 
-    /// Finishes the compaction that has begun, or carries out a whole one.
-    fn compact(&mut self) -> Result<(), Error> {
-        while self.compact_step()? == Compaction::Running {}
-        Ok(())
+    /// Finishes the compaction that has begun, or carries out a whole one; whether the other region is in force.
+    fn compact(&mut self) -> Result<Compaction, Error> {
+        loop {
+            match self.compact_step()? {
+                Compaction::Running => {}
+                end => return Ok(end),
+            }
+        }
     }
 
     /// Sees to it that a frame of so many blocks fits. Nothing is pending.
     pub(crate) fn make_room(&mut self, blocks: u64) -> Result<(), Error> {
-        if self.copying.is_some() && blocks > self.journal.room() {
-            match self.compact() {
-                // With what was committed meanwhile it was too much for the other region. From the beginning, it is not.
-                Err(Error::Journal(error)) if matches!(*error, JournalError::Full { .. }) => {}
-                outcome => outcome?,
+        // One that has begun may be given up, or leave too little room because of what was committed meanwhile. A whole one
+        // is neither.
+        for _ in 0..2 {
+            if blocks > self.journal.room() {
+                let (Compaction::Finished | Compaction::GivenUp | Compaction::Running) = self.compact()?;
             }
-        }
-        if blocks > self.journal.room() {
-            self.compact()?;
         }
         let room = self.journal.room();
         if blocks > room {

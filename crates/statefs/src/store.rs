@@ -93,7 +93,8 @@ pub struct Stats {
     pub capacity_blocks: u64,
     /// Records that wait in memory for [`Store::sync`].
     pub pending_ops: usize,
-    /// Compactions that were given up since the store was opened, because of an error or because the region filled up.
+    /// Compactions that were given up since the store was opened, because of an error or because too much
+    /// was committed meanwhile.
     pub compactions_given_up: u64,
     /// Of the journal.
     pub journal: journal::Stats,
