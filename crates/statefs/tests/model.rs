@@ -186,7 +186,7 @@ impl Pair {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
 
     #[test]
     fn the_store_is_a_map_that_comes_back(blocks in 26..90_u64, ops in prop::collection::vec(op(), 1..120)) {
