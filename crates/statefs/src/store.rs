@@ -52,6 +52,8 @@ pub struct Recovery {
     pub was_sealed: bool,
     /// The number of this open, or of the last writer where the store is read-only.
     pub incarnation: u32,
+    /// How many superblocks of the pair in force were valid, of two.
+    pub roots_valid: u8,
     /// How many superblocks were rewritten.
     pub roots_repaired: u8,
     /// Whether a compaction that a crash had interrupted was finished.
@@ -181,6 +183,7 @@ impl<D: BlockDevice> Store<D> {
             tail: report.verdict,
             was_sealed: report.was_sealed,
             incarnation: report.incarnation,
+            roots_valid: report.roots_valid,
             roots_repaired: report.roots_repaired,
             switch_finished: report.switch_finished,
             read_only: journal.read_only(),

@@ -469,6 +469,25 @@ fn a_refused_put_has_written_nothing() {
     assert_eq!(disk.take(), [0; 4]);
 }
 
+/// Three blocks of frame do not fit behind a copy of all that is alive, one does.
+#[test]
+fn what_would_not_fit_behind_a_copy_is_refused_before_there_is_one() {
+    let disk = CountingDisk::new(Geometry::new(512, 32).unwrap());
+    let journal = journal::Limits { frame_blocks_max: 4, in_flight_blocks_max: 4 };
+    let mut store = Store::format(disk.clone(), &Options { journal, ..Options::new(ID) }).unwrap();
+    store.put(&key("a"), &[1; 1000]).unwrap();
+    store.put(&key("b"), &[1; 400]).unwrap();
+    let stats = store.stats();
+    assert_eq!((stats.live_blocks, stats.capacity_blocks), (5, 6));
+    for _ in 0..20 {
+        disk.take();
+        let error = store.put(&key("a"), &[2; 1000]).unwrap_err();
+        assert!(matches!(error, Error::NoSpace { limit: 4, used: 5, requested: 8 }), "{error}");
+        assert_eq!(disk.take(), [0; 4], "nothing was written");
+        store.put(&key("b"), &[2; 400]).unwrap();
+    }
+}
+
 /// A device whose write or flush number `at` fails, once.
 #[derive(Debug, Clone)]
 struct FailingDisk {
