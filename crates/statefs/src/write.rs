@@ -133,9 +133,8 @@ impl<D: BlockDevice> Store<D> {
     pub fn sync(&mut self) -> Result<Revision, Error> {
         self.refuse_unless_writable()?;
         if self.pending_ops > 0 {
-            let body = core::mem::take(&mut self.pending);
-            let outcome = self.journal.commit(&body);
-            self.forget_pending(body);
+            let outcome = self.journal.commit(&self.pending);
+            self.settle_pending(outcome.is_ok(), self.pending.len());
             let _durable = outcome?;
         } else if self.journal.has_unflushed() {
             let _durable = self.journal.flush()?;
@@ -276,10 +275,10 @@ impl<D: BlockDevice> Store<D> {
         let outcome = if index == 0 {
             self.journal.commit(body)
         } else {
+            let before = self.pending.len();
             self.extend_pending(body)?;
-            let whole = core::mem::take(&mut self.pending);
-            let outcome = self.journal.commit(&whole);
-            self.forget_pending(whole);
+            let outcome = self.journal.commit(&self.pending);
+            self.settle_pending(outcome.is_ok(), before);
             outcome
         };
         let _durable = outcome?;
@@ -351,17 +350,20 @@ impl<D: BlockDevice> Store<D> {
         if self.pending_ops == 0 {
             return Ok(());
         }
-        let body = core::mem::take(&mut self.pending);
-        let outcome = self.journal.write(&body);
-        self.forget_pending(body);
+        let outcome = self.journal.write(&self.pending);
+        self.settle_pending(outcome.is_ok(), self.pending.len());
         outcome.map(drop).map_err(Error::from)
     }
 
-    /// What was pending is written, or the journal is poisoned. The memory is kept.
-    fn forget_pending(&mut self, mut body: Vec<u8>) {
-        body.clear();
-        self.pending = body;
-        self.pending_ops = 0;
+    /// What was pending has been written, or nobody knows: then nothing more is. Where nothing was written (for want of
+    /// memory), it is what it was, `before` bytes long.
+    fn settle_pending(&mut self, is_written: bool, before: usize) {
+        if is_written || self.journal.failure().is_some() {
+            self.pending.clear();
+            self.pending_ops = 0;
+        } else {
+            self.pending.truncate(before);
+        }
     }
 }
 
