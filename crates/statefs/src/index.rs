@@ -4,7 +4,11 @@
 //! came in between. The overlay is merged into the array before it grows large; the arena is rewritten before what is dead
 //! in it outgrows what is alive.
 //!
+//! Beside the array stand the heads of its keys: of each the eight bytes behind what all of them begin with, as a number. A
+//! search goes through the heads, which lie close together, and looks at a key itself only where heads are the same.
+//!
 //! Invariants
+//! - there are as many heads as entries, and `common` is what all keys of the array begin with.
 //! - a key is in the array or in the overlay, never in both.
 //! - the totals are those of the live entries.
 
@@ -18,6 +22,7 @@ use core::ops::Bound;
 
 use crate::arena::{Arena, Kept, Place};
 use crate::error::Error;
+use crate::limits::KEY_LEN_MAX;
 use crate::record::{KEPT_HEADER_LEN, PUT_HEADER_LEN, Record, Revision};
 
 /// How many entries the overlay and the dead may have, whatever the size of the array.
@@ -73,7 +78,20 @@ struct Entry {
     is_live: bool,
 }
 
+/// The first eight bytes as a number that is ordered like them; keys have no zero bytes, so what is shorter is less.
+fn head_of(rest: &[u8]) -> u64 {
+    if let Some(head) = rest.first_chunk() {
+        return u64::from_be_bytes(*head);
+    }
+    let mut head = [0; 8];
+    for (to, from) in head.iter_mut().zip(rest) {
+        *to = *from;
+    }
+    u64::from_be_bytes(head)
+}
+
 /// Where a key is.
+#[derive(Clone, Copy)]
 enum Found {
     Array(usize, Entry),
     Overlay(Place),
@@ -85,6 +103,8 @@ enum Found {
 pub(crate) struct Index {
     arena: Arena,
     array: Vec<Entry>,
+    heads: Vec<u64>,
+    common: Vec<u8>,
     overlay: BTreeMap<Box<str>, Place>,
     dead: usize,
     totals: Totals,
@@ -134,11 +154,56 @@ impl Index {
         if let Some(&place) = self.overlay.get(key) {
             return Found::Overlay(place);
         }
-        let at = self.array.partition_point(|entry| self.arena.key(entry.place) < key.as_bytes());
+        let at = self.position(key.as_bytes());
         match self.array.get(at) {
             Some(&entry) if self.arena.key(entry.place) == key.as_bytes() => Found::Array(at, entry),
             Some(_) | None => Found::Nowhere,
         }
+    }
+
+    /// How many entries of the array have a smaller key.
+    fn position(&self, key: &[u8]) -> usize {
+        let Some(rest) = key.strip_prefix(self.common.as_slice()) else {
+            return if key < self.common.as_slice() { 0 } else { self.array.len() };
+        };
+        let head = head_of(rest);
+        let first = self.heads.partition_point(|other| *other < head);
+        let same = self.heads.get(first..).unwrap_or(&[]).partition_point(|other| *other == head);
+        let same = self.array.get(first..first + same).unwrap_or(&[]);
+        first + same.partition_point(|entry| self.arena.key(entry.place) < key)
+    }
+
+    /// Adds an entry behind all others of the array.
+    fn push_last(&mut self, key: &[u8], entry: Entry) -> Result<(), Error> {
+        self.reserve_entries(1)?;
+        if self.array.is_empty() {
+            self.common.clear();
+            self.common.try_reserve(key.len()).map_err(|_| Error::NoMemory { len: key.len() })?;
+            self.common.extend_from_slice(key);
+        }
+        let common = key.iter().zip(&self.common).take_while(|(a, b)| a == b).count();
+        self.array.push(entry);
+        self.heads.push(0);
+        if common < self.common.len() {
+            self.common.truncate(common);
+            self.take_heads();
+        } else if let (Some(head), Some(rest)) = (self.heads.last_mut(), key.get(common..)) {
+            *head = head_of(rest);
+        }
+        Ok(())
+    }
+
+    /// All heads anew.
+    fn take_heads(&mut self) {
+        for (head, entry) in self.heads.iter_mut().zip(&self.array) {
+            *head = head_of(self.arena.key(entry.place).get(self.common.len()..).unwrap_or(&[]));
+        }
+    }
+
+    fn reserve_entries(&mut self, count: usize) -> Result<(), Error> {
+        let len = count.saturating_mul(size_of::<Entry>() + size_of::<u64>());
+        self.array.try_reserve(count).map_err(|_| Error::NoMemory { len })?;
+        self.heads.try_reserve(count).map_err(|_| Error::NoMemory { len })
     }
 
     /// Sees to it that records of so many bytes, as they stand in a commit, can be applied.
@@ -146,8 +211,9 @@ impl Index {
     /// # Errors
     /// [`Error::NoMemory`]: the index is as it was.
     pub(crate) fn reserve(&mut self, body_len: usize, ops: usize) -> Result<(), Error> {
-        let len = ops.saturating_mul(size_of::<Entry>());
-        self.array.try_reserve(ops).map_err(|_| Error::NoMemory { len })?;
+        self.reserve_entries(ops)?;
+        // What all keys begin with has this many bytes at most.
+        self.common.try_reserve(KEY_LEN_MAX).map_err(|_| Error::NoMemory { len: KEY_LEN_MAX })?;
         // A kept record has more header than a put.
         self.arena.reserve(body_len.saturating_add(ops.saturating_mul(KEPT_HEADER_LEN - PUT_HEADER_LEN)))
     }
@@ -168,11 +234,13 @@ impl Index {
     }
 
     fn put(&mut self, key: &str, value: &[u8], revision: Revision) -> Result<(), Error> {
-        // Asked for before anything is changed.
-        let len = size_of::<Entry>();
-        self.array.try_reserve(1).map_err(|_| Error::NoMemory { len })?;
-        let old = self.get(key).map(|kept| kept.totals());
         let found = self.find(key);
+        let old = match found {
+            Found::Array(_, entry) => entry.is_live.then_some(entry.place),
+            Found::Overlay(place) => Some(place),
+            Found::Nowhere => None,
+        };
+        let old = old.and_then(|place| self.arena.get(place)).map(|kept| kept.totals());
         let place = self.arena.push(key, value, revision)?;
         let entry = Entry { place, is_live: true };
         match found {
@@ -182,7 +250,7 @@ impl Index {
                     *slot = entry;
                 }
             }
-            Found::Nowhere if self.comes_last(key) => self.array.push(entry),
+            Found::Nowhere if self.comes_last(key) => self.push_last(key.as_bytes(), entry)?,
             Found::Overlay(_) | Found::Nowhere => {
                 self.overlay.insert(key.into(), place);
             }
@@ -231,7 +299,20 @@ impl Index {
             let bytes = len.saturating_mul(size_of::<Entry>());
             array.try_reserve_exact(len).map_err(|_| Error::NoMemory { len: bytes })?;
             array.extend(self.places_from(Bound::Unbounded).map(|place| Entry { place, is_live: true }));
+            self.heads.try_reserve(len).map_err(|_| Error::NoMemory { len: bytes })?;
+            let ends = [array.first(), array.last()].map(|end| end.map(|entry| self.arena.key(entry.place)));
+            let common = match ends {
+                [Some(first), Some(last)] => {
+                    let len = first.iter().zip(last).take_while(|(a, b)| a == b).count();
+                    first.get(..len).unwrap_or(&[]).to_vec()
+                }
+                [_, _] => Vec::new(),
+            };
+            self.common = common;
+            self.heads.clear();
+            self.heads.resize(array.len(), 0);
             self.array = array;
+            self.take_heads();
             self.overlay.clear();
             self.dead = 0;
         }
@@ -244,6 +325,7 @@ impl Index {
         let live = usize::try_from(self.totals.keys).unwrap_or(usize::MAX);
         let bytes = live.saturating_mul(size_of::<Entry>());
         fresh.array.try_reserve_exact(live).map_err(|_| Error::NoMemory { len: bytes })?;
+        fresh.heads.try_reserve_exact(live).map_err(|_| Error::NoMemory { len: bytes })?;
         for kept in self.from(Bound::Unbounded) {
             fresh.put(kept.key, kept.value, kept.revision)?;
         }
@@ -257,14 +339,15 @@ impl Index {
     }
 
     fn places_from<'a>(&'a self, start: Bound<&str>) -> Places<'a> {
-        let at = self.array.partition_point(|entry| {
-            let key = self.arena.key(entry.place);
-            match start {
-                Bound::Unbounded => false,
-                Bound::Included(start) => key < start.as_bytes(),
-                Bound::Excluded(start) => key <= start.as_bytes(),
+        let at = match start {
+            Bound::Unbounded => 0,
+            Bound::Included(start) => self.position(start.as_bytes()),
+            Bound::Excluded(start) => {
+                let at = self.position(start.as_bytes());
+                let is_it = |entry: &Entry| self.arena.key(entry.place) == start.as_bytes();
+                at + usize::from(self.array.get(at).is_some_and(is_it))
             }
-        });
+        };
         let overlay = self.overlay.range::<str, _>((start, Bound::Unbounded));
         Places {
             arena: &self.arena,
@@ -305,7 +388,13 @@ mod tests {
     use alloc::string::String;
 
     fn key(number: u32) -> String {
-        format!("/state/{number:05}")
+        // Keys with the same head, keys of which one begins with the other, and keys that have nothing in common.
+        match number % 4 {
+            0 => format!("/state/{number:05}"),
+            1 => format!("/state/the same in eight bytes and more/{number}"),
+            2 => format!("/state/{}", "n".repeat(usize::try_from(number / 25 + 1).unwrap())),
+            _ => format!("/state/{}", char::from_u32(0x4e00 + number).unwrap()),
+        }
     }
 
     /// Enough changes in no order that both kinds of tidying happen.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crashsim::{
     Atom, Campaign, Class, DiskImage, DiskProfile, Expected, Explorer, Fate, Gauge, Life, Mark, Operation,
-    Options, Report, Run, Scenario, SimDisk, Value, Verdict as Found, Witness, Workload, replay,
+    Options, Report, Run, Scenario, SimDisk, Value, Verdict as Found, Witness, Workload, barriers, replay,
 };
 use media::Geometry;
 use statefs::{
@@ -374,7 +374,7 @@ fn acknowledged_writes_survive_every_power_cut_and_kill() {
 
 #[test]
 fn a_power_cut_in_a_recovery_from_a_power_cut_in_a_recovery_loses_nothing() {
-    let options = Options { states_max: 60, depth: 2, nested_states_max: 6, ..Options::default() };
+    let options = Options { states_max: 30, depth: 2, nested_states_max: 5, ..Options::default() };
     for script in &SCRIPTS {
         let report = explore(script, DiskProfile::AnySubsetTorn, &options);
         println!("{:<42} visited {:>7} distinct {:>7}", script.name, report.visited, report.distinct);
@@ -432,5 +432,21 @@ fn a_full_store_opens_however_often_it_crashed_and_deletes_still_work() {
         }
         assert_eq!(store.stats().live_keys, 0);
         store.put(&key("/state/0"), &[1; 200]).unwrap();
+    }
+}
+
+/// A test of the tests: without the flush of a commit, something that was acknowledged is lost, and it is found.
+#[test]
+fn without_the_flush_of_a_commit_something_is_lost() {
+    let options = Options { states_max: 200, depth: 0, ..Options::default() };
+    for script in SCRIPTS
+        .iter()
+        .filter(|script| ["put, put again, delete", "batch", "compaction"].contains(&script.name))
+    {
+        let scenario = Scenario::plain(script.name);
+        let all = barriers::<SimDisk>(script, &scenario, DiskProfile::AnySubsetTorn, &options);
+        // The first flush of the script itself: what came before belongs to the open.
+        let commit = all.iter().find(|barrier| barrier.record == 5).unwrap();
+        assert!(commit.removed.is_some(), "{}: {} at {}", script.name, commit.what, commit.record);
     }
 }

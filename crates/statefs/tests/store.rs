@@ -488,6 +488,19 @@ fn what_would_not_fit_behind_a_copy_is_refused_before_there_is_one() {
     }
 }
 
+/// What is pending when a copy begins is in the copy; it must not have to fit behind it once more.
+#[test]
+fn a_compaction_of_a_full_store_with_buffered_puts_is_not_given_up() {
+    let journal = journal::Limits { frame_blocks_max: 4, in_flight_blocks_max: 4 };
+    let mut store = Store::format(disk(512, 30), &Options { journal, ..Options::new(ID) }).unwrap();
+    store.put_buffered(&key("a"), &[1; 1000]).unwrap();
+    store.put_buffered(&key("b"), &[1; 400]).unwrap();
+    assert_eq!(store.stats().live_blocks, store.stats().capacity_blocks);
+    while store.compact_step().unwrap() == Compaction::Running {}
+    assert_eq!(store.stats().compactions_given_up, 0);
+    assert_eq!(store.stats().journal.switches, 1);
+}
+
 /// A device whose write or flush number `at` fails, once.
 #[derive(Debug, Clone)]
 struct FailingDisk {
