@@ -32,16 +32,20 @@ impl<D: BlockDevice> Store<D> {
         self.commit_records(&[Record::Put { key: key.as_str(), value }])
     }
 
-    /// Takes a key's value away; [`None`] if it had none, and then nothing is written.
+    /// Takes a key's value away; [`None`] if it had none, and then no more is written than what was buffered.
     ///
     /// # Durability
-    /// As [`Store::put`].
+    /// As [`Store::put`], for [`None`] as well: a key that is not there now is not there after a power cut.
     ///
     /// # Errors
     /// As [`Store::put`], and never `NoSpace` for want of room for live data.
     pub fn delete(&mut self, key: &Key) -> Result<Option<Revision>, Error> {
         self.refuse_unless_writable()?;
         if self.index.get(key.as_str()).is_none() {
+            // It may have been taken away in memory only.
+            if self.durable < self.last {
+                let _durable = self.sync()?;
+            }
             return Ok(None);
         }
         self.commit_records(&[Record::Delete { key: key.as_str() }]).map(Some)

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crashsim::{
     Atom, Campaign, Class, DiskImage, DiskProfile, Expected, Explorer, Fate, Gauge, Life, Mark, Operation,
-    Options, Report, Run, Scenario, SimDisk, Value, Verdict as Found, Witness, Workload, barriers, replay,
+    Options, Random, Report, Run, Scenario, SimDisk, Value, Verdict as Found, Witness, Workload, barriers,
+    replay,
 };
 use media::Geometry;
 use statefs::{
@@ -50,7 +51,7 @@ impl Told<'_> {
             Ok(_) => Mark::Acknowledged,
             Err(error) => Mark::Failed(match error.kind() {
                 ErrorKind::Poisoned => Fate::Unknown,
-                ErrorKind::Io | ErrorKind::ReadOnly => Fate::Unchanged,
+                ErrorKind::Io | ErrorKind::ReadOnly | ErrorKind::NoSpace => Fate::Unchanged,
                 _ => panic!("no other error belongs here: {error}"),
             }),
         });
@@ -96,8 +97,14 @@ impl Told<'_> {
         let operation = Operation::new(format_args!("buffer {name}"), vec![atom.clone()]);
         self.disk.tell(Mark::Begin(operation));
         let outcome = self.store.put_buffered(&key(name), value).map(drop);
-        self.disk.tell(if outcome.is_ok() { Mark::Visible } else { Mark::Failed(Fate::Unknown) });
-        self.buffered.push(atom);
+        self.disk.tell(match &outcome {
+            Ok(()) => Mark::Visible,
+            Err(error) if error.kind() == ErrorKind::Poisoned => Mark::Failed(Fate::Unknown),
+            Err(_) => Mark::Failed(Fate::Unchanged),
+        });
+        if outcome.is_ok() {
+            self.buffered.push(atom);
+        }
         outcome
     }
 
@@ -169,9 +176,14 @@ impl Workload<SimDisk> for Script {
         // Life goes on: what is written now must survive what follows, and deletes always work.
         let mut told = Told { disk, store, buffered: Vec::new() };
         if life.boot < 3 {
-            told.put("/state/life", &[1]).map_err(|error| error.to_string())?;
+            // On a full device there may be no room for a new key.
+            let unless_full = |outcome: Outcome| match outcome {
+                Err(error) if error.kind() != ErrorKind::NoSpace => Err(error.to_string()),
+                Ok(()) | Err(_) => Ok(()),
+            };
+            unless_full(told.put("/state/life", &[1]))?;
             let scratch = key("/state/scratch");
-            told.store.put(&scratch, &[2]).map_err(|error| error.to_string())?;
+            unless_full(told.store.put(&scratch, &[2]).map(drop))?;
             told.store.delete(&scratch).map_err(|error| error.to_string())?;
         }
         Ok(())
@@ -448,5 +460,104 @@ fn without_the_flush_of_a_commit_something_is_lost() {
         // The first flush of the script itself: what came before belongs to the open.
         let commit = all.iter().find(|barrier| barrier.record == 5).unwrap();
         assert!(commit.removed.is_some(), "{}: {} at {}", script.name, commit.what, commit.record);
+    }
+}
+
+/// Operations by chance, on a device that is nearly always full.
+struct ByChance {
+    blocks: u64,
+}
+
+const OPERATIONS: u32 = 25;
+
+impl ByChance {
+    fn carry_out(told: &mut Told<'_>, random: &mut Random, nth: u32) -> Outcome {
+        let mut name = || KEYS[usize::try_from(random.below(4)).unwrap()];
+        let (first, second) = (name(), name());
+        let len = usize::try_from([3, 60, 350, 650][usize::try_from(random.below(4)).unwrap()]).unwrap();
+        let value = vec![u8::try_from(nth).unwrap(); len];
+        match random.below(12) {
+            0..=2 => told.put(first, &value),
+            3 | 4 => told.put_buffered(first, &value),
+            5 => told.delete(first),
+            6 if first != second => told.batch(&[(first, Some(&value)), (second, None)]),
+            6 | 7 => told.swap(first, &value),
+            8 => told.sync(),
+            9 | 10 => told.store.compact_step().map(drop),
+            _ => {
+                told.store = Store::open(told.disk.clone(), Access::Write)?.0;
+                // Nobody has been promised anything about these.
+                told.buffered.clear();
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Workload<SimDisk> for ByChance {
+    fn name(&self) -> &str {
+        "by chance"
+    }
+
+    fn start(&self) -> (DiskImage, Expected) {
+        Script { name: "", blocks: self.blocks, run: |_| Ok(()) }.start()
+    }
+
+    fn run(&self, disk: &SimDisk, run: &Run) {
+        let Ok((store, _)) = Store::open(disk.clone(), Access::Write) else { return };
+        let mut told = Told { disk, store, buffered: Vec::new() };
+        let mut random = Random::new(run.seed);
+        for nth in 0..OPERATIONS {
+            // Drawn whether it is left out or not, so that the others stay what they are.
+            let mut of_this = Random::new(random.next_u64());
+            if run.skip.contains(&nth) {
+                continue;
+            }
+            match Self::carry_out(&mut told, &mut of_this, nth) {
+                Err(error) if error.kind() != ErrorKind::NoSpace => return,
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+
+    fn recover(&self, disk: &SimDisk, life: Life) -> Result<(), String> {
+        SCRIPTS[0].recover(disk, life)
+    }
+
+    fn check(&self, disk: &SimDisk, life: Life, expected: &Expected) -> Found {
+        SCRIPTS[0].check(disk, life, expected)
+    }
+
+    fn is_same(&self, first: &SimDisk, second: &SimDisk) -> bool {
+        SCRIPTS[0].is_same(first, second)
+    }
+
+    fn operations(&self, _seed: u64) -> u32 {
+        OPERATIONS
+    }
+}
+
+#[test]
+fn whatever_is_done_by_chance_keeps_every_promise() {
+    let seeds = std::env::var("STATEFS_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(20);
+    let options = Options { states_max: 24, depth: 1, nested_states_max: 3, ..Options::default() };
+    let campaign = Campaign {
+        profiles: vec![DiskProfile::AnySubsetTorn],
+        faults: Some(Options { depth: 0, ..options.clone() }),
+        options,
+        budget: u64::MAX,
+        seeds_max: seeds,
+    };
+    for blocks in [30, 40] {
+        let workload = ByChance { blocks };
+        for row in campaign.run::<SimDisk>(&Explorer::default(), &workload, &Gauge::default(), |_| {}) {
+            println!(
+                "by chance, {blocks} blocks: runs {} visited {} distinct {}",
+                row.runs, row.report.visited, row.report.distinct
+            );
+            if let Some(failure) = &row.report.failure {
+                panic!("{:?}\n{}", failure.verdict, replay::<SimDisk>(&workload, &failure.id).unwrap());
+            }
+        }
     }
 }

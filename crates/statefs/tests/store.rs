@@ -151,6 +151,16 @@ fn buffered_puts_are_seen_at_once_and_durable_after_sync() {
 }
 
 #[test]
+fn a_key_that_was_not_there_to_be_deleted_does_not_come_back() {
+    let disk = disk(4096, 64);
+    let mut store = format(&disk);
+    store.put(&key("a"), b"1").unwrap();
+    store.delete_buffered(&key("a")).unwrap();
+    assert_eq!(store.delete(&key("a")).unwrap(), None);
+    assert_eq!(bytes(&reopen(&disk), "a"), None);
+}
+
+#[test]
 fn a_batch_commits_together_if_its_preconditions_hold() {
     let mut store = format(&disk(4096, 64));
     let revision = store.put(&key("a"), b"1").unwrap();
@@ -499,6 +509,28 @@ fn a_compaction_of_a_full_store_with_buffered_puts_is_not_given_up() {
     while store.compact_step().unwrap() == Compaction::Running {}
     assert_eq!(store.stats().compactions_given_up, 0);
     assert_eq!(store.stats().journal.switches, 1);
+}
+
+/// A region that fills up is copied in steps between commits: no put pays for a whole copy.
+#[test]
+fn no_put_waits_for_a_whole_compaction() {
+    let mut store = format(&disk(4096, 2048));
+    for n in 0..400 {
+        store.put(&key(&format!("{n}")), &[1; 4000]).unwrap();
+    }
+    let (mut puts, mut slow, mut most) = (0_u32, 0_u32, 0);
+    while store.stats().journal.switches < 4 {
+        let before = store.stats().journal.blocks;
+        store.put(&key(&format!("{}", puts * 7 % 400)), &[2; 4000]).unwrap();
+        let blocks = store.stats().journal.blocks - before;
+        puts += 1;
+        slow += u32::from(blocks > 1);
+        most = most.max(blocks);
+    }
+    println!("{puts} puts, {slow} of them with a step of a compaction; at most {most} blocks");
+    assert_eq!(store.stats().compactions_given_up, 0);
+    assert!(store.stats().live_blocks > 400);
+    assert!((60..=66).contains(&most), "its own block and a step of 64: {most}");
 }
 
 /// A device whose write or flush number `at` fails, once.
