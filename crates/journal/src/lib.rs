@@ -31,6 +31,7 @@ mod layout;
 mod open;
 pub mod replay;
 pub mod superblock;
+mod survey;
 mod switch;
 mod writer;
 
@@ -38,5 +39,6 @@ pub use error::{JournalError, JournalErrorKind};
 pub use frame::{Kind, StoreId};
 pub use layout::{FRAME_BLOCKS_MAX, Layout, LayoutError, Limits};
 pub use open::{Access, Frame, Opened, Report};
-pub use replay::Verdict;
+pub use replay::{Evidence, Verdict};
+pub use survey::BlockState;
 pub use writer::{Durable, FlushTicket, Journal, Stats};

@@ -34,6 +34,8 @@ pub struct Report {
     pub next_seq: u64,
     /// Whether the store had been closed, or sealed when it was idle.
     pub was_sealed: bool,
+    /// Whether something may be missing behind the last frame that was read. Only where there is damage.
+    pub gap_at_end: bool,
     /// Valid superblocks of the pair in force, of two.
     pub roots_valid: u8,
     /// How many of them were rewritten.
@@ -164,6 +166,7 @@ impl<D: BlockDevice> Journal<D> {
             durable_seq: replayed.durable_seq,
             next_seq: replayed.next_seq,
             was_sealed: replayed.is_sealed,
+            gap_at_end: replayed.gap_at_end,
             roots_valid: found.valid_in_force(),
             roots_repaired: 0,
             switch_finished: root != found.root,

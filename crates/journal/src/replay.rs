@@ -105,6 +105,8 @@ pub struct Frame<'b> {
     pub seq: u64,
     /// Whether it stands behind damage: what it says is certain, what came before it may be older than it should be.
     pub after_gap: bool,
+    /// Whether something may be missing between it and the frame that was handed over before it.
+    pub gap_before: bool,
     /// The body.
     pub body: &'b [u8],
 }
@@ -130,6 +132,8 @@ pub(crate) struct Replayed {
     pub(crate) copied_blocks: Option<u64>,
     /// How many frames were handed over.
     pub(crate) frames: u64,
+    /// Whether something may be missing behind the last frame that was handed over.
+    pub(crate) gap_at_end: bool,
     pub(crate) verdict: Verdict,
 }
 
@@ -269,7 +273,7 @@ fn step<D: BlockDevice, E: From<JournalError>>(
     walk.take(&first);
     if matches!(first.kind, Kind::Copied | Kind::Commit) {
         walk.frames += 1;
-        each(Frame { kind: first.kind, seq: first.seq, after_gap: false, body })?;
+        each(Frame { kind: first.kind, seq: first.seq, after_gap: false, gap_before: false, body })?;
     }
     Ok(true)
 }
@@ -335,6 +339,7 @@ struct Later {
 /// What the rest of the region says.
 struct Scan {
     rest: Rest,
+    unreadable_last: Option<u64>,
     later: Vec<Later>,
     incarnation_max: u32,
     seq_max: u64,
@@ -346,6 +351,7 @@ fn scan<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk) -> Result<Scan,
     let in_flight = u64::from(region.layout.limits().in_flight_blocks_max);
     let mut scan = Scan {
         rest: Rest::Silent,
+        unreadable_last: None,
         later: Vec::new(),
         incarnation_max: walk.incarnation,
         seq_max: walk.next_seq.saturating_sub(1),
@@ -357,6 +363,7 @@ fn scan<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk) -> Result<Scan,
             Err(Some(_)) => continue,
             Err(None) => {
                 scan.rest = Rest::Unreadable;
+                scan.unreadable_last = Some(at);
                 continue;
             }
         };
@@ -418,12 +425,15 @@ fn conclude<D: BlockDevice, E: From<JournalError>>(
     let is_copied = walk.tail < reader.region.copied_blocks || walk.copied_blocks.is_none();
     let mut frames = walk.frames;
     let (tail, next_seq) = (walk.tail, walk.next_seq);
+    let mut gap_at_end = false;
     let verdict = match decide(is_copied, stop, scan.rest) {
         Ok(None) => Verdict::Clean,
         Err(_) => Verdict::TornTail { at: tail, first_lost: next_seq },
         Ok(Some(evidence)) => {
-            let first_after = after_gap(reader, &walk, &scan.later, body, &mut frames, each)?;
-            let last_lost = first_after.map_or(scan.durable_seq, |seq| seq.saturating_sub(1)).max(next_seq);
+            let after = after_gap(reader, &walk, &scan.later, body, &mut frames, each)?;
+            gap_at_end = after.gap_at_end || scan.unreadable_last >= Some(after.end);
+            let last_lost =
+                after.first_seq.map_or(scan.durable_seq, |seq| seq.saturating_sub(1)).max(next_seq);
             Verdict::Damaged { at: tail, first_lost: next_seq, last_lost, evidence }
         }
     };
@@ -437,11 +447,22 @@ fn conclude<D: BlockDevice, E: From<JournalError>>(
         is_sealed: verdict == Verdict::Clean && walk.last == Kind::Seal,
         copied_blocks: walk.copied_blocks,
         frames,
+        gap_at_end,
         verdict,
     })
 }
 
-/// Hands over the whole frames behind damage; the sequence number of the first.
+/// What was handed over from behind damage.
+struct After {
+    /// The sequence number of the first frame.
+    first_seq: Option<u64>,
+    /// Behind the last frame, records or not.
+    end: u64,
+    /// Whether nothing with records came after the last gap.
+    gap_at_end: bool,
+}
+
+/// Hands over the whole frames behind damage. Frames that do not stand next to each other have a gap between them.
 ///
 /// A frame of an earlier incarnation that is followed by one of a later may have been discarded by that later open,
 /// unless the record of the open itself is there and stands behind it.
@@ -452,8 +473,8 @@ fn after_gap<D: BlockDevice, E: From<JournalError>>(
     body: &mut Vec<u8>,
     frames: &mut u64,
     each: &mut dyn FnMut(Frame<'_>) -> Result<(), E>,
-) -> Result<Option<u64>, E> {
-    let mut first_after = None;
+) -> Result<After, E> {
+    let mut after = After { first_seq: None, end: walk.tail, gap_at_end: true };
     let mut next_seq = walk.next_seq;
     for (nth, Later { at, header }) in later.iter().enumerate() {
         let overruled = later
@@ -466,14 +487,17 @@ fn after_gap<D: BlockDevice, E: From<JournalError>>(
         if overruled || header.seq < next_seq || !whole(reader, *at, header, body)? {
             continue;
         }
-        first_after.get_or_insert(header.seq);
+        after.first_seq.get_or_insert(header.seq);
+        after.gap_at_end |= *at != after.end;
+        after.end = at + u64::from(header.count);
         next_seq = if header.kind == Kind::Copied { header.seq } else { header.seq.saturating_add(1) };
         if is_record {
             *frames += 1;
-            each(Frame { kind: header.kind, seq: header.seq, after_gap: true, body })?;
+            let gap_before = core::mem::take(&mut after.gap_at_end);
+            each(Frame { kind: header.kind, seq: header.seq, after_gap: true, gap_before, body })?;
         }
     }
-    Ok(first_after)
+    Ok(after)
 }
 
 /// Reads a frame that begins at `at`, if all of it is there.

@@ -123,10 +123,10 @@ impl<D: BlockDevice> Journal<D> {
         &self.device
     }
 
-    /// The number that the next frame gets.
+    /// The number that the next frame of records gets, if nothing else is written before it.
     #[must_use]
     pub fn next_seq(&self) -> u64 {
-        self.next_seq
+        self.next_seq.saturating_add(u64::from(self.open_record == OpenRecord::Due))
     }
 
     /// Every frame up to this one is durable.
@@ -152,6 +152,12 @@ impl<D: BlockDevice> Journal<D> {
     #[must_use]
     pub fn has_unflushed(&self) -> bool {
         self.in_flight_blocks > 0
+    }
+
+    /// Why nothing may be written, where a store is not there to be written to or has been found damaged.
+    #[must_use]
+    pub fn read_only(&self) -> Option<&'static str> {
+        self.read_only
     }
 
     /// Why nothing is written any more, if that is so.
