@@ -3,10 +3,10 @@
 
 use std::time::Instant;
 
-use crash_cases::{FileCase, OnSim, case_named, cases};
+use crash_cases::{FileCase, OnSim, Site, case_named, cases};
 use crashsim::{
-    Explorer, FileOp, FileProfile, Gauge, Options, Outcome, Recorded, Report, Scenario, SimFs, Workload,
-    replay,
+    Explorer, FileOp, FileProfile, Gauge, Life, Mark, Options, Outcome, Recorded, Recording, Report,
+    Scenario, SimFs, Value, Workload, replay,
 };
 
 fn is_long() -> bool {
@@ -158,6 +158,65 @@ fn every_call_may_fail_and_what_was_said_of_it_holds() {
     println!("{runs} runs with a fault, {visited} states visited, {outside} runs outside the promise");
     let shown: Vec<&String> = stories.iter().take(400).collect();
     assert!(stories.is_empty(), "{shown:#?}\n{} broken", stories.len());
+}
+
+/// What the marks of a run would allow of a cell if its last operation had been acknowledged.
+fn allowed_by_success(case: &str, cell: &str) -> Vec<Option<Value>> {
+    let case = case_named(case).unwrap();
+    let recorded = record(&Scenario::plain(case.name()), &*case);
+    let marks = recorded.trace.marks_until(recorded.trace.len());
+    let begun = marks.iter().rfind(|mark| matches!(mark, Mark::Begin(_))).unwrap();
+    recorded.expected.after([begun, &Mark::Acknowledged]).allowed(cell)
+}
+
+/// An engine that overwrote the file and called it a success would be found out.
+#[test]
+fn a_name_that_is_taken_stays_what_it_was_whatever_the_answer() {
+    let case = case_named("create-new-taken").unwrap();
+    let before = Workload::<SimFs>::start(&OnSim(&*case)).1.allowed("config.json");
+    assert_eq!(before.len(), 1);
+    assert_eq!(allowed_by_success("create-new-taken", "config.json"), before);
+}
+
+/// The engine takes back what an append has left in the log, and cuts are made around that.
+#[test]
+fn some_append_fails_with_its_bytes_in_the_log() {
+    let case = case_named("log-old").unwrap();
+    let plain = Scenario::plain(case.name());
+    let calls = record(&plain, &*case).possible_faults;
+    let is_taken_back = |(call, fault)| {
+        let faulty = Scenario { faults: vec![(call, fault)], ..plain.clone() };
+        let trace = record(&faulty, &*case).trace;
+        trace.records().iter().any(|record| matches!(record.op(), Some(FileOp::SetLen { .. })))
+    };
+    let mut faults = (0..).zip(calls).flat_map(|(call, faults)| faults.into_iter().map(move |f| (call, f)));
+    assert!(faults.any(is_taken_back));
+}
+
+/// It was found by a recovery, which takes what it finds for durable; that does not make it right.
+#[test]
+fn a_record_that_nobody_began_to_write_is_noticed_after_a_recovery() {
+    let case = case_named("log-old").unwrap();
+    let (image, expected) = Workload::<SimFs>::start(&OnSim(&*case));
+    let sim = SimFs::mount(image, Recording::On);
+    let site = Site::new(sim.shared(), "/home", Life::default().rebooted(), &sim);
+    site.scribble("log", b"{\"n\":5,\"x\":\"\"}\n").unwrap();
+    case.recover(&site).unwrap();
+    let expected = expected.after(&sim.trace().marks_until(usize::MAX));
+    let verdict = case.check(&site, &expected);
+    assert!(verdict.broken.is_some(), "{verdict:?}");
+}
+
+/// The order in which older files of a log move on matters where two of them do: the last goes to `log.3`.
+#[test]
+fn some_rotation_moves_three_files() {
+    let moves_three = |case: &dyn FileCase| {
+        let trace = record(&Scenario::plain(case.name()), case).trace;
+        let is_last =
+            |op: &FileOp| matches!(op, FileOp::Rename { to, .. } if to.to_string_lossy() == "log.3");
+        trace.records().iter().filter_map(|record| record.op()).any(is_last)
+    };
+    assert!(cases().iter().any(|case| case.name().starts_with("rotate") && moves_three(&**case)));
 }
 
 /// Three power cuts in a row, the second and third in recoveries.

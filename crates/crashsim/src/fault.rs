@@ -3,6 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// The numbers under which a system reports errors: 0 is none, and Linux has no greater ones.
+const CODES: std::ops::RangeInclusive<i32> = 1..=4095;
+
 /// What is to go wrong at a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Fault {
@@ -36,7 +39,10 @@ impl FromStr for Fault {
     type Err = NoFault;
 
     fn from_str(text: &str) -> Result<Self, NoFault> {
-        let code = |rest: &str| rest.parse::<u16>().map(i32::from).map_err(|_| NoFault);
+        let code = |rest: &str| match rest.parse() {
+            Ok(code) if CODES.contains(&code) => Ok(code),
+            Ok(_) | Err(_) => Err(NoFault),
+        };
         if let Some(rest) = text.strip_prefix("fail") {
             return code(rest).map(Self::Fail);
         }
@@ -45,5 +51,22 @@ impl FromStr for Fault {
         }
         let rest = text.strip_prefix("short").ok_or(NoFault)?;
         rest.parse().map(Self::Short).map_err(|_| NoFault)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_system_may_answer_is_a_code() {
+        for text in ["fail1", "fail28", "after5", "after4095", "short0", "short4294967295"] {
+            assert_eq!(text.parse::<Fault>().map(|fault| fault.to_string()), Ok(text.to_owned()));
+        }
+        for text in
+            ["fail0", "after0", "fail-5", "fail4096", "fail65535", "fail", "short", "short-1", "5", ""]
+        {
+            assert_eq!(text.parse::<Fault>(), Err(NoFault), "{text}");
+        }
     }
 }

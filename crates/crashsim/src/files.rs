@@ -443,8 +443,9 @@ impl Pending {
 /// A point among files.
 pub type FilePoint = Point<FsImage, FilePiece>;
 
-/// The crash points of a trace under a profile: before each barrier, before each mark, and at the end. (The states of every
-/// other moment are among those of the next of these.)
+/// The crash points of a trace under a profile: before each barrier, before each mark, and at the end. The states of every
+/// other moment are among those of the next of these, as long as no request is in flight while another is made, which is
+/// how [`SimFs`](crate::SimFs) records.
 #[must_use]
 pub fn points(start: &FsImage, trace: &Trace<FileOp>, profile: FileProfile) -> Vec<FilePoint> {
     let mut walk = Walk {

@@ -147,7 +147,7 @@ fn file_faults(op: Op) -> Vec<Fault> {
     const EIO: Fault = Fault::Fail(5);
     const FULL: Fault = Fault::Fail(28);
     match op {
-        Op::WriteAt | Op::Append => vec![EIO, FULL, Fault::Short(1), Fault::Short(600)],
+        Op::WriteAt | Op::Append => vec![EIO, FULL, Fault::Short(1), Fault::Short(600), Fault::FailAfter(5)],
         Op::CreateExclusive | Op::CreateDir | Op::Link | Op::Rename | Op::SetXattr => {
             vec![EIO, FULL, Fault::FailAfter(5)]
         }

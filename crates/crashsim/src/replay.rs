@@ -148,6 +148,8 @@ struct Stage<M: Medium> {
     /// What had been told before `start`.
     expected: Expected,
     life: Life,
+    /// Up to which record the past is past: a process has died there.
+    first: usize,
 }
 
 /// Runs the workload of an id once more and lets it crash as the id says.
@@ -159,13 +161,14 @@ pub fn replay<M: Medium>(workload: &dyn Workload<M>, id: &CrashId) -> Result<Sto
     let recorded = record(workload, id)?;
     let removed = removed_barrier(workload, id);
     let Recorded { start, trace, expected, .. } = recorded;
-    let mut stage = Stage::<M> { start, trace, expected, life: Life::default() };
+    let mut stage = Stage::<M> { start, trace, expected, life: Life::default(), first: 0 };
     let mut scenes = Vec::new();
     let mut verdict = None;
     for (index, crash) in id.crashes.iter().enumerate() {
         let removed = removed.as_ref().filter(|_| index == 0);
         verdict = Some(match crash {
-            Crash::Kill { at } if *at > stage.trace.len() => {
+            // A process that came after another cannot die, nor the power fail, before that one did.
+            Crash::Kill { at } | Crash::Power { at, .. } if *at > stage.trace.len() || *at < stage.first => {
                 return Err(ReplayError::NoPoint { at: *at, records: stage.trace.len() });
             }
             Crash::Kill { at } => {
@@ -226,6 +229,7 @@ fn die<M: Medium>(workload: &dyn Workload<M>, stage: &mut Stage<M>, at: usize) -
     let medium = M::resume(&stage.start, so_far);
     let before = M::digest(&medium.image());
     stage.life = stage.life.restarted();
+    stage.first = at;
     let (verdict, trace) = examine(workload, &medium, before, &told, stage.life);
     stage.trace = trace;
     verdict
@@ -241,6 +245,7 @@ fn cut<M: Medium>(
     stage.expected = stage.expected.clone().after(&stage.trace.marks_until(point.at));
     stage.start = image_of::<M>(point, digits);
     stage.life = stage.life.rebooted();
+    stage.first = 0;
     let medium = M::mount(stage.start.clone(), Recording::On);
     let before = M::digest(&stage.start);
     let (verdict, trace) = examine(workload, &medium, before, &stage.expected, stage.life);
@@ -359,6 +364,7 @@ fn keep_what_need_not_be_lost<M: Medium>(
         trace: recorded.trace,
         expected: recorded.expected,
         life: Life::default(),
+        first: 0,
     };
     let Ok((point, mut digits)) = state_of(&stage, profile, at, &loss, &junk) else { return best };
     for (index, axis) in point.axes.iter().enumerate() {

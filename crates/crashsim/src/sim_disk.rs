@@ -162,7 +162,7 @@ impl State {
     }
 
     fn note(&mut self, event: Event<BlockOp>) {
-        if self.recording == Recording::On {
+        if event.is_kept(self.recording) {
             self.trace.push(event);
         }
     }

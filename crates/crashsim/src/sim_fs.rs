@@ -264,8 +264,7 @@ impl Entered<'_> {
 impl State {
     /// What the workload was told is written down in any case: a check needs it.
     fn note(&mut self, event: Event<FileOp>) {
-        let is_told = matches!(&event, Event::Mark(mark) if !matches!(mark, Mark::Point(_)));
-        if is_told || self.recording == Recording::On {
+        if event.is_kept(self.recording) {
             self.trace.push(event);
         }
     }

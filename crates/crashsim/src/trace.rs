@@ -15,7 +15,7 @@ pub type Tick = u32;
 pub enum Recording {
     /// All of them.
     On,
-    /// None: for a look at an image.
+    /// None, but for what the workload is told: for a look at an image.
     Off,
 }
 
@@ -131,6 +131,14 @@ impl<O: Clone> Trace<O> {
     /// Adds a request of which the recorder knows when it began and when it ended.
     pub fn push_timed(&mut self, record: Record<O>) {
         self.records.push(record);
+    }
+}
+
+impl<O> Event<O> {
+    /// Whether it is written down.
+    pub(crate) fn is_kept(&self, recording: Recording) -> bool {
+        let is_told = matches!(self, Self::Mark(mark) if !matches!(mark, Mark::Point(_)));
+        is_told || recording == Recording::On
     }
 }
 

@@ -257,6 +257,8 @@ fn an_id_that_no_longer_fits_says_so() {
         ("toy/posix-min@1000:all", "no crash point 1000"),
         ("toy/posix-min@2:keep=900", "no state"),
         ("toy~0late/ordered@1:all", "no barrier"),
+        ("toy/posix-min@kill3+@2:all", "no crash point 2"),
+        ("toy/posix-min@kill3+@kill2", "no crash point 2"),
     ] {
         let error = replay(&toy, &id.parse().unwrap()).unwrap_err().to_string();
         assert!(error.contains(why), "{id}: {error}");

@@ -46,11 +46,7 @@ pub(crate) fn overwrite(
         Err(e) => return Err(backup.fail(Error::os(Stage::WriteInPlace, &place.path, e))),
     };
     place.dir.mark("after_backup");
-    // Where the mode becomes narrower, that comes first: the new bytes are never there for the old readers.
-    let too_wide = options.mode.map_or(Mode::new(0), |mode| old_mode.without(mode));
-    let narrowed =
-        if too_wide == Mode::new(0) { Ok(()) } else { target.set_mode(old_mode.without(too_wide)) };
-    let overwritten = narrowed
+    let overwritten = narrow(&*target, old_mode, options)
         .and_then(|()| copy(&*new.file, &*target))
         .and_then(|len| target.set_len(len))
         .inspect(|()| target.mark("after_write"))
@@ -70,6 +66,19 @@ pub(crate) fn overwrite(
         Ok(reached) => Ok(Overwritten { durability: backed_up.and(reached), leftovers }),
         Err(error) => Err(leftovers.into_iter().fold(error, Error::with_leftover)),
     }
+}
+
+/// Where the mode becomes narrower, that comes first, and durably: the new bytes are never there for the old readers, after
+/// a power cut neither.
+fn narrow(target: &dyn media::File, old_mode: Mode, options: &WriteOptions) -> io::Result<()> {
+    let too_wide = options.mode.map_or(Mode::new(0), |mode| old_mode.without(mode));
+    if too_wide == Mode::new(0) {
+        return Ok(());
+    }
+    target.set_mode(old_mode.without(too_wide))?;
+    target.sync_all()?;
+    target.mark("after_fsync");
+    Ok(())
 }
 
 fn make_name_durable(backup: &Temp, barriers: Barriers) -> io::Result<Durability> {

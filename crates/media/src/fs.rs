@@ -48,7 +48,7 @@ pub fn single_component(name: &OsStr) -> io::Result<&OsStr> {
 /// |---|---|---|
 /// | [`File::sync_all`] | all data, the size and the attributes written through any handle of that file before the call | the file's **name** |
 /// | [`File::sync_data`] | the same data, and the size where it is needed to read it back | attributes, names |
-/// | [`Dir::sync`] | every entry added, removed or renamed in this directory before the call | the bytes of the files it names |
+/// | [`Dir::sync`] | every entry added, removed or renamed in this directory before the call, and the directory's own mode | the bytes of the files it names |
 /// | [`Dir::sync_filesystem`] | everything on the file system | |
 ///
 /// A rename is **atomic**: an observer, and a power cut, sees the old or the new binding, never neither and

@@ -1,7 +1,7 @@
 //! Overwriting in place: not atomic, and the old content is durable in a backup before the first byte goes.
 
 use crashsim::{Class, Expected, Operation, Value, Verdict};
-use durable_io::{Durability, HardLinks, Reason, WriteOptions};
+use durable_io::{Durability, HardLinks, Mode, Reason, WriteOptions};
 
 use super::case::{Before, Case, Ended, boxed, file};
 use crate::site::{FileCase, Site, judge};
@@ -13,20 +13,34 @@ const LONG: [u8; 700] = [b'o'; 700];
 const SHORT: [u8; 30] = [b'n'; 30];
 
 pub(super) fn cases() -> Vec<Box<dyn FileCase>> {
-    let in_place = |name, about, prepare, run| Case { check, ..Case::new(name, about, prepare, run) };
     boxed([
-        in_place(
-            "in-place-shorter",
-            "overwrite a file of two names by a shorter one",
-            |site| prepare(site, &LONG),
-            |site| run(site, &SHORT),
-        ),
-        in_place(
-            "in-place-longer",
-            "overwrite a file of two names by a longer one",
-            |site| prepare(site, &SHORT),
-            |site| run(site, &LONG),
-        ),
+        Case {
+            check: |site, expected| check(site, expected, &LONG),
+            ..Case::new(
+                "in-place-shorter",
+                "overwrite a file of two names by a shorter one",
+                |site| prepare(site, &LONG),
+                |site| run(site, &SHORT, None),
+            )
+        },
+        Case {
+            check: |site, expected| check(site, expected, &SHORT),
+            ..Case::new(
+                "in-place-longer",
+                "overwrite a file of two names by a longer one",
+                |site| prepare(site, &SHORT),
+                |site| run(site, &LONG, None),
+            )
+        },
+        Case {
+            check: |site, expected| check(site, expected, &SHORT).worse(no_secret_is_public(site)),
+            ..Case::new(
+                "in-place-private",
+                "overwrite a public file of two names by a private one",
+                |site| prepare(site, &SHORT),
+                |site| run(site, &LONG, Some(Mode::PRIVATE)),
+            )
+        },
     ])
 }
 
@@ -36,9 +50,10 @@ fn prepare(site: &Site<'_>, bytes: &[u8]) -> Before {
     Ok(vec![(NAME.into(), file(bytes))])
 }
 
-fn run(site: &Site<'_>, bytes: &[u8]) -> Result<(), Ended> {
-    let options = WriteOptions { hard_links: HardLinks::InPlace, ..WriteOptions::default() };
-    let operation = Operation::one("overwrite shared.bin", NAME, file(bytes));
+fn run(site: &Site<'_>, bytes: &[u8], mode: Option<Mode>) -> Result<(), Ended> {
+    let options = WriteOptions { hard_links: HardLinks::InPlace, mode, ..WriteOptions::default() };
+    let wanted = Value::with_facts(bytes, mode.unwrap_or(Mode::new(0o644)));
+    let operation = Operation::one("overwrite shared.bin", NAME, Some(wanted));
     site.perform(operation, || {
         let published = site.dir()?.replace_with(NAME, bytes, &options)?;
         // One that could not remove its backup says so, and promises nothing of it.
@@ -48,11 +63,21 @@ fn run(site: &Site<'_>, bytes: &[u8]) -> Result<(), Ended> {
     Ok(())
 }
 
+/// What the old readers may read is nothing but what they could read before.
+fn no_secret_is_public(site: &Site<'_>) -> Verdict {
+    match site.look(NAME) {
+        Ok(Some(found)) if *found.facts != *Mode::PRIVATE.to_string() && found.bytes.contains(&b'o') => {
+            Verdict::broken(Class::WrongFacts, "new bytes in a file that everybody may read")
+        }
+        _ => Verdict::of(Class::Old),
+    }
+}
+
 /// Old, or new, or anything with a whole backup beside it; once acknowledged, new, and no backup, unless it was said that
 /// it could not be removed. (After a failure, a backup that was removed may be back: no barrier was behind that.)
-fn check(site: &Site<'_>, expected: &Expected) -> Verdict {
+fn check(site: &Site<'_>, expected: &Expected, old: &[u8]) -> Verdict {
     let allowed = expected.allowed(NAME);
-    let old_or_new = |value: &Value| allowed.iter().flatten().any(|one| one.bytes == value.bytes);
+    let is_whole = |value: &Value| *value.bytes == *old;
     let backups: Vec<Value> = site
         .names()
         .unwrap_or_default()
@@ -61,7 +86,7 @@ fn check(site: &Site<'_>, expected: &Expected) -> Verdict {
         .filter_map(|name| site.look(name).unwrap_or_default())
         .collect();
     let is_over = expected.acknowledged() > 0;
-    let has_backup = !is_over && backups.iter().any(old_or_new);
+    let has_backup = !is_over && backups.iter().any(is_whole);
     let owns = |name: &str| name == OTHER || (name.ends_with(".bak") && !is_over);
     let verdict = judge(site, expected, &owns, &|cell| {
         let found = site.look(cell)?;

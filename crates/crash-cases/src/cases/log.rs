@@ -212,6 +212,12 @@ pub(super) fn cell(number: u32) -> Cell {
     format!("record {number}").into()
 }
 
+/// What an opening has found is durable from then on. In words of its own: that it was found must not excuse a record that
+/// is not to be there.
+pub(super) fn seen_cell(number: u32) -> Cell {
+    format!("seen {number}").into()
+}
+
 fn whole(number: u32) -> Option<Value> {
     Some(Value::bytes(&record(number)))
 }
@@ -263,7 +269,9 @@ pub(super) fn open(site: &Site<'_>, options: &LogOptions) -> Result<Log, Ended> 
         LogSync::EachRecord | LogSync::Group(_) => Found::read(site)?.numbers(LOG),
         LogSync::None => Vec::new(),
     };
-    Ok(site.perform(of_records("open the log", &seen), || site.dir()?.log_with(LOG, options.clone()))?)
+    let atoms = seen.into_iter().map(|number| vec![(seen_cell(number), whole(number))]).collect();
+    let operation = Operation::new("open the log", atoms);
+    Ok(site.perform(operation, || site.dir()?.log_with(LOG, options.clone()))?)
 }
 
 pub(super) fn append(site: &Site<'_>, log: &mut Log, number: u32) -> Result<(), Ended> {
@@ -457,14 +465,16 @@ impl LogCase {
                     expected.allowed(REPAIRED).into_iter().last().flatten()
                 }
                 REPAIRED => None,
-                _ => (1..=AFTER).find(|&number| *cell == *self::cell(number)).and_then(|number| {
-                    let is_it = |(found, bytes): &(Option<u32>, &[u8])| {
-                        // The newline that it lacks may have left nothing but its length.
-                        let is_cut = self.again == Again::Never && bytes.starts_with(&record(number));
-                        *found == Some(number) || is_cut
-                    };
-                    lines.iter().any(is_it).then(|| whole(number)).flatten()
-                }),
+                _ => (1..=AFTER).find(|&n| *cell == *self::cell(n) || *cell == *seen_cell(n)).and_then(
+                    |number| {
+                        let is_it = |(found, bytes): &(Option<u32>, &[u8])| {
+                            // The newline that it lacks may have left nothing but its length.
+                            let is_cut = self.again == Again::Never && bytes.starts_with(&record(number));
+                            *found == Some(number) || is_cut
+                        };
+                        lines.iter().any(is_it).then(|| whole(number)).flatten()
+                    },
+                ),
             };
             Ok(value)
         });

@@ -121,7 +121,13 @@ impl Model<'_, '_> {
         let mut atoms = self.folder_of(name);
         atoms.push(vec![(name.into(), file(bytes))]);
         match step.kind {
-            Kind::CreateNew => self.tell(format!("create {name}"), atoms, |dir| dir.create_new(name, bytes)),
+            Kind::CreateNew => {
+                if self.value(name).is_some() {
+                    // It is refused; a success would not allow the new bytes.
+                    atoms.pop();
+                }
+                self.tell(format!("create {name}"), atoms, |dir| dir.create_new(name, bytes))
+            }
             _ => self.tell(format!("replace {name}"), atoms, |dir| dir.replace(name, bytes)),
         }
     }

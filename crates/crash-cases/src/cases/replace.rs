@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 
 use crashsim::{Cell, Class, Expected, Operation, Run, Value, Verdict};
 use durable_io::{Keep, Mode, Unchanged, WriteOptions};
-use media::Access;
+use media::{Access, Owner};
 
 use super::case::{
     Before, Case, Ended, boxed, directory, file, file_with, is_lock, loosely, nothing, scribbled,
@@ -62,7 +62,7 @@ pub(super) fn cases() -> Vec<Box<dyn FileCase>> {
         Case { check: loosely, ..REPLACE_UNCHANGED },
         Case { check: loosely, ..STAGED_UNCHANGED },
         Case::new("create-new", "create a file under a free name", nothing, create_new),
-        Case::new("create-new-taken", "create a file under a name that is taken", plain_old, create_new),
+        Case::new("create-new-taken", "create a file under a name that is taken", plain_old, create_taken),
         Case { check: loosely, ..SYNC_FILE },
     ]));
     cases
@@ -176,8 +176,11 @@ fn twice(site: &Site<'_>) -> Result<(), Ended> {
 
 const TAG: &str = "user.origin";
 
+/// Not who works here: one that has to be kept to be there.
+const OTHERS: Owner = Owner { uid: 1001, gid: 1002 };
+
 fn tag(bytes: &[u8]) -> Option<Value> {
-    Some(Value::with_facts(bytes, format_args!("{} tagged", Mode::new(0o644))))
+    Some(Value::with_facts(bytes, format_args!("{} tagged, {OTHERS:?}", Mode::new(0o644))))
 }
 
 const REPLACE_TAGGED: Case = Case::new(
@@ -186,7 +189,9 @@ const REPLACE_TAGGED: Case = Case::new(
     |site| {
         site.dir()?.replace(TARGET, OLD)?;
         let (dir, name) = site.split(TARGET)?;
-        dir.open(name, Access::ReadWrite)?.set_xattr(OsStr::new(TAG), b"here")?;
+        let file = dir.open(name, Access::ReadWrite)?;
+        file.set_xattr(OsStr::new(TAG), b"here")?;
+        file.set_owner(OTHERS)?;
         Ok(vec![(TARGET.into(), tag(OLD))])
     },
     |site| {
@@ -202,7 +207,9 @@ fn tagged(site: &Site<'_>, expected: &Expected) -> Verdict {
         let Some(found) = site.look(cell)? else { return Ok(None) };
         let (dir, name) = site.split(cell)?;
         let has_tag = dir.open(name, Access::Read)?.xattr(OsStr::new(TAG)).is_ok_and(|tag| tag == b"here");
-        let facts = if has_tag { format!("{} tagged", found.facts) } else { found.facts.to_string() };
+        let owner = dir.metadata(name)?.owner;
+        let tagged = if has_tag { " tagged" } else { "" };
+        let facts = format!("{}{tagged}, {owner:?}", found.facts);
         Ok(Some(Value::with_facts(&found.bytes, facts)))
     })
 }
@@ -245,6 +252,13 @@ const STAGED_UNCHANGED: Case =
 
 fn create_new(site: &Site<'_>) -> Result<(), Ended> {
     let operation = Operation::one("create config.json", TARGET, file(NEW));
+    site.perform(operation, || site.dir()?.create_new(TARGET, NEW))?;
+    Ok(())
+}
+
+/// It is refused, so nothing may change: not even a success would allow the new bytes.
+fn create_taken(site: &Site<'_>) -> Result<(), Ended> {
+    let operation = Operation::new("create config.json, which is there", Vec::new());
     site.perform(operation, || site.dir()?.create_new(TARGET, NEW))?;
     Ok(())
 }

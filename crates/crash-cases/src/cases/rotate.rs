@@ -6,7 +6,9 @@ use crashsim::{Atom, Operation};
 use durable_io::{Log, LogOptions};
 
 use super::case::{Ended, boxed};
-use super::log::{self, Found, LOG, LogCase, atom, cell, of_records, open, plain, record, two_records};
+use super::log::{
+    self, Found, LOG, LogCase, atom, cell, of_records, open, plain, record, seen_cell, two_records,
+};
 use crate::site::{FileCase, Site};
 
 /// Two records of 14 bytes and their newlines fit.
@@ -25,6 +27,13 @@ pub(super) fn cases() -> Vec<Box<dyn FileCase>> {
             "rotate-out",
             "a log is rotated until its oldest records go",
             keep_two,
+            full,
+            |site, options| appends(site, options, 7..=7),
+        ),
+        LogCase::new(
+            "rotate-shift",
+            "a log of three files is rotated, and each moves on by one name",
+            keep_three,
             full,
             |site, options| appends(site, options, 7..=7),
         ),
@@ -61,6 +70,10 @@ pub(super) fn cases() -> Vec<Box<dyn FileCase>> {
 
 fn keep_two() -> LogOptions {
     LogOptions { bytes_max: Some(BYTES_MAX), keep: 2, mode: Some(log::WIDE), ..plain() }
+}
+
+fn keep_three() -> LogOptions {
+    LogOptions { keep: 3, ..keep_two() }
 }
 
 fn grouped() -> LogOptions {
@@ -107,7 +120,8 @@ impl Shelf {
 pub(super) fn append(site: &Site<'_>, log: &mut Log, options: &LogOptions, number: u32) -> Result<(), Ended> {
     let shelf = Shelf::found(&Found::read(site)?, options.keep);
     let gone = shelf.lets_go(number, options);
-    let together: Atom = gone.into_iter().map(|number| (cell(number), None)).collect();
+    let cells = |number| [(cell(number), None), (seen_cell(number), None)];
+    let together: Atom = gone.into_iter().flat_map(cells).collect();
     if !together.is_empty() {
         // They go with a rotation, which may be done where the append after it fails.
         site.announce(Operation::new("the oldest records may go", vec![together.clone()]));

@@ -64,6 +64,10 @@ impl Reason {
     #[cfg(unix)]
     fn of_code(code: i32, _kind: io::ErrorKind) -> Self {
         use rustix::io::Errno;
+        // 0 is no error, and above these there are none: `Errno` holds no other numbers.
+        if !(1..=4095).contains(&code) {
+            return Self::Other(code);
+        }
         match Errno::from_raw_os_error(code) {
             Errno::ACCESS | Errno::PERM => Self::PermissionDenied,
             Errno::ROFS => Self::ReadOnly,
@@ -176,6 +180,13 @@ impl fmt::Display for Reason {
 mod tests {
     use super::*;
     use rustix::io::Errno;
+
+    #[test]
+    fn a_number_that_is_no_code_is_told_and_no_panic() {
+        for code in [0, -1, -5, 4096, 65_535, i32::MIN, i32::MAX] {
+            assert_eq!(Reason::of(&io::Error::from_raw_os_error(code)), Reason::Other(code));
+        }
+    }
 
     #[test]
     fn every_code_named_in_the_docs_has_its_reason() {

@@ -1,5 +1,6 @@
 //! `steadfast crash run`: campaigns, and a table of what they found.
 
+use std::path::Path;
 use std::time::Instant;
 
 use crash_cases::FileCase;
@@ -10,7 +11,7 @@ use super::artifacts::Artifacts;
 use super::explore::{Faults, Found, Plan, Totals, per_second, threads};
 use super::{case_named, no_profile, profiles, width_of};
 use crate::cli::CrashRun;
-use crate::failure::{Exit, Outcome};
+use crate::failure::{Exit, Failure, Outcome};
 use crate::interrupt::Interrupt;
 use crate::medium::Medium;
 use crate::output::{Output, Unit};
@@ -18,7 +19,7 @@ use crate::output::{Output, Unit};
 pub(super) fn run(args: &CrashRun, medium: &Medium, output: &Output, interrupt: &Interrupt) -> Outcome {
     let begun = Instant::now();
     let plan = plan(args)?;
-    let artifacts = args.artifacts.as_deref().map(|dir| Artifacts::open(dir, medium)).transpose()?;
+    let artifacts = args.artifacts.as_deref().map(|dir| open_artifacts(dir, medium)).transpose()?;
     let mut told = Told { output, table: Table::of(&plan), log: String::new(), mistakes: Vec::new() };
     told.line(&told.table.head())?;
     let bar = output.progress(Some(0), Unit::Share);
@@ -295,6 +296,17 @@ fn totals_json(totals: &Totals, stopped: bool) -> Value {
         "images": totals.distinct,
         "stopped": stopped,
     }})
+}
+
+/// A directory that cannot be had is no broken promise, which is what the exit code 1 of a run says.
+fn open_artifacts(dir: &Path, medium: &Medium) -> Outcome<Artifacts> {
+    Artifacts::open(dir, medium).map_err(|failure| match failure.exit() {
+        Exit::NotSo => Failure::Usage {
+            message: failure.to_string(),
+            hint: Some("`--artifacts` needs a directory that is there or can be made".to_owned()),
+        },
+        _ => failure,
+    })
 }
 
 /// `1,234,567`.
