@@ -178,7 +178,7 @@ impl<D: BlockDevice> Store<D> {
             return Ok(());
         }
         let _durable = self.sync()?;
-        self.journal.close().map(drop).map_err(Error::from)
+        self.journal.seal_for_good().map_err(Error::from)
     }
 
     fn refuse_unless_writable(&self) -> Result<(), Error> {
