@@ -44,7 +44,7 @@ fn lint() -> Vec<Step> {
         step("fmt --all --check"),
         step("clippy --workspace --all-targets -- -D warnings"),
         step("clippy -p durable-io --no-default-features -- -D warnings"),
-        step("clippy -p media --no-default-features -- -D warnings"),
+        step("clippy -p media -p journal -p statefs --no-default-features -- -D warnings"),
         doc,
     ]
 }
@@ -64,7 +64,10 @@ const CROSS: [(&str, &str); 3] = [
         "x86_64-pc-windows-gnu",
         "check --workspace --exclude testbed --exclude bench-own --target x86_64-pc-windows-gnu",
     ),
-    ("thumbv7em-none-eabi", "check -p media --no-default-features --target thumbv7em-none-eabi"),
+    (
+        "thumbv7em-none-eabi",
+        "check -p media -p journal -p statefs --no-default-features --target thumbv7em-none-eabi",
+    ),
 ];
 
 fn installed_targets() -> String {

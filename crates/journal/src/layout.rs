@@ -1,0 +1,225 @@
+//! [`Layout`]: where things are on the device. Fixed when a store is formatted.
+
+use media::{BlockIndex, Geometry};
+
+use crate::frame::HEADER_LEN;
+
+/// The most blocks a frame may have.
+pub const FRAME_BLOCKS_MAX: u16 = 256;
+
+/// How many superblock slots there are.
+pub(crate) const SLOTS: usize = 4;
+
+/// The fewest blocks of a region: its header, what ends a copy, and room for a commit, its seals and the next open.
+pub(crate) const REGION_BLOCKS_MIN: u64 = 8;
+
+/// Blocks of a region that only what keeps a store alive may use: the record of an open, two seals, and one to spare.
+pub(crate) const RESERVE_BLOCKS: u64 = 4;
+
+const _: () = assert!(RESERVE_BLOCKS + 3 < REGION_BLOCKS_MIN, "a commit must fit into the smallest region");
+
+/// One of the two regions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    A,
+    B,
+}
+
+impl Side {
+    pub(crate) const fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+}
+
+/// What a store is limited to, beside its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The most blocks of one frame, from 1 to [`FRAME_BLOCKS_MAX`].
+    pub frame_blocks_max: u16,
+    /// How many blocks may be issued ahead of the last flush, the unwritten rest of a frame included. The greater, the
+    /// more a torn tail may hide; the smaller, the more often a flush is forced.
+    pub in_flight_blocks_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { frame_blocks_max: FRAME_BLOCKS_MAX, in_flight_blocks_max: 1024 }
+    }
+}
+
+/// Why a device cannot hold a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LayoutError {
+    /// It is too small.
+    #[error("the device is too small for a store: {blocks} blocks, {blocks_min} are needed")]
+    TooSmall {
+        /// How many blocks it has.
+        blocks: u64,
+        /// How many are needed.
+        blocks_min: u64,
+    },
+    /// The limits contradict each other or the format.
+    #[error("the limits are out of range: frame_blocks_max={} in_flight_blocks_max={}", .0.frame_blocks_max, .0.in_flight_blocks_max)]
+    Limits(Limits),
+}
+
+/// Where things are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    block_size: usize,
+    region_blocks: u64,
+    limits: Limits,
+}
+
+impl Layout {
+    /// The layout that uses all of a device.
+    ///
+    /// # Errors
+    /// [`LayoutError`].
+    pub fn of(geometry: Geometry, limits: Limits) -> Result<Self, LayoutError> {
+        let blocks_min = 4 + 2 * REGION_BLOCKS_MIN;
+        let blocks = geometry.block_count();
+        if blocks < blocks_min {
+            return Err(LayoutError::TooSmall { blocks, blocks_min });
+        }
+        let region_blocks = (blocks - 4) / 2;
+        Self::with(geometry, region_blocks, limits).ok_or(LayoutError::Limits(limits))
+    }
+
+    /// A layout that was found on a device, if it fits there.
+    pub(crate) fn with(geometry: Geometry, region_blocks: u64, limits: Limits) -> Option<Self> {
+        let fits = region_blocks >= REGION_BLOCKS_MIN
+            && region_blocks.checked_mul(2)?.checked_add(4)? <= geometry.block_count();
+        let limits_fit = (1..=FRAME_BLOCKS_MAX).contains(&limits.frame_blocks_max)
+            && limits.in_flight_blocks_max >= u32::from(limits.frame_blocks_max);
+        let layout = Self { block_size: geometry.block_size(), region_blocks, limits };
+        (fits && limits_fit).then_some(layout)
+    }
+
+    /// Bytes in a block.
+    #[must_use]
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    /// Blocks in a region.
+    #[must_use]
+    pub fn region_blocks(&self) -> u64 {
+        self.region_blocks
+    }
+
+    /// The limits the store was formatted with.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Bytes of body in a block.
+    #[must_use]
+    pub fn payload_len(&self) -> usize {
+        self.block_size - HEADER_LEN
+    }
+
+    /// Bytes of body in the largest frame.
+    #[must_use]
+    pub fn body_len_max(&self) -> usize {
+        self.payload_len() * usize::from(self.limits.frame_blocks_max)
+    }
+
+    /// How many blocks a body of `len` bytes takes; an empty one takes one.
+    #[must_use]
+    pub fn blocks_of(&self, len: usize) -> u64 {
+        u64::try_from(len.div_ceil(self.payload_len()).max(1)).unwrap_or(u64::MAX)
+    }
+
+    /// Blocks of a region that copied records and commits may use.
+    #[must_use]
+    pub fn usable_blocks(&self) -> u64 {
+        // The header and the closing frame.
+        self.region_blocks - RESERVE_BLOCKS - 2
+    }
+
+    pub(crate) fn slot(&self, slot: usize) -> BlockIndex {
+        let behind = 2 + 2 * self.region_blocks;
+        BlockIndex::new(match slot {
+            0 => 0,
+            1 => 1,
+            2 => behind,
+            _ => behind + 1,
+        })
+    }
+
+    /// The block of a region with this number in it.
+    pub(crate) fn block(&self, side: Side, at: u64) -> BlockIndex {
+        let first = match side {
+            Side::A => 2,
+            Side::B => 2 + self.region_blocks,
+        };
+        BlockIndex::new(first + at)
+    }
+}
+
+/// The two slots that a generation is written to.
+pub(crate) fn pair_of(generation: u64) -> [usize; 2] {
+    if generation.is_multiple_of(2) { [0, 2] } else { [1, 3] }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+
+    /// The page for people says what the code does.
+    #[test]
+    fn the_overview_of_the_format_has_the_numbers_of_the_code() {
+        let page = include_str!("../../../docs/format.md");
+        let rows = [
+            alloc::format!("| bytes of a block's header | {HEADER_LEN} |"),
+            alloc::format!("| most blocks of a frame | {FRAME_BLOCKS_MAX} |"),
+            alloc::format!("| fewest blocks of a region | {REGION_BLOCKS_MIN} |"),
+            alloc::format!("| blocks of a region that commits may not use | {RESERVE_BLOCKS} |"),
+            alloc::format!(
+                "| most bytes of the engine's own in a superblock | {} |",
+                crate::superblock::ENGINE_LEN_MAX
+            ),
+            alloc::format!("| magic of a block, of a superblock | `{}`, `{}` |", "SFJ1", "SFSUPER1"),
+        ];
+        for row in rows {
+            assert!(page.contains(&row), "{row}");
+        }
+        for (code, kind) in
+            [(1, "header"), (2, "copied"), (3, "closing"), (4, "commit"), (5, "seal"), (6, "open")]
+        {
+            assert!(page.replace('\n', " ").contains(&alloc::format!("{code} {kind}")), "{code} {kind}");
+        }
+    }
+
+    #[test]
+    fn a_layout_uses_the_whole_device_and_refuses_what_cannot_hold_one() {
+        let geometry = |blocks| Geometry::new(512, blocks).unwrap();
+        let layout = Layout::of(geometry(45), Limits::default()).unwrap();
+        assert_eq!((layout.region_blocks(), layout.usable_blocks()), (20, 14));
+        let places = [
+            layout.slot(0),
+            layout.slot(1),
+            layout.block(Side::A, 0),
+            layout.block(Side::B, 0),
+            layout.slot(2),
+        ];
+        assert_eq!(places.map(BlockIndex::get), [0, 1, 2, 22, 42]);
+        assert!(matches!(
+            Layout::of(geometry(19), Limits::default()),
+            Err(LayoutError::TooSmall { blocks_min: 20, .. })
+        ));
+        assert!(Layout::of(geometry(20), Limits::default()).is_ok());
+        for limits in [
+            Limits { frame_blocks_max: 0, in_flight_blocks_max: 1 },
+            Limits { frame_blocks_max: 257, in_flight_blocks_max: 1000 },
+            Limits { frame_blocks_max: 8, in_flight_blocks_max: 7 },
+        ] {
+            assert!(matches!(Layout::of(geometry(45), limits), Err(LayoutError::Limits(_))), "{limits:?}");
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! Formatting and opening.
+
+use alloc::vec::Vec;
+
+use media::{BlockDevice, BlockIndex};
+
+use crate::error::JournalError;
+use crate::frame::{Kind, StoreId, decode};
+use crate::layout::{Layout, Limits, Side, pair_of};
+pub use crate::replay::Frame;
+use crate::replay::{Region, Replayed, Verdict, replay};
+use crate::superblock::{ENGINE_LEN_MAX, Slot, Superblock, read_slots};
+use crate::writer::{Barrier, Journal, OpenRecord, Place, Stats};
+
+/// What a store is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing is written, not even a repair.
+    Read,
+    /// One writer; the caller has made sure that there is no other.
+    Write,
+}
+
+/// What was found when a store was opened, and what was done about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// How the journal ends.
+    pub verdict: Verdict,
+    /// How many frames of records were read.
+    pub frames: u64,
+    /// The highest watermark that was found: nothing up to it is lost, unless the verdict says so.
+    pub durable_seq: u64,
+    /// What the next frame would have been, had nothing happened.
+    pub next_seq: u64,
+    /// Whether the store had been closed, or sealed when it was idle.
+    pub was_sealed: bool,
+    /// Whether something may be missing behind the last frame that was read. Only where there is damage.
+    pub gap_at_end: bool,
+    /// Valid superblocks of the pair in force, of two.
+    pub roots_valid: u8,
+    /// How many of them were rewritten.
+    pub roots_repaired: u8,
+    /// Whether a switch that a crash had interrupted was finished.
+    pub switch_finished: bool,
+    /// The superblock's generation.
+    pub generation: u64,
+    /// Of this open; of the last writer where it is only read.
+    pub incarnation: u32,
+    /// Blocks of the region in force that are used.
+    pub used_blocks: u64,
+}
+
+/// An open store.
+#[derive(Debug)]
+pub struct Opened<D> {
+    /// To write to, or to hold on to.
+    pub journal: Journal<D>,
+    /// What was found.
+    pub report: Report,
+}
+
+impl<D: BlockDevice> Journal<D> {
+    /// Makes an empty store: wipes whatever roots there are, and writes new ones.
+    ///
+    /// `store` must be random. `engine` are up to [`ENGINE_LEN_MAX`] bytes that are found again at every open.
+    ///
+    /// # Durability
+    /// `Ok`: the store is there. Cut short, there is the old store, no store, or the new one; never a mixture.
+    ///
+    /// # Errors
+    /// [`JournalError::Layout`], [`JournalError::Device`].
+    pub fn format(device: D, store: StoreId, limits: Limits, engine: &[u8]) -> Result<Self, JournalError> {
+        let layout = Layout::of(device.geometry(), limits)?;
+        if engine.len() > ENGINE_LEN_MAX {
+            return Err(JournalError::FrameTooLong { len: engine.len(), len_max: ENGINE_LEN_MAX });
+        }
+        let root = Superblock {
+            store,
+            block_size: u32::try_from(layout.block_size()).unwrap_or(u32::MAX),
+            generation: 1,
+            epoch: 1,
+            region_blocks: layout.region_blocks(),
+            side: Side::A,
+            copied_blocks: 2,
+            copied_seq: 2,
+            limits,
+            previous: 0,
+            incarnation: 1,
+            engine: engine.to_vec(),
+        };
+        let zeros = alloc::vec![0; layout.block_size()];
+        let headers = [layout.block(Side::A, 0), layout.block(Side::B, 0)];
+        let slots = (0..4).map(|slot| layout.slot(slot));
+        for at in slots.chain(headers) {
+            device.write(at, &zeros)?;
+        }
+        device.flush()?;
+        let mut journal = Self::over(device, layout, root.clone());
+        let first = |at, seq| Place { side: Side::A, epoch: 1, at, seq };
+        journal.issue(Kind::Header, &[], first(0, 1), Barrier::None)?;
+        journal.issue(Kind::Closing, &[], first(1, 2), Barrier::None)?;
+        journal.flush_now()?;
+        journal.write_root(&root)?;
+        Ok(journal)
+    }
+
+    /// A journal at the beginning of its region.
+    fn over(device: D, layout: Layout, root: Superblock) -> Self {
+        Self {
+            device,
+            layout,
+            side: root.side,
+            epoch: root.epoch,
+            epoch_max: root.epoch,
+            incarnation: root.incarnation,
+            tail: root.copied_blocks,
+            next_seq: root.copied_seq.saturating_add(1),
+            durable_seq: root.copied_seq,
+            in_flight_blocks: 0,
+            open_record: OpenRecord::Written,
+            last: Kind::Closing,
+            read_only: None,
+            poisoned: None,
+            buffer: Vec::new(),
+            copying: None,
+            stats: Stats::default(),
+            root,
+        }
+    }
+
+    /// Opens a store and hands every frame of records to `each`, in order. Damage is no error: the store is then
+    /// read-only, the frames that can be read are handed over, and the report says what is missing.
+    ///
+    /// # Durability
+    /// Everything that was handed over is on the medium, if the store was opened for writing: there is a flush before
+    /// anything is read. Where the store was not sealed, the record of this open is durable before anything is committed.
+    ///
+    /// # Errors
+    /// [`JournalError::NoStore`], [`JournalError::SuperblocksLost`], [`JournalError::SeveralStores`],
+    /// [`JournalError::WrongDevice`], [`JournalError::Device`], [`JournalError::NoMemory`], and those of `each`.
+    pub fn open<E: From<JournalError>>(
+        device: D,
+        access: Access,
+        each: &mut dyn FnMut(Frame<'_>) -> Result<(), E>,
+    ) -> Result<Opened<D>, E> {
+        if access == Access::Write {
+            // A process may have died after a flush that failed, with a cache that still lies.
+            device.flush().map_err(JournalError::from)?;
+        }
+        let found = Found::look(&device)?;
+        let layout = found.layout;
+        let mut root = found.root.clone();
+        let in_force = region_of(&root, layout);
+        let (other, switch_finished) = found.whole_newer_region(&device)?;
+        if let Some(newer) = switch_finished {
+            root = newer;
+        }
+        let region = region_of(&root, layout);
+        debug_assert!(switch_finished_or_same(&in_force, &region), "a switch changes the side");
+        let replayed = replay(&device, region, each)?;
+        let mut journal = Self::over(device, layout, root.clone());
+        journal.adopt(&replayed, &other, access)?;
+        let mut report = Report {
+            verdict: replayed.verdict,
+            frames: replayed.frames,
+            durable_seq: replayed.durable_seq,
+            next_seq: replayed.next_seq,
+            was_sealed: replayed.is_sealed,
+            gap_at_end: replayed.gap_at_end,
+            roots_valid: found.valid_in_force(),
+            roots_repaired: 0,
+            switch_finished: root != found.root,
+            generation: root.generation,
+            incarnation: journal.incarnation,
+            used_blocks: replayed.tail,
+        };
+        if journal.read_only.is_none() {
+            report.roots_repaired = journal.settle_roots(&found, &root)?;
+            journal.record_open(&replayed)?;
+        }
+        Ok(Opened { journal, report })
+    }
+
+    /// Takes over what was replayed.
+    fn adopt(&mut self, replayed: &Replayed, other: &Other, access: Access) -> Result<(), JournalError> {
+        self.tail = replayed.tail;
+        self.next_seq = replayed.next_seq;
+        self.durable_seq = replayed.durable_seq.min(replayed.next_seq.saturating_sub(1));
+        self.epoch_max = self.epoch.max(other.epoch_max);
+        self.incarnation = replayed.incarnation;
+        self.read_only = match (replayed.verdict, access) {
+            (Verdict::Damaged { .. }, _) => Some("it is damaged"),
+            _ if other.is_unreadable => Some("the header of its other region cannot be read"),
+            (_, Access::Read) => Some("it was opened to be read"),
+            (Verdict::Clean | Verdict::TornTail { .. }, Access::Write) => None,
+        };
+        if self.read_only.is_none() {
+            let greatest = replayed.incarnation_max.max(other.incarnation_max).max(self.root.incarnation);
+            self.incarnation = greatest.checked_add(1).ok_or(JournalError::NumbersUsedUp)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is missing of the root in force.
+    fn settle_roots(&mut self, found: &Found, root: &Superblock) -> Result<u8, JournalError> {
+        if *root != found.root {
+            let root = Superblock { incarnation: self.incarnation, ..root.clone() };
+            self.write_root(&root)?;
+            self.root = root;
+            return Ok(2);
+        }
+        let mut repaired = 0;
+        for slot in pair_of(root.generation) {
+            if found.slots.get(slot) != Some(&Slot::Valid(root.clone())) {
+                self.write_slot(root, slot)?;
+                repaired += 1;
+            }
+        }
+        if repaired > 0 {
+            self.flush_now()?;
+        }
+        Ok(repaired)
+    }
+
+    /// Says, durably, that what stands behind the end is discarded. After a seal there is nothing to discard, and the
+    /// record can wait for the first frame.
+    fn record_open(&mut self, replayed: &Replayed) -> Result<(), JournalError> {
+        self.open_record = OpenRecord::Due;
+        if replayed.is_sealed {
+            return Ok(());
+        }
+        // Whatever number was handed out and lost is not handed out again: no more than this many were in flight.
+        let in_flight = u64::from(self.layout.limits().in_flight_blocks_max);
+        let used = replayed.seq_max.max(replayed.next_seq.saturating_sub(1));
+        self.next_seq = used.checked_add(in_flight + 1).ok_or(JournalError::NumbersUsedUp)?;
+        // Everything that was read is on the medium: there was a flush before it was read.
+        self.durable_seq = replayed.next_seq.saturating_sub(1);
+        if self.tail >= self.layout.region_blocks() {
+            // No room: nothing is committed here any more. The engine copies and switches.
+            return Ok(());
+        }
+        self.open_record = OpenRecord::Written;
+        self.put(Kind::Open, &[], Barrier::None)?;
+        let _recorded = self.flush()?;
+        Ok(())
+    }
+}
+
+fn switch_finished_or_same(before: &Region, after: &Region) -> bool {
+    before.side != after.side || before.epoch == after.epoch
+}
+
+fn region_of(root: &Superblock, layout: Layout) -> Region {
+    Region {
+        layout,
+        store: root.store,
+        side: root.side,
+        epoch: root.epoch,
+        copied_blocks: root.copied_blocks,
+    }
+}
+
+/// What the slots say.
+struct Found {
+    slots: [Slot; 4],
+    root: Superblock,
+    layout: Layout,
+}
+
+/// What the region that is not in force says.
+struct Other {
+    epoch_max: u64,
+    incarnation_max: u32,
+    is_unreadable: bool,
+}
+
+impl Found {
+    fn look<D: BlockDevice>(device: &D) -> Result<Self, JournalError> {
+        let slots = read_slots(device);
+        let mut root: Option<&Superblock> = None;
+        for slot in &slots {
+            let Slot::Valid(found) = slot else { continue };
+            if let Some(first) = root.filter(|first| first.store != found.store) {
+                return Err(JournalError::SeveralStores { first: first.store, second: found.store });
+            }
+            if root.is_none_or(|root| root.generation < found.generation) {
+                root = Some(found);
+            }
+        }
+        let Some(root) = root.cloned() else {
+            return Err(match slots.contains(&Slot::Unreadable) || looks_like_a_store(device) {
+                true => JournalError::SuperblocksLost,
+                false => JournalError::NoStore,
+            });
+        };
+        let layout = root.layout(device.geometry()).ok_or(JournalError::WrongDevice {
+            region_blocks: root.region_blocks,
+            block_size: root.block_size,
+        })?;
+        Ok(Self { slots, root, layout })
+    }
+
+    fn valid_in_force(&self) -> u8 {
+        let is_valid = |slot: usize| self.slots.get(slot) == Some(&Slot::Valid(self.root.clone()));
+        pair_of(self.root.generation).into_iter().map(|slot| u8::from(is_valid(slot))).sum()
+    }
+
+    /// Looks at the region that is not in force. Where a copy into it was completed and the root was not written, the root
+    /// that it should have got.
+    fn whole_newer_region<D: BlockDevice>(
+        &self,
+        device: &D,
+    ) -> Result<(Other, Option<Superblock>), JournalError> {
+        let side = self.root.side.other();
+        let mut other = Other {
+            epoch_max: self.root.epoch,
+            incarnation_max: self.root.incarnation,
+            is_unreadable: false,
+        };
+        let address = self.layout.block(side, 0);
+        let mut block = alloc::vec![0; self.layout.block_size()];
+        if device.read(address, &mut block).is_err() {
+            other.is_unreadable = true;
+            return Ok((other, None));
+        }
+        let header = decode(&block, self.root.store, address).ok().map(|(header, _)| header);
+        if header.is_some_and(|header| header.kind == Kind::Header && header.epoch < self.root.epoch) {
+            // Older: everything in it was written before the root in force.
+            return Ok((other, None));
+        }
+        let mut ignore = |_: Frame<'_>| Ok::<(), JournalError>(());
+        let epoch = header.map_or(0, |header| header.epoch);
+        let newer = Region { side, epoch, copied_blocks: 0, ..region_of(&self.root, self.layout) };
+        let copy = replay(device, newer, &mut ignore)?;
+        other.epoch_max = other.epoch_max.max(epoch);
+        other.incarnation_max = other.incarnation_max.max(copy.incarnation_max);
+        let Some(copied_blocks) = copy.copied_blocks else { return Ok((other, None)) };
+        let old = replay(device, region_of(&self.root, self.layout), &mut ignore)?;
+        let closing_seq = copy.next_seq.saturating_sub(1);
+        if epoch <= self.root.epoch || closing_seq < old.seq_max {
+            return Ok((other, None));
+        }
+        let root = Superblock {
+            generation: self.root.generation.checked_add(1).ok_or(JournalError::NumbersUsedUp)?,
+            epoch,
+            side,
+            copied_blocks,
+            copied_seq: closing_seq,
+            previous: self.root.chain(),
+            incarnation: copy.incarnation,
+            ..self.root.clone()
+        };
+        Ok((other, Some(root)))
+    }
+}
+
+/// Whether the places where a region may begin hold something that begins like a block of a store.
+fn looks_like_a_store<D: BlockDevice>(device: &D) -> bool {
+    let Ok(layout) = Layout::of(device.geometry(), Limits::default()) else { return false };
+    let mut block = alloc::vec![0; layout.block_size()];
+    let mut begins_like_one = |at: BlockIndex| {
+        device.read(at, &mut block).is_ok() && (block.starts_with(b"SFJ1") || block.starts_with(b"SFSUPER1"))
+    };
+    [layout.block(Side::A, 0), layout.block(Side::B, 0), layout.slot(0), layout.slot(1), layout.slot(2)]
+        .into_iter()
+        .any(&mut begins_like_one)
+        || begins_like_one(layout.slot(3))
+}

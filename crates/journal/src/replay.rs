@@ -1,0 +1,553 @@
+//! Replay: reading a region from its beginning, and deciding what it means that it ends.
+//!
+//! A block is **current** if it is what must stand at its place: the next block of the frame that was begun, or the first
+//! block of the next one. At the first block that is not, the whole rest of the region is looked at, and the table of
+//! [`decide`] says what it is. Only a valid block of the same epoch, of an incarnation at least as great as the one
+//! reached, is evidence: garbage, stale and foreign blocks prove nothing, for a used disk is full of them.
+
+use alloc::vec::Vec;
+
+use media::{BlockDevice, BlockIndex};
+
+use crate::error::JournalError;
+use crate::frame::{BlockHeader, Invalid, Kind, StoreId, decode};
+use crate::layout::{Layout, Side};
+
+/// How many blocks are read at a time.
+const CHUNK_BLOCKS: usize = 256;
+
+/// What the first block that is not current means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing was ever written there in this life of the region.
+    Clean,
+    /// The unacknowledged end of the journal, as a power cut leaves it.
+    TornTail {
+        /// The first block that is not current, counted in the region.
+        at: u64,
+        /// The first sequence number that is lost. Nothing from here on had been called durable.
+        first_lost: u64,
+    },
+    /// Something that had been durable is gone.
+    Damaged {
+        /// The first block that is not current, counted in the region.
+        at: u64,
+        /// The first sequence number that is lost.
+        first_lost: u64,
+        /// The last one that is known to be lost.
+        last_lost: u64,
+        /// How that is known.
+        evidence: Evidence,
+    },
+}
+
+/// Why an end is damage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evidence {
+    /// It is among what was copied before the region came into force.
+    Copied,
+    /// A later block says that this frame had been flushed.
+    PromisedDurable,
+    /// There is a later block further on than anything un-flushed may be.
+    BeyondInFlight,
+    /// The device does not give the block back.
+    Unreadable,
+}
+
+/// What stands at the first place that is not current.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// The end of the region.
+    End,
+    /// A block that was never written in this epoch.
+    Unwritten,
+    /// Anything else that can be read.
+    NotCurrent,
+    /// Nothing can be read.
+    Unreadable,
+}
+
+/// What the rest of the region says about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// Nothing.
+    Silent,
+    /// There are blocks that were in flight together with it.
+    InFlight,
+    /// A block promises that it was durable.
+    Promised,
+    /// A block lies too far behind it.
+    Beyond,
+    /// A block cannot be read, so nobody knows what it would say.
+    Unreadable,
+}
+
+/// The decision, as a table.
+pub(crate) fn decide(is_copied: bool, stop: Stop, rest: Rest) -> Result<Option<Evidence>, Stop> {
+    match (is_copied, stop, rest) {
+        (_, Stop::Unreadable, _) | (_, _, Rest::Unreadable) => Ok(Some(Evidence::Unreadable)),
+        (true, _, _) => Ok(Some(Evidence::Copied)),
+        (false, _, Rest::Promised) => Ok(Some(Evidence::PromisedDurable)),
+        (false, _, Rest::Beyond) => Ok(Some(Evidence::BeyondInFlight)),
+        (false, Stop::End | Stop::Unwritten, Rest::Silent) => Ok(None),
+        // Something was written that is not whole, or what came after it is there without it.
+        (false, Stop::NotCurrent, Rest::Silent | Rest::InFlight) => Err(stop),
+        (false, Stop::End | Stop::Unwritten, Rest::InFlight) => Err(stop),
+    }
+}
+
+/// A frame that was read.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame<'b> {
+    /// What it is for: [`Kind::Copied`] or [`Kind::Commit`].
+    pub kind: Kind,
+    /// Its sequence number; for a copied frame, that of the copy's beginning.
+    pub seq: u64,
+    /// Whether it stands behind damage: what it says is certain, what came before it may be older than it should be.
+    pub after_gap: bool,
+    /// Whether something may be missing between it and the frame that was handed over before it.
+    pub gap_before: bool,
+    /// The body.
+    pub body: &'b [u8],
+}
+
+/// What a region was found to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Replayed {
+    /// The first block that is not current.
+    pub(crate) tail: u64,
+    /// What the next frame would be.
+    pub(crate) next_seq: u64,
+    /// Of the last current block.
+    pub(crate) incarnation: u32,
+    /// Of any valid block of the store in this region.
+    pub(crate) incarnation_max: u32,
+    /// The highest sequence number that any valid block of this epoch has or promises.
+    pub(crate) seq_max: u64,
+    /// The highest watermark that was seen.
+    pub(crate) durable_seq: u64,
+    /// Whether the last frame is a seal, and nothing comes after it.
+    pub(crate) is_sealed: bool,
+    /// Blocks up to and with the closing frame, if it was reached.
+    pub(crate) copied_blocks: Option<u64>,
+    /// How many frames were handed over.
+    pub(crate) frames: u64,
+    /// Whether something may be missing behind the last frame that was handed over.
+    pub(crate) gap_at_end: bool,
+    pub(crate) verdict: Verdict,
+}
+
+/// Which region, and what is known of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Region {
+    pub(crate) layout: Layout,
+    pub(crate) store: StoreId,
+    pub(crate) side: Side,
+    pub(crate) epoch: u64,
+    /// Blocks that a superblock vouches for.
+    pub(crate) copied_blocks: u64,
+}
+
+/// Reads blocks of a region in large pieces, and one by one where a piece cannot be read.
+struct Reader<'d, D> {
+    device: &'d D,
+    region: Region,
+    chunk: Vec<u8>,
+    /// The block of the region that the chunk begins with, and how many it has.
+    first: u64,
+    count: u64,
+}
+
+impl<'d, D: BlockDevice> Reader<'d, D> {
+    fn new(device: &'d D, region: Region) -> Result<Self, JournalError> {
+        let len = CHUNK_BLOCKS * region.layout.block_size();
+        let mut chunk = Vec::new();
+        chunk.try_reserve_exact(len).map_err(|_| JournalError::NoMemory { len })?;
+        chunk.resize(len, 0);
+        Ok(Self { device, region, chunk, first: 0, count: 0 })
+    }
+
+    fn address(&self, at: u64) -> BlockIndex {
+        self.region.layout.block(self.region.side, at)
+    }
+
+    /// A block; [`None`] if the device does not give it back.
+    fn block(&mut self, at: u64) -> Option<&[u8]> {
+        let size = self.region.layout.block_size();
+        if at < self.first || at >= self.first + self.count {
+            let wanted = self.region.layout.region_blocks().saturating_sub(at);
+            let wanted = usize::try_from(wanted).unwrap_or(usize::MAX).min(CHUNK_BLOCKS);
+            let address = self.address(at);
+            self.first = at;
+            self.count = 0;
+            let whole = self.device.read(address, self.chunk.get_mut(..wanted * size)?);
+            let read = match whole {
+                Ok(()) => wanted,
+                Err(_) => {
+                    self.device.read(address, self.chunk.get_mut(..size)?).ok()?;
+                    1
+                }
+            };
+            self.count = u64::try_from(read).unwrap_or(0);
+        }
+        let within = usize::try_from(at - self.first).ok()? * size;
+        self.chunk.get(within..within + size)
+    }
+
+    /// The header of a valid block.
+    fn look(&mut self, at: u64) -> Result<(BlockHeader, &[u8]), Option<Invalid>> {
+        let (store, address) = (self.region.store, self.address(at));
+        let block = self.block(at).ok_or(None)?;
+        decode(block, store, address).map_err(Some)
+    }
+}
+
+/// Where replay stands.
+struct Walk {
+    tail: u64,
+    next_seq: u64,
+    incarnation: u32,
+    durable_seq: u64,
+    last: Kind,
+    copied_blocks: Option<u64>,
+    frames: u64,
+}
+
+/// Reads a region from its beginning and hands over every frame of records.
+pub(crate) fn replay<D: BlockDevice, E: From<JournalError>>(
+    device: &D,
+    region: Region,
+    each: &mut dyn FnMut(Frame<'_>) -> Result<(), E>,
+) -> Result<Replayed, E> {
+    let mut reader = Reader::new(device, region)?;
+    let mut walk = Walk {
+        tail: 0,
+        next_seq: 0,
+        incarnation: 0,
+        durable_seq: 0,
+        last: Kind::Header,
+        copied_blocks: None,
+        frames: 0,
+    };
+    let mut body = Vec::new();
+    while walk.tail < region.layout.region_blocks() {
+        if !step(&mut reader, &mut walk, &mut body, each)? {
+            break;
+        }
+    }
+    conclude(&mut reader, walk, &mut body, each)
+}
+
+/// Reads one frame; false at the first block that is not current, which `walk.tail` then is.
+fn step<D: BlockDevice, E: From<JournalError>>(
+    reader: &mut Reader<'_, D>,
+    walk: &mut Walk,
+    body: &mut Vec<u8>,
+    each: &mut dyn FnMut(Frame<'_>) -> Result<(), E>,
+) -> Result<bool, E> {
+    body.clear();
+    let (start, epoch) = (walk.tail, reader.region.epoch);
+    let Ok((first, payload)) = reader.look(start) else { return Ok(false) };
+    if !begins(&first, walk, epoch) {
+        return Ok(false);
+    }
+    extend(body, payload)?;
+    for index in 1..first.count {
+        let at = start + u64::from(index);
+        let next = match reader.look(at) {
+            Ok((header, payload)) if header == (BlockHeader { index, len: header.len, ..first }) => payload,
+            Ok((header, _)) if is_open(&header, walk, epoch) => {
+                // The frame was torn; the next open discarded it from here on.
+                walk.tail = at;
+                return Ok(true);
+            }
+            Ok(_) | Err(_) => {
+                walk.tail = at;
+                walk.next_seq = first.seq;
+                return Ok(false);
+            }
+        };
+        extend(body, next)?;
+    }
+    walk.tail = start + u64::from(first.count);
+    walk.take(&first);
+    if matches!(first.kind, Kind::Copied | Kind::Commit) {
+        walk.frames += 1;
+        each(Frame { kind: first.kind, seq: first.seq, after_gap: false, gap_before: false, body })?;
+    }
+    Ok(true)
+}
+
+fn extend(body: &mut Vec<u8>, payload: &[u8]) -> Result<(), JournalError> {
+    body.try_reserve(payload.len()).map_err(|_| JournalError::NoMemory { len: payload.len() })?;
+    body.extend_from_slice(payload);
+    Ok(())
+}
+
+/// Whether the block is the first of the frame that must come next.
+fn begins(header: &BlockHeader, walk: &Walk, epoch: u64) -> bool {
+    if header.epoch != epoch || header.index != 0 {
+        return false;
+    }
+    let same_writer = header.incarnation == walk.incarnation;
+    match (header.kind, walk.copied_blocks) {
+        (Kind::Header, _) => walk.tail == 0 && header.count == 1,
+        _ if walk.tail == 0 => false,
+        // While a region is being copied it is written by one writer, in order; what was committed meanwhile keeps its
+        // number.
+        (Kind::Copied, None) => same_writer && walk.last != Kind::Commit,
+        (Kind::Commit | Kind::Closing, None) => same_writer && header.seq >= walk.next_seq,
+        (Kind::Copied | Kind::Closing, Some(_)) | (Kind::Seal | Kind::Open, None) => false,
+        (Kind::Commit | Kind::Seal, Some(_)) => same_writer && header.seq == walk.next_seq,
+        (Kind::Open, Some(_)) => is_open(header, walk, epoch),
+    }
+}
+
+/// Whether the block is where a later open went on.
+fn is_open(header: &BlockHeader, walk: &Walk, epoch: u64) -> bool {
+    header.kind == Kind::Open
+        && header.epoch == epoch
+        && (header.index, header.count) == (0, 1)
+        && header.incarnation > walk.incarnation
+        && header.seq >= walk.next_seq
+        && walk.copied_blocks.is_some()
+}
+
+impl Walk {
+    fn take(&mut self, header: &BlockHeader) {
+        self.incarnation = header.incarnation;
+        self.durable_seq = self.durable_seq.max(header.durable_seq);
+        self.last = header.kind;
+        match header.kind {
+            // These two name the sequence number that the copy was taken at.
+            Kind::Header | Kind::Copied => self.next_seq = header.seq.saturating_add(1),
+            Kind::Closing => {
+                self.copied_blocks = Some(self.tail);
+                self.next_seq = header.seq.saturating_add(1);
+            }
+            Kind::Commit | Kind::Seal | Kind::Open => self.next_seq = header.seq.saturating_add(1),
+        }
+    }
+}
+
+/// A valid block of this epoch behind the end.
+struct Later {
+    at: u64,
+    header: BlockHeader,
+}
+
+/// What the rest of the region says.
+struct Scan {
+    rest: Rest,
+    unreadable_last: Option<u64>,
+    later: Vec<Later>,
+    incarnation_max: u32,
+    seq_max: u64,
+    durable_seq: u64,
+}
+
+fn scan<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk) -> Result<Scan, JournalError> {
+    let region = reader.region;
+    let in_flight = u64::from(region.layout.limits().in_flight_blocks_max);
+    let mut scan = Scan {
+        rest: Rest::Silent,
+        unreadable_last: None,
+        later: Vec::new(),
+        incarnation_max: walk.incarnation,
+        seq_max: walk.next_seq.saturating_sub(1),
+        durable_seq: walk.durable_seq,
+    };
+    for at in walk.tail..region.layout.region_blocks() {
+        let header = match reader.look(at) {
+            Ok((header, _)) => header,
+            Err(Some(_)) => continue,
+            Err(None) => {
+                scan.rest = Rest::Unreadable;
+                scan.unreadable_last = Some(at);
+                continue;
+            }
+        };
+        scan.incarnation_max = scan.incarnation_max.max(header.incarnation);
+        if header.epoch != region.epoch {
+            continue;
+        }
+        scan.seq_max = scan.seq_max.max(header.seq);
+        if header.incarnation < walk.incarnation {
+            continue;
+        }
+        scan.durable_seq = scan.durable_seq.max(header.durable_seq);
+        let says = if header.durable_seq >= walk.next_seq {
+            Rest::Promised
+        } else if at - walk.tail > in_flight {
+            Rest::Beyond
+        } else {
+            Rest::InFlight
+        };
+        scan.rest = match (scan.rest, says) {
+            (Rest::Unreadable, _) | (_, Rest::Unreadable) => Rest::Unreadable,
+            (Rest::Promised, _) | (_, Rest::Promised) => Rest::Promised,
+            (Rest::Beyond, _) | (_, Rest::Beyond) => Rest::Beyond,
+            (Rest::Silent | Rest::InFlight, says) => says,
+        };
+        if header.index == 0 {
+            scan.later.try_reserve(1).map_err(|_| JournalError::NoMemory { len: size_of::<Later>() })?;
+            scan.later.push(Later { at, header });
+        }
+    }
+    Ok(scan)
+}
+
+/// What stands where replay stopped.
+fn stop_at<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk, started: bool) -> Stop {
+    if walk.tail >= reader.region.layout.region_blocks() {
+        return Stop::End;
+    }
+    let epoch = reader.region.epoch;
+    match reader.look(walk.tail) {
+        Err(None) => Stop::Unreadable,
+        // In the middle of a frame, nothing is as bad as anything.
+        _ if started => Stop::NotCurrent,
+        Err(Some(Invalid::Foreign)) => Stop::Unwritten,
+        Ok((header, _)) if header.epoch < epoch => Stop::Unwritten,
+        Ok(_) | Err(Some(Invalid::Malformed | Invalid::Checksum)) => Stop::NotCurrent,
+    }
+}
+
+fn conclude<D: BlockDevice, E: From<JournalError>>(
+    reader: &mut Reader<'_, D>,
+    walk: Walk,
+    body: &mut Vec<u8>,
+    each: &mut dyn FnMut(Frame<'_>) -> Result<(), E>,
+) -> Result<Replayed, E> {
+    // What was read of a frame that is not whole.
+    let stop = stop_at(reader, &walk, !body.is_empty() && walk.copied_blocks.is_some());
+    let scan = scan(reader, &walk)?;
+    let is_copied = walk.tail < reader.region.copied_blocks || walk.copied_blocks.is_none();
+    let mut frames = walk.frames;
+    let (tail, next_seq) = (walk.tail, walk.next_seq);
+    let mut gap_at_end = false;
+    let verdict = match decide(is_copied, stop, scan.rest) {
+        Ok(None) => Verdict::Clean,
+        Err(_) => Verdict::TornTail { at: tail, first_lost: next_seq },
+        Ok(Some(evidence)) => {
+            let after = after_gap(reader, &walk, &scan.later, body, &mut frames, each)?;
+            gap_at_end = after.gap_at_end || scan.unreadable_last >= Some(after.end);
+            let last_lost =
+                after.first_seq.map_or(scan.durable_seq, |seq| seq.saturating_sub(1)).max(next_seq);
+            Verdict::Damaged { at: tail, first_lost: next_seq, last_lost, evidence }
+        }
+    };
+    Ok(Replayed {
+        tail,
+        next_seq,
+        incarnation: walk.incarnation,
+        incarnation_max: scan.incarnation_max,
+        seq_max: scan.seq_max.max(scan.durable_seq),
+        durable_seq: scan.durable_seq,
+        is_sealed: verdict == Verdict::Clean && walk.last == Kind::Seal,
+        copied_blocks: walk.copied_blocks,
+        frames,
+        gap_at_end,
+        verdict,
+    })
+}
+
+/// What was handed over from behind damage.
+struct After {
+    /// The sequence number of the first frame.
+    first_seq: Option<u64>,
+    /// Behind the last frame, records or not.
+    end: u64,
+    /// Whether nothing with records came after the last gap.
+    gap_at_end: bool,
+}
+
+/// Hands over the whole frames behind damage. Frames that do not stand next to each other have a gap between them.
+///
+/// A frame of an earlier incarnation that is followed by one of a later may have been discarded by that later open,
+/// unless the record of the open itself is there and stands behind it.
+fn after_gap<D: BlockDevice, E: From<JournalError>>(
+    reader: &mut Reader<'_, D>,
+    walk: &Walk,
+    later: &[Later],
+    body: &mut Vec<u8>,
+    frames: &mut u64,
+    each: &mut dyn FnMut(Frame<'_>) -> Result<(), E>,
+) -> Result<After, E> {
+    let mut after = After { first_seq: None, end: walk.tail, gap_at_end: true };
+    let mut next_seq = walk.next_seq;
+    for (nth, Later { at, header }) in later.iter().enumerate() {
+        let overruled = later
+            .get(nth + 1..)
+            .unwrap_or(&[])
+            .iter()
+            .find(|after| after.header.incarnation > header.incarnation)
+            .is_some_and(|after| after.header.kind != Kind::Open);
+        let is_record = matches!(header.kind, Kind::Copied | Kind::Commit);
+        if overruled || header.seq < next_seq || !whole(reader, *at, header, body)? {
+            continue;
+        }
+        after.first_seq.get_or_insert(header.seq);
+        after.gap_at_end |= *at != after.end;
+        after.end = at + u64::from(header.count);
+        next_seq = if header.kind == Kind::Copied { header.seq } else { header.seq.saturating_add(1) };
+        if is_record {
+            *frames += 1;
+            let gap_before = core::mem::take(&mut after.gap_at_end);
+            each(Frame { kind: header.kind, seq: header.seq, after_gap: true, gap_before, body })?;
+        }
+    }
+    Ok(after)
+}
+
+/// Reads a frame that begins at `at`, if all of it is there.
+fn whole<D: BlockDevice>(
+    reader: &mut Reader<'_, D>,
+    at: u64,
+    first: &BlockHeader,
+    body: &mut Vec<u8>,
+) -> Result<bool, JournalError> {
+    body.clear();
+    for index in 0..first.count {
+        let at = at + u64::from(index);
+        if at >= reader.region.layout.region_blocks() {
+            return Ok(false);
+        }
+        match reader.look(at) {
+            Ok((header, payload)) if header == (BlockHeader { index, len: header.len, ..*first }) => {
+                extend(body, payload)?;
+            }
+            Ok(_) | Err(_) => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every combination, written down.
+    #[test]
+    fn the_table() {
+        use Rest::{self, Beyond, InFlight, Promised, Silent};
+        use Stop::{End, NotCurrent, Unreadable, Unwritten};
+        for rest in [Silent, InFlight, Promised, Beyond] {
+            for is_copied in [false, true] {
+                assert_eq!(decide(is_copied, Unreadable, rest), Ok(Some(Evidence::Unreadable)));
+            }
+            for stop in [End, Unwritten, NotCurrent] {
+                assert_eq!(decide(true, stop, rest), Ok(Some(Evidence::Copied)));
+            }
+        }
+        for stop in [End, Unwritten, NotCurrent] {
+            assert_eq!(decide(false, stop, Rest::Unreadable), Ok(Some(Evidence::Unreadable)));
+            assert_eq!(decide(false, stop, Promised), Ok(Some(Evidence::PromisedDurable)));
+            assert_eq!(decide(false, stop, Beyond), Ok(Some(Evidence::BeyondInFlight)));
+            assert_eq!(decide(false, stop, InFlight), Err(stop));
+        }
+        assert_eq!(decide(false, End, Silent), Ok(None));
+        assert_eq!(decide(false, Unwritten, Silent), Ok(None));
+        assert_eq!(decide(false, NotCurrent, Silent), Err(NotCurrent));
+    }
+}

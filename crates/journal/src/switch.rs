@@ -1,0 +1,208 @@
+//! The switch: what is alive is copied into the other region in steps, between which commits go on; then the root changes.
+//!
+//! ```text
+//! region in force    … c7 c8 | c9 c10          commits go on here until the end
+//! other region       header ══ copied copied copied | c9 c10 | closing ══ root ══
+//! ```
+//! `══` is a flush. The header is durable before any other block of the attempt, so that whatever is found behind an older
+//! header is known to be older. Everything is durable before the root names it, and the root before anything else is
+//! written. A crash anywhere leaves the old region, whole, or the new one, whole.
+
+use media::BlockDevice;
+
+use crate::error::JournalError;
+use crate::frame::{BlockHeader, Kind, decode};
+use crate::layout::{RESERVE_BLOCKS, Side, pair_of};
+use crate::superblock::Superblock;
+use crate::writer::{Barrier, Durable, Journal, OpenRecord, Place};
+
+/// A copy that has begun.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Copying {
+    side: Side,
+    epoch: u64,
+    /// The first block of the other region that is not written.
+    tail: u64,
+    /// Every frame up to this one is in what the engine copies.
+    base_seq: u64,
+    /// Where in the region in force the later ones begin.
+    later_at: u64,
+}
+
+impl<D: BlockDevice> Journal<D> {
+    /// Begins to copy. From now on the engine hands over, in steps of its own choice, everything that was alive after
+    /// frame [`Journal::next_seq`]` - 1`; commits may go on meanwhile, and find their way into the new region by
+    /// themselves. A copy that was begun before is given up.
+    ///
+    /// # Errors
+    /// [`JournalError::Poisoned`], [`JournalError::ReadOnly`], [`JournalError::NumbersUsedUp`].
+    pub fn begin_copy(&mut self) -> Result<(), JournalError> {
+        self.refuse_unless_writable()?;
+        let epoch = self.epoch_max.checked_add(1).ok_or(JournalError::NumbersUsedUp)?;
+        self.epoch_max = epoch;
+        let base_seq = self.next_seq - 1;
+        let copying = Copying { side: self.side.other(), epoch, tail: 1, base_seq, later_at: self.tail };
+        let place = Place { side: copying.side, epoch, at: 0, seq: base_seq };
+        self.issue(Kind::Header, &[], place, Barrier::None)?;
+        self.flush_now()?;
+        self.device.mark("after_prepare");
+        self.copying = Some(copying);
+        Ok(())
+    }
+
+    /// Whether a copy has begun and not ended.
+    #[must_use]
+    pub fn is_copying(&self) -> bool {
+        self.copying.is_some()
+    }
+
+    /// Copies some of what is alive, in the engine's own form.
+    ///
+    /// # Errors
+    /// [`JournalError::Full`]: more is alive than fits; the copy is given up.
+    pub fn copy(&mut self, body: &[u8]) -> Result<(), JournalError> {
+        self.refuse_unless_writable()?;
+        let len_max = self.layout.body_len_max();
+        if body.len() > len_max {
+            return Err(JournalError::FrameTooLong { len: body.len(), len_max });
+        }
+        let Some(copying) = self.copying else { return Ok(()) };
+        self.append_copied(Kind::Copied, body, copying.base_seq)
+    }
+
+    fn append_copied(&mut self, kind: Kind, body: &[u8], seq: u64) -> Result<(), JournalError> {
+        let Some(copying) = self.copying else { return Ok(()) };
+        let needed = self.layout.blocks_of(body.len());
+        let room = self.layout.region_blocks().saturating_sub(RESERVE_BLOCKS + 1 + copying.tail);
+        if needed > room && kind != Kind::Closing {
+            self.copying = None;
+            return Err(JournalError::Full { needed, room });
+        }
+        let place = Place { side: copying.side, epoch: copying.epoch, at: copying.tail, seq };
+        self.issue(kind, body, place, Barrier::None)?;
+        self.copying = Some(Copying { tail: copying.tail + needed, ..copying });
+        Ok(())
+    }
+
+    /// Ends the copy: adds the commits that came meanwhile, closes the region, and makes it the one in force.
+    ///
+    /// # Durability
+    /// [`Durable`]: everything committed so far, and the new root.
+    ///
+    /// # Errors
+    /// [`JournalError::Full`]: with the commits that came meanwhile it is too much; the copy is given up, the region in
+    /// force stays. Anything else poisons the journal: which region is in force is found at the next open.
+    pub fn finish_copy(&mut self) -> Result<Durable, JournalError> {
+        self.refuse_unless_writable()?;
+        if self.copying.is_none() {
+            return self.flush();
+        }
+        self.append_later()?;
+        let closing_seq = self.next_seq;
+        let next = closing_seq.checked_add(1).ok_or(JournalError::NumbersUsedUp)?;
+        self.append_copied(Kind::Closing, &[], closing_seq)?;
+        self.flush_now()?;
+        let Some(copying) = self.copying.take() else { return self.flush() };
+        self.device.mark("after_commit_record");
+        let root = Superblock {
+            generation: self.root.generation.checked_add(1).ok_or(JournalError::NumbersUsedUp)?,
+            epoch: copying.epoch,
+            side: copying.side,
+            copied_blocks: copying.tail,
+            copied_seq: closing_seq,
+            previous: self.root.chain(),
+            incarnation: self.incarnation,
+            ..self.root.clone()
+        };
+        self.write_root(&root)?;
+        self.root = root;
+        self.side = copying.side;
+        self.epoch = copying.epoch;
+        self.tail = copying.tail;
+        self.next_seq = next;
+        self.durable_seq = closing_seq;
+        self.in_flight_blocks = 0;
+        self.last = Kind::Closing;
+        self.open_record = OpenRecord::Written;
+        self.stats.switches += 1;
+        Ok(Durable::up_to(closing_seq))
+    }
+
+    /// The commits since the copy began, read back and verified.
+    fn append_later(&mut self) -> Result<(), JournalError> {
+        let Some(copying) = self.copying else { return Ok(()) };
+        let size = self.layout.block_size();
+        let mut block = alloc::vec![0; size];
+        let mut body = alloc::vec::Vec::new();
+        let mut at = copying.later_at;
+        while at < self.tail {
+            body.clear();
+            let first = self.read_back(at, &mut block, &mut body)?;
+            for index in 1..first.count {
+                self.read_back(at + u64::from(index), &mut block, &mut body)?;
+            }
+            at += u64::from(first.count);
+            if first.kind == Kind::Commit {
+                self.append_copied(Kind::Commit, &body, first.seq)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A block of the region in force that this journal wrote.
+    fn read_back(
+        &self,
+        at: u64,
+        block: &mut [u8],
+        body: &mut alloc::vec::Vec<u8>,
+    ) -> Result<BlockHeader, JournalError> {
+        let address = self.layout.block(self.side, at);
+        self.device.read(address, block)?;
+        match decode(block, self.root.store, address) {
+            Ok((header, payload)) if header.epoch == self.epoch && header.incarnation == self.incarnation => {
+                body.try_reserve(payload.len()).map_err(|_| JournalError::NoMemory { len: payload.len() })?;
+                body.extend_from_slice(payload);
+                Ok(header)
+            }
+            Ok(_) | Err(_) => Err(JournalError::NotReadBack { at: address }),
+        }
+    }
+
+    /// Writes a root to its two slots, makes it durable, and reads it back.
+    pub(crate) fn write_root(&mut self, root: &Superblock) -> Result<(), JournalError> {
+        let slots = pair_of(root.generation);
+        for slot in slots {
+            self.write_slot(root, slot)?;
+        }
+        self.flush_now()?;
+        self.device.mark("before_done");
+        for slot in slots {
+            self.read_slot_back(root, slot)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn write_slot(&mut self, root: &Superblock, slot: usize) -> Result<(), JournalError> {
+        let mut block = alloc::vec![0; self.layout.block_size()];
+        root.encode(slot, &mut block);
+        self.stats.blocks += 1;
+        self.device.write(self.layout.slot(slot), &block).map_err(|error| self.poison(error))
+    }
+
+    fn read_slot_back(&mut self, root: &Superblock, slot: usize) -> Result<(), JournalError> {
+        let mut block = alloc::vec![0; self.layout.block_size()];
+        let at = self.layout.slot(slot);
+        self.device.read(at, &mut block).map_err(|error| self.poison(error))?;
+        if Superblock::decode(&block, slot).as_ref() == Some(root) {
+            return Ok(());
+        }
+        self.read_only = Some("a superblock does not read back as it was written");
+        Err(JournalError::NotReadBack { at })
+    }
+
+    /// A flush that is no commit's.
+    pub(crate) fn flush_now(&mut self) -> Result<(), JournalError> {
+        self.stats.barriers += 1;
+        self.device.flush().map_err(|error| self.poison(error))
+    }
+}

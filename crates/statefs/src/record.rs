@@ -1,0 +1,303 @@
+//! Records: what stands in the body of a frame.
+//!
+//! A body is records, one behind the other. All integers are little-endian.
+//!
+//! | put | | delete | | kept | |
+//! |---|---|---|---|---|---|
+//! | 0 | kind, 1 | 0 | kind, 2 | 0 | kind, 3 |
+//! | 1 | key length *k*, 1 byte | 1 | key length *k*, 1 byte | 1 | key length *k*, 1 byte |
+//! | 2 | value length *v*, 4 bytes | 2 | key | 2 | value length *v*, 4 bytes |
+//! | 6 | key | | | 6 | revision, 8 bytes |
+//! | 6 + *k* | value | | | 14 | key |
+//! | | | | | 14 + *k* | value |
+//!
+//! A body is **valid if and only if**
+//! 1. it is a sequence of whole records, from 1 to 65,536 of them, and nothing stands behind the last;
+//! 2. each key is a key ([`crate::Key`]), and each value has at most 65,536 bytes;
+//! 3. in a commit every record is a put or a delete; in a copied frame every record is kept.
+//!
+//! A put has the revision that its place gives it: the sequence number of the frame, and its number in the frame. What is
+//! copied keeps the revision it had. Later records overrule earlier ones, whatever their revisions.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use journal::Kind;
+
+use crate::error::Error;
+use crate::key;
+use crate::limits::{KEY_LEN_MAX, VALUE_LEN_MAX};
+
+/// Bytes of a kept record before its key.
+pub(crate) const KEPT_HEADER_LEN: usize = 14;
+/// Bytes of a put before its key.
+pub(crate) const PUT_HEADER_LEN: usize = 6;
+/// The longest record that keeps an empty value.
+pub(crate) const RECORD_LEN_MAX_WITHOUT_VALUE: usize = KEPT_HEADER_LEN + KEY_LEN_MAX;
+/// The most records of a body.
+pub(crate) const RECORDS_MAX: usize = 1 << INDEX_BITS;
+
+const INDEX_BITS: u32 = 16;
+const PUT: u8 = 1;
+const DELETE: u8 = 2;
+const KEPT: u8 = 3;
+
+/// The number of a write. Greater is later; none is ever handed out twice, not even after a crash.
+///
+/// It is the sequence number of the frame and the place in the frame, which has 16 bits. The journal never uses a sequence
+/// number again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(u64);
+
+impl Revision {
+    /// The revision with this number, as it was told before.
+    #[must_use]
+    pub const fn from_u64(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// As a number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// Of a record by its place; [`None`] if the numbers are used up (after 2^48 frames).
+    pub(crate) fn of(seq: u64, index: usize) -> Option<Self> {
+        let index = u64::try_from(index).ok().filter(|index| *index < 1 << INDEX_BITS)?;
+        (seq < 1 << (u64::BITS - INDEX_BITS)).then_some(Self(seq << INDEX_BITS | index))
+    }
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Record<'b> {
+    /// This key has this value.
+    Put { key: &'b str, value: &'b [u8] },
+    /// This key has no value.
+    Delete { key: &'b str },
+    /// This key had this value when the region was copied.
+    Kept { key: &'b str, value: &'b [u8], revision: Revision },
+}
+
+impl<'b> Record<'b> {
+    /// Its key.
+    pub(crate) fn key(&self) -> &'b str {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key } | Self::Kept { key, .. } => key,
+        }
+    }
+
+    /// Appends it. The key is a key, and the value within its limit.
+    pub(crate) fn encode(&self, into: &mut Vec<u8>) -> Result<(), Error> {
+        let (key, value) = match self {
+            Self::Put { key, value } | Self::Kept { key, value, .. } => (key, *value),
+            Self::Delete { key } => (key, [].as_slice()),
+        };
+        let len = KEPT_HEADER_LEN + key.len() + value.len();
+        into.try_reserve(len).map_err(|_| Error::NoMemory { len })?;
+        let key_len = [u8::try_from(key.len()).unwrap_or(u8::MAX)];
+        let value_len = u32::try_from(value.len()).unwrap_or(u32::MAX).to_le_bytes();
+        match self {
+            Self::Put { .. } => {
+                into.push(PUT);
+                into.extend_from_slice(&key_len);
+                into.extend_from_slice(&value_len);
+            }
+            Self::Delete { .. } => {
+                into.push(DELETE);
+                into.extend_from_slice(&key_len);
+            }
+            Self::Kept { revision, .. } => {
+                into.push(KEPT);
+                into.extend_from_slice(&key_len);
+                into.extend_from_slice(&value_len);
+                into.extend_from_slice(&revision.0.to_le_bytes());
+            }
+        }
+        into.extend_from_slice(key.as_bytes());
+        into.extend_from_slice(value);
+        Ok(())
+    }
+}
+
+/// Why a body is not valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadRecord {
+    /// The body ends in the middle of a record.
+    #[error("the record is cut off")]
+    CutOff,
+    /// There is no such record, or not in such a frame.
+    #[error("the kind {0} has no place here")]
+    Kind(u8),
+    /// The key is none.
+    #[error("the key is none")]
+    Key,
+    /// The value is too long.
+    #[error("the value is too long: len={0}")]
+    ValueTooLong(u32),
+    /// There are none, or too many.
+    #[error("the frame has no records, or too many")]
+    Count,
+}
+
+/// The records of a body, in order. After an error there are no more.
+pub(crate) struct Records<'b> {
+    kind: Kind,
+    body: &'b [u8],
+    at: usize,
+    count: usize,
+    is_over: bool,
+}
+
+impl<'b> Records<'b> {
+    pub(crate) fn of(kind: Kind, body: &'b [u8]) -> Self {
+        Self { kind, body, at: 0, count: 0, is_over: false }
+    }
+
+    fn decode(&mut self) -> Result<Record<'b>, BadRecord> {
+        if self.count >= RECORDS_MAX {
+            return Err(BadRecord::Count);
+        }
+        let (code, key_len) = (self.byte()?, usize::from(self.byte()?));
+        let record = match (self.kind, code) {
+            (Kind::Commit, PUT) => {
+                let value_len = self.value_len()?;
+                Record::Put { key: self.key(key_len)?, value: self.take(value_len)? }
+            }
+            (Kind::Commit, DELETE) => Record::Delete { key: self.key(key_len)? },
+            (Kind::Copied, KEPT) => {
+                let value_len = self.value_len()?;
+                let revision = Revision(u64::from_le_bytes(self.chunk()?));
+                Record::Kept { key: self.key(key_len)?, value: self.take(value_len)?, revision }
+            }
+            _ => return Err(BadRecord::Kind(code)),
+        };
+        self.count += 1;
+        Ok(record)
+    }
+
+    fn take(&mut self, len: usize) -> Result<&'b [u8], BadRecord> {
+        let end = self.at.checked_add(len).ok_or(BadRecord::CutOff)?;
+        let bytes = self.body.get(self.at..end).ok_or(BadRecord::CutOff)?;
+        self.at = end;
+        Ok(bytes)
+    }
+
+    fn chunk<const N: usize>(&mut self) -> Result<[u8; N], BadRecord> {
+        self.take(N)?.first_chunk().copied().ok_or(BadRecord::CutOff)
+    }
+
+    fn byte(&mut self) -> Result<u8, BadRecord> {
+        self.chunk::<1>().map(|[byte]| byte)
+    }
+
+    fn value_len(&mut self) -> Result<usize, BadRecord> {
+        let len = u32::from_le_bytes(self.chunk()?);
+        match usize::try_from(len) {
+            Ok(bytes) if len <= VALUE_LEN_MAX => Ok(bytes),
+            Ok(_) | Err(_) => Err(BadRecord::ValueTooLong(len)),
+        }
+    }
+
+    fn key(&mut self, len: usize) -> Result<&'b str, BadRecord> {
+        let text = core::str::from_utf8(self.take(len)?).map_err(|_| BadRecord::Key)?;
+        key::check(text).map_err(|_| BadRecord::Key)?;
+        Ok(text)
+    }
+}
+
+impl<'b> Iterator for Records<'b> {
+    type Item = Result<Record<'b>, BadRecord>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let is_end = self.at >= self.body.len() && self.count > 0;
+        if self.is_over || is_end {
+            return None;
+        }
+        let record = if self.body.is_empty() { Err(BadRecord::Count) } else { self.decode() };
+        self.is_over = record.is_err();
+        Some(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    const PUT_A: Record<'_> = Record::Put { key: "/state/a", value: b"xyz" };
+    const DELETE_B: Record<'_> = Record::Delete { key: "/state/b" };
+    const KEPT_C: Record<'_> =
+        Record::Kept { key: "/state/c", value: b"!", revision: Revision(0x0807_0605_0403_0201) };
+
+    fn body(records: &[Record<'_>]) -> Vec<u8> {
+        let mut body = Vec::new();
+        for record in records {
+            record.encode(&mut body).unwrap();
+        }
+        body
+    }
+
+    fn decode(kind: Kind, body: &[u8]) -> Result<Vec<Record<'_>>, BadRecord> {
+        Records::of(kind, body).collect()
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let commit = body(&[PUT_A, DELETE_B]);
+        assert_eq!(commit, b"\x01\x08\x03\0\0\0/state/axyz\x02\x08/state/b");
+        assert_eq!(decode(Kind::Commit, &commit), Ok(vec![PUT_A, DELETE_B]));
+        let copied = body(&[KEPT_C]);
+        assert_eq!(copied, b"\x03\x08\x01\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08/state/c!");
+        assert_eq!(decode(Kind::Copied, &copied), Ok(vec![KEPT_C]));
+    }
+
+    #[test]
+    fn records_have_their_place() {
+        assert_eq!(decode(Kind::Commit, &body(&[KEPT_C])), Err(BadRecord::Kind(KEPT)));
+        assert_eq!(decode(Kind::Copied, &body(&[PUT_A])), Err(BadRecord::Kind(PUT)));
+        assert_eq!(decode(Kind::Seal, &body(&[PUT_A])), Err(BadRecord::Kind(PUT)));
+        assert_eq!(decode(Kind::Commit, b""), Err(BadRecord::Count));
+        assert_eq!(decode(Kind::Commit, b"\x02\x07/state/"), Err(BadRecord::Key));
+        assert_eq!(decode(Kind::Commit, b"\x02\x08/state/\xff"), Err(BadRecord::Key));
+        assert_eq!(
+            decode(Kind::Commit, b"\x01\x08\x01\0\x01\0/state/a"),
+            Err(BadRecord::ValueTooLong(65_537))
+        );
+        let many = body(&[DELETE_B]).repeat(RECORDS_MAX);
+        assert_eq!(decode(Kind::Commit, &many).map(|records| records.len()), Ok(RECORDS_MAX));
+        assert_eq!(decode(Kind::Commit, &body(&[DELETE_B]).repeat(RECORDS_MAX + 1)), Err(BadRecord::Count));
+    }
+
+    #[test]
+    fn no_truncation_is_valid_and_no_flipped_bit_panics() {
+        for (kind, whole) in [(Kind::Commit, body(&[PUT_A])), (Kind::Copied, body(&[KEPT_C]))] {
+            for len in 0..whole.len() {
+                assert!(decode(kind, &whole[..len]).is_err(), "{len}");
+            }
+            assert!(decode(kind, &[whole.as_slice(), &[0]].concat()).is_err());
+            for bit in 0..whole.len() * 8 {
+                let mut bad = whole.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                if let Ok(records) = decode(kind, &bad) {
+                    assert_eq!(body(&records), bad, "what is valid has one form");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn revisions_are_ordered_as_frames_and_then_as_records() {
+        assert_eq!(Revision::of(1, 2), Some(Revision(0x1_0002)));
+        assert!(Revision::of(1, 65_535) < Revision::of(2, 0));
+        assert_eq!(Revision::of(1, 65_536), None);
+        assert_eq!(Revision::of(1 << 48, 0), None);
+    }
+}

@@ -1,0 +1,70 @@
+//! How much room live data needs in a region, as arithmetic on totals: nothing is counted through.
+
+use journal::Layout;
+
+use crate::limits::Limits;
+use crate::record::RECORD_LEN_MAX_WITHOUT_VALUE;
+
+/// Blocks of a copied frame, where records are not larger.
+const COPIED_FRAME_BLOCKS: u64 = 64;
+
+/// Blocks of a region that are never live data: its header, its closing frame, the journal's own reserve of four, the
+/// record of an open, and a delete.
+const KEPT_FREE_BLOCKS: u64 = 8;
+
+/// The shape of a region, as far as the room for live data depends on it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Space {
+    region_blocks: u64,
+    payload_len: u64,
+    /// Bytes of records that go into one copied frame at most.
+    pub(crate) frame_len: usize,
+    /// Bytes of records that each copied frame but the last has on average at least.
+    frame_fill: u64,
+    /// The most blocks that live data may need.
+    pub(crate) capacity_blocks: u64,
+}
+
+impl Space {
+    pub(crate) fn of(layout: &Layout, limits: &Limits) -> Self {
+        let value_len = usize::try_from(limits.value_len_max).unwrap_or(usize::MAX);
+        let record_len = value_len.saturating_add(RECORD_LEN_MAX_WITHOUT_VALUE);
+        let blocks = layout.blocks_of(record_len).saturating_mul(2).max(COPIED_FRAME_BLOCKS);
+        let payload_len = layout.payload_len();
+        let frame_len = usize::try_from(blocks)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(payload_len)
+            .min(layout.body_len_max());
+        // A frame ends where the next record does not fit: so it has no less than this, or it and the next together have
+        // more than one may have.
+        let fill = frame_len.saturating_sub(record_len).max(frame_len / 2).max(1);
+        let region_blocks = layout.region_blocks();
+        let kept_free = KEPT_FREE_BLOCKS.max(region_blocks / 16);
+        Self {
+            region_blocks,
+            payload_len: u64::try_from(payload_len).unwrap_or(1),
+            frame_len,
+            frame_fill: u64::try_from(fill).unwrap_or(1),
+            capacity_blocks: region_blocks.saturating_sub(kept_free),
+        }
+    }
+
+    /// No more than so many blocks are needed for records of so many bytes, however they are divided.
+    pub(crate) fn blocks_of(&self, record_bytes: u64) -> u64 {
+        match record_bytes {
+            0 => 0,
+            bytes => bytes / self.payload_len + bytes / self.frame_fill + 1,
+        }
+    }
+
+    /// How many frames a copy of so many bytes has at most.
+    pub(crate) fn frames_of(&self, record_bytes: u64) -> u64 {
+        record_bytes / self.frame_fill + 1
+    }
+
+    /// The most blocks that what is alive may need, if a frame of `frame_blocks` is to fit behind it.
+    pub(crate) fn capacity_before(&self, frame_blocks: u64) -> u64 {
+        let behind = KEPT_FREE_BLOCKS - 1;
+        self.region_blocks.saturating_sub(behind.saturating_add(frame_blocks))
+    }
+}
