@@ -150,13 +150,11 @@ impl<D: BlockDevice> Journal<D> {
         let found = Found::look(&device)?;
         let layout = found.layout;
         let mut root = found.root.clone();
-        let in_force = region_of(&root, layout);
-        let (other, switch_finished) = found.whole_newer_region(&device)?;
-        if let Some(newer) = switch_finished {
+        let (other, unfinished) = found.whole_newer_region(&device)?;
+        if let Some(newer) = unfinished {
             root = newer;
         }
         let region = region_of(&root, layout);
-        debug_assert!(switch_finished_or_same(&in_force, &region), "a switch changes the side");
         let replayed = replay(&device, region, each)?;
         let mut journal = Self::over(device, layout, root.clone());
         journal.adopt(&replayed, &other, access)?;
@@ -244,10 +242,6 @@ impl<D: BlockDevice> Journal<D> {
         let _recorded = self.flush()?;
         Ok(())
     }
-}
-
-fn switch_finished_or_same(before: &Region, after: &Region) -> bool {
-    before.side != after.side || before.epoch == after.epoch
 }
 
 fn region_of(root: &Superblock, layout: Layout) -> Region {
