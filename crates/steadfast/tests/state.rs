@@ -283,7 +283,11 @@ fn damage_is_told_apart_and_the_rest_can_be_saved() {
     let offset = found["lost"]["offset"].as_u64().unwrap();
     assert!((offset..offset + 4096).contains(&u64::try_from(at).unwrap()), "{found}");
     let words = expect(dir, &["fsck", "image"], 3).0;
-    assert!(words.contains("damaged at offset") && words.contains("how that is known"), "{words}");
+    assert!(
+        words.starts_with(&format!("damaged at offset {offset}: commit "))
+            && words.contains("how that is known"),
+        "{words}"
+    );
 
     // What was written after the loss is certain, what before it is not, and what is not there may have been.
     assert_eq!(expect(dir, &["get", "image", "/state/last"], 0).0, "after the loss");

@@ -129,7 +129,7 @@ fn check_words(check: &Check) -> Vec<String> {
     let Lost { offset, first_seq, .. } = lost;
     match (lost.evidence, lost.last_seq) {
         (Some(evidence), Some(last)) => vec![
-            format!("damaged at offset {offset}: commits {first_seq} to {last} are lost, at least in part"),
+            format!("damaged at offset {offset}: {} lost, at least in part", range_words(first_seq, last)),
             format!("how that is known: {}", evidence_words(evidence)),
         ],
         _ => vec![format!(
@@ -137,6 +137,10 @@ fn check_words(check: &Check) -> Vec<String> {
              puts it right"
         )],
     }
+}
+
+fn range_words(first: u64, last: u64) -> String {
+    if first == last { format!("commit {first} is") } else { format!("commits {first} to {last} are") }
 }
 
 fn evidence_words(evidence: Evidence) -> &'static str {
