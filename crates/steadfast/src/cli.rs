@@ -8,8 +8,10 @@ use clap_complete::Shell;
 use durable_io::Mode;
 
 mod crash;
+mod state;
 
 pub(crate) use crash::{CrashCommand, CrashRun};
+pub(crate) use state::{StateCas, StateCommand, StateInit, StateLs, StatePut, StateRm, StateSalvage};
 
 const AFTER_HELP: &str = "\
 Words: atomic means all or nothing, as a reader sees it; durable means that it survives a power cut.
@@ -77,6 +79,20 @@ pub(crate) enum Command {
     Copy(Copy),
     /// Remove temporary files whose owners are proved dead.
     Sweep(Sweep),
+    /// Keep keys and values in one file, the image of a store: each change is durable, atomic, and has a revision.
+    ///
+    /// A key is absolute and lies under `/state/`, as in `/state/boot/slot`: at most 255 bytes, no empty component, no
+    /// `.` or `..`, no control character. What is not in this form is refused, never repaired. A value is any bytes,
+    /// 65536 at most.
+    ///
+    /// Commands that write (put, rm, cas) hold the exclusive lock of the image; while another holds it they end with exit
+    /// code 6. Commands that only read take no lock. Beside a writer they may see the store while it changes, and then
+    /// report a torn tail or damage that is not there: run them again.
+    ///
+    /// A damaged store can still be read. What is read from it is printed, with a warning and exit code 3 unless it is
+    /// known to be the newest. `fsck` says what is lost, `salvage` makes a new store of what is left.
+    #[command(subcommand)]
+    State(StateCommand),
     /// Find out what the file system of a directory promises, and what its barriers cost.
     Selfcheck(Selfcheck),
     /// Cut the power, in a simulation, at every point of what Steadfast does, and check every disk that may be left.

@@ -25,6 +25,7 @@ mod log;
 mod man;
 mod names;
 mod selfcheck;
+mod state;
 mod sweep;
 mod write;
 
@@ -40,6 +41,7 @@ pub(crate) fn run(command: Command, medium: &Medium, output: &Output, interrupt:
         Command::Mkdir(args) => names::mkdir(&args, medium, output),
         Command::Copy(args) => copy::run(&args, medium, output, interrupt),
         Command::Sweep(args) => sweep::run(&args, medium, output),
+        Command::State(command) => state::run(&command, medium, output, interrupt),
         Command::Selfcheck(args) => selfcheck::run(&args, medium, output, interrupt),
         Command::Crash(command) => crash::run(&command, medium, output, interrupt),
         Command::Demo(args) => demo::run(&args, medium, output, interrupt),
@@ -62,6 +64,16 @@ enum MissingDir {
 
 /// Opens the directory that holds `path`; the name in it.
 fn split<'p>(medium: &Medium, path: &'p Path, missing: MissingDir) -> Outcome<(Dir, &'p OsStr)> {
+    let (parent, name) = parent_and_name(path)?;
+    let dir = match missing {
+        MissingDir::Create => medium.open_or_create(parent)?,
+        MissingDir::Fail => medium.open(parent)?,
+    };
+    Ok((dir, name))
+}
+
+/// The directory that holds `path`, and the name in it.
+fn parent_and_name(path: &Path) -> Outcome<(&Path, &OsStr)> {
     let usage = |message: String| Failure::Usage { message, hint: None };
     if path.as_os_str().as_encoded_bytes().trim_ascii().is_empty() {
         return Err(usage("the path is empty".to_owned()));
@@ -70,11 +82,7 @@ fn split<'p>(medium: &Medium, path: &'p Path, missing: MissingDir) -> Outcome<(D
     let name = path.file_name().filter(|_| !ends_in_slash);
     let name = name.ok_or_else(|| usage(format!("`{}` names a directory, not a file", path.display())))?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let dir = match missing {
-        MissingDir::Create => medium.open_or_create(parent)?,
-        MissingDir::Fail => medium.open(parent)?,
-    };
-    Ok((dir, name))
+    Ok((parent, name))
 }
 
 impl How {

@@ -8,6 +8,10 @@ use std::process::ExitCode;
 use durable_io::{Cause, Error, Invalid, Kind, Stage};
 use serde_json::{Value, json};
 
+mod state;
+
+pub(crate) use state::StateTrouble;
+
 /// Exit codes, documented in `steadfast --help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -83,6 +87,8 @@ pub(crate) enum Failure {
     Usage { message: String, hint: Option<String> },
     /// What was asked for is not so.
     NotSo { message: String, hint: Option<String> },
+    /// The store in an image did not do what it was asked to.
+    State { image: PathBuf, trouble: Box<StateTrouble> },
     /// A signal asked to stop.
     Interrupted,
     /// What was asked for was done, but not even that could be printed.
@@ -116,6 +122,10 @@ impl Failure {
         Self::NotSo { message: message.into(), hint: None }
     }
 
+    pub(crate) fn state(image: impl Into<PathBuf>, trouble: impl Into<StateTrouble>) -> Self {
+        Self::State { image: image.into(), trouble: Box::new(trouble.into()) }
+    }
+
     /// The same failure in a command that passes on the status of a child.
     pub(crate) fn beside_child(self) -> Self {
         Self::BesideChild { code: OWN_FAILURE_BESIDE_A_CHILD, failure: Box::new(self) }
@@ -132,6 +142,7 @@ impl Failure {
             },
             Self::Usage { .. } => Exit::Usage,
             Self::NotSo { .. } => Exit::NotSo,
+            Self::State { trouble, .. } => trouble.exit(),
             Self::Interrupted => Exit::Interrupted,
             Self::Output(_) => Exit::Io,
             Self::BesideChild { failure, .. } if matches!(**failure, Self::Interrupted) => Exit::Interrupted,
@@ -143,6 +154,7 @@ impl Failure {
         match self {
             Self::Durable(error) => option_hint(error).map(str::to_owned).or_else(|| error.hint()),
             Self::Usage { hint, .. } | Self::NotSo { hint, .. } => hint.clone(),
+            Self::State { trouble, .. } => trouble.hint().map(str::to_owned),
             Self::Io { .. } | Self::Interrupted | Self::Output(_) => None,
             Self::BesideChild { failure, .. } => failure.hint(),
         }
@@ -161,6 +173,7 @@ impl Failure {
             Self::Output(_) => "output",
             Self::Usage { .. } => "usage",
             Self::NotSo { .. } => "not_so",
+            Self::State { trouble, .. } => trouble.code(),
             Self::Interrupted => "interrupted",
             Self::BesideChild { failure, .. } => failure.code(),
         }
@@ -182,6 +195,7 @@ impl Failure {
             Self::Io { path, source, .. } => {
                 json!({ "path": path.as_deref().map(shown), "os_error": source.raw_os_error() })
             }
+            Self::State { image, trouble } => trouble.details(image),
             Self::Usage { .. } | Self::NotSo { .. } | Self::Interrupted | Self::Output(_) => json!({}),
             Self::BesideChild { failure, .. } => failure.details(),
         }
@@ -282,6 +296,7 @@ impl fmt::Display for Failure {
                 source.fmt(f)
             }
             Self::Usage { message, .. } | Self::NotSo { message, .. } => f.write_str(message),
+            Self::State { image, trouble } => write!(f, "`{}`: {trouble}", image.display()),
             Self::Interrupted => f.write_str("stopped by a signal"),
             Self::Output(source) => write!(f, "it was done, but the report could not be written: {source}"),
             Self::BesideChild { failure, .. } => failure.fmt(f),

@@ -35,6 +35,10 @@ impl Medium {
         &*self.fs
     }
 
+    pub(crate) fn env(&self) -> &Env {
+        &self.env
+    }
+
     /// As [`Dir::open`].
     pub(crate) fn open(&self, path: impl AsRef<Path>) -> durable_io::Result<Dir> {
         Dir::open_on(Arc::clone(&self.fs), path, self.env.clone())
