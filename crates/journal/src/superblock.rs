@@ -31,7 +31,7 @@
 
 use alloc::vec::Vec;
 
-use media::{BlockDevice, Geometry};
+use media::{BlockDevice, DeviceErrorKind, Geometry};
 
 use crate::checksum;
 use crate::frame::{StoreId, put, u16_at, u32_at, u64_at};
@@ -164,6 +164,8 @@ pub(crate) fn read_slots<D: BlockDevice>(device: &D) -> [Slot; SLOTS] {
     let mut slots = [Slot::Invalid, Slot::Invalid, Slot::Invalid, Slot::Invalid];
     let mut block = alloc::vec![0; geometry.block_size()];
     let mut read = |at: media::BlockIndex, slot: usize| match device.read(at, &mut block) {
+        // A device too small to have the slot has nothing in it.
+        Err(error) if error.kind() == DeviceErrorKind::Invalid => Slot::Invalid,
         Err(_) => Slot::Unreadable,
         Ok(()) => Superblock::decode(&block, slot).map_or(Slot::Invalid, Slot::Valid),
     };

@@ -169,6 +169,7 @@ fn a_device_without_a_store_is_told_from_one_whose_roots_are_lost() {
         Journal::open(disk.clone(), Access::Read, &mut |_| Ok::<_, JournalError>(())).unwrap_err()
     };
     assert!(matches!(none(&empty), JournalError::NoStore));
+    assert!(matches!(none(&SimDisk::new(Geometry::new(512, 1).unwrap())), JournalError::NoStore));
     let (disk, _) = format(geometry());
     for slot in [1, 39] {
         media::BlockDevice::write(&disk, media::BlockIndex::new(slot), &[0; 512]).unwrap();
