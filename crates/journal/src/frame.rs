@@ -8,7 +8,7 @@
 //! | 4 | 1 | version | 1 |
 //! | 5 | 1 | kind | [`Kind`] |
 //! | 6 | 2 | index | of this block in its frame, from 0 |
-//! | 8 | 2 | count | of blocks in the frame, 1 to [`FRAME_BLOCKS_MAX`](crate::FRAME_BLOCKS_MAX) |
+//! | 8 | 2 | count | of blocks in the frame, 1 to [`FRAME_BLOCKS_MAX`] |
 //! | 10 | 2 | reserved | 0 |
 //! | 12 | 4 | incarnation | of the writable open that wrote it |
 //! | 16 | 8 | epoch | of the life of its region |

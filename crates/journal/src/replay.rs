@@ -2,7 +2,7 @@
 //!
 //! A block is **current** if it is what must stand at its place: the next block of the frame that was begun, or the first
 //! block of the next one. At the first block that is not, the whole rest of the region is looked at, and the table of
-//! [`decide`] says what it is. Only a valid block of the same epoch, of an incarnation at least as great as the one
+//! `decide` says what it is. Only a valid block of the same epoch, of an incarnation at least as great as the one
 //! reached, is evidence: garbage, stale and foreign blocks prove nothing, for a used disk is full of them.
 
 use alloc::vec::Vec;
