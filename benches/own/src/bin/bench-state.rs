@@ -14,17 +14,18 @@ use statefs::{Access, Compaction, Key, Options, Prefix, Store, StoreId};
 
 const SLICES: usize = 41;
 const SLICE: usize = 25;
-const KEYS: u32 = 100_000;
+/// How many keys there are where reading is measured, and where opening is.
+const KEYS: [u32; 2] = [10_000, 100_000];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut out = io::stdout().lock();
     durable(&mut out)?;
-    in_memory(&mut out)?;
-    Ok(())
+    KEYS.into_iter().try_for_each(|count| in_memory(&mut out, count))
 }
 
-fn key(number: u32) -> Result<Key, statefs::KeyError> {
-    Key::parse(&format!("/state/app/{:07}", u64::from(number) * 7919 % u64::from(KEYS)))
+/// In an order that is none.
+fn key(number: u32, of: u32) -> Result<Key, statefs::KeyError> {
+    Key::parse(&format!("/state/app/{:07}", u64::from(number) * 7919 % u64::from(of)))
 }
 
 /// One writer, payloads of 155 bytes in 4 KiB blocks.
@@ -50,7 +51,7 @@ fn durable(out: &mut impl io::Write) -> Result<(), Box<dyn Error>> {
         let raw_took = begun.elapsed();
         let begun = Instant::now();
         for number in 0..SLICE {
-            let _revision = store.put(&key(u32::try_from(number)?)?, &[7; 155])?;
+            let _revision = store.put(&key(u32::try_from(number)?, KEYS[0])?, &[7; 155])?;
         }
         let ours = begun.elapsed();
         ratios.push(raw_took.as_secs_f64() / ours.as_secs_f64());
@@ -77,12 +78,12 @@ fn micros(slices: &mut [Duration]) -> f64 {
     median.as_secs_f64() * 1e6 / f64::from(u16::try_from(SLICE).unwrap_or(1))
 }
 
-/// A hundred thousand keys of 100 bytes, hot.
-fn in_memory(out: &mut impl io::Write) -> Result<(), Box<dyn Error>> {
+/// So many keys with values of 100 bytes, hot.
+fn in_memory(out: &mut impl io::Write, count: u32) -> Result<(), Box<dyn Error>> {
     let disk = MemDisk::new(Geometry::new(4096, 20_000)?)?;
     let mut store = Store::format(disk.clone(), &Options::new(StoreId([2; 16])))?;
-    let keys: Vec<Key> = (0..KEYS).map(key).collect::<Result<_, _>>()?;
-    writeln!(out, "in memory, {KEYS} keys of 100 bytes")?;
+    let keys: Vec<Key> = (0..count).map(|number| key(number, count)).collect::<Result<_, _>>()?;
+    writeln!(out, "in memory, {count} keys of 100 bytes")?;
     let mut row = |what: &str, took: Duration, count: u32| {
         writeln!(out, "  {what:<28}{:>10.0} ns", took.as_secs_f64() * 1e9 / f64::from(count))
     };
@@ -91,16 +92,16 @@ fn in_memory(out: &mut impl io::Write) -> Result<(), Box<dyn Error>> {
         let _revision = store.put_buffered(key, &[7; 100])?;
     }
     let _durable = store.sync()?;
-    row("buffered put", begun.elapsed(), KEYS)?;
+    row("buffered put", begun.elapsed(), count)?;
     store.close()?;
     let begun = Instant::now();
     let (mut store, _) = Store::open(disk.clone(), Access::Write)?;
-    row("open as written, a key", begun.elapsed(), KEYS)?;
+    row("open as written, a key", begun.elapsed(), count)?;
     while store.compact_step()? != Compaction::Finished {}
     store.close()?;
     let begun = Instant::now();
     let (store, _) = Store::open(disk, Access::Write)?;
-    row("open after a copy, a key", begun.elapsed(), KEYS)?;
+    row("open after a copy, a key", begun.elapsed(), count)?;
     let begun = Instant::now();
     for key in keys.iter().cycle().take(1_000_000) {
         let _value = black_box(store.get(key));
