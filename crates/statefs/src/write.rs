@@ -102,7 +102,7 @@ impl<D: BlockDevice> Store<D> {
         self.commit_body(&batch.body, batch.len())
     }
 
-    /// Gives a key a value, in memory for now: readers of this store see it at once.
+    /// Gives a key a value without making it durable: readers of this store see it at once.
     ///
     /// # Durability
     /// None before [`Store::sync`] or the next durable write has returned `Ok`, which may be asked with
@@ -115,7 +115,7 @@ impl<D: BlockDevice> Store<D> {
         self.buffer(&Record::Put { key: key.as_str(), value })
     }
 
-    /// Takes a key's value away, in memory for now; [`None`] if it had none.
+    /// Takes a key's value away without making that durable; [`None`] if it had none.
     ///
     /// # Durability
     /// As [`Store::put_buffered`].
