@@ -7,7 +7,7 @@
 use alloc::vec::Vec;
 
 use crate::error::Error;
-use crate::record::{KEPT_HEADER_LEN, Record, Revision};
+use crate::record::{Form, KEPT_HEADER_LEN, Record, Revision};
 
 /// Bytes of a piece. Pieces do not move, so nothing is copied when the arena grows, and no more than one is unused.
 const PIECE_LEN: usize = 256 << 10;
@@ -34,6 +34,7 @@ pub(crate) struct Kept<'a> {
     pub(crate) key: &'a str,
     pub(crate) value: &'a [u8],
     pub(crate) revision: Revision,
+    pub(crate) form: Form,
 }
 
 impl Arena {
@@ -63,12 +64,18 @@ impl Arena {
     }
 
     /// Keeps a value.
-    pub(crate) fn push(&mut self, key: &str, value: &[u8], revision: Revision) -> Result<Place, Error> {
+    pub(crate) fn push(
+        &mut self,
+        key: &str,
+        value: &[u8],
+        revision: Revision,
+        form: Form,
+    ) -> Result<Place, Error> {
         let len = KEPT_HEADER_LEN + key.len() + value.len();
         self.reserve(len)?;
         let place = self.end();
         let Some(piece) = self.pieces.last_mut() else { return Err(Error::NoMemory { len }) };
-        Record::Kept { key, value, revision }.encode(piece)?;
+        Record::Kept { key, value, revision, form }.encode(piece)?;
         self.len = self.len.saturating_add(u64::try_from(len).unwrap_or(u64::MAX));
         Ok(place)
     }
@@ -85,6 +92,7 @@ impl Arena {
             key: core::str::from_utf8(record.get(KEPT_HEADER_LEN..value_at)?).ok()?,
             value: record.get(value_at..)?,
             revision: Revision::from_u64(u64::from_le_bytes(*bytes.get(6..)?.first_chunk()?)),
+            form: Form::of(*bytes.first()?),
         })
     }
 

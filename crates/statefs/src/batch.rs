@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use crate::error::Error;
 use crate::key::Key;
 use crate::limits::VALUE_LEN_MAX;
-use crate::record::{Record, Revision};
+use crate::record::{Form, Record, Revision};
 
 /// What must be so for a batch to be carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Batch {
         if requested > limit {
             return Err(Error::ValueTooLong { limit, requested });
         }
-        self.add(&Record::Put { key: key.as_str(), value })
+        self.add(&Record::Put { key: key.as_str(), value, form: Form::Plain })
     }
 
     /// Takes the key's value away, if it has one.

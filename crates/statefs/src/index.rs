@@ -23,7 +23,7 @@ use core::ops::Bound;
 use crate::arena::{Arena, Kept, Place};
 use crate::error::Error;
 use crate::limits::KEY_LEN_MAX;
-use crate::record::{KEPT_HEADER_LEN, PUT_HEADER_LEN, Record, Revision};
+use crate::record::{Form, KEPT_HEADER_LEN, PUT_HEADER_LEN, Record, Revision};
 
 /// How many entries the overlay and the dead may have, whatever the size of the array.
 const LOOSE_MAX: usize = 1024;
@@ -224,8 +224,8 @@ impl Index {
     /// [`Error::NoMemory`]: the index is as it was.
     pub(crate) fn apply(&mut self, record: &Record<'_>, revision: Revision) -> Result<(), Error> {
         match *record {
-            Record::Put { key, value } => self.put(key, value, revision),
-            Record::Kept { key, value, revision } => self.put(key, value, revision),
+            Record::Put { key, value, form } => self.put(key, value, revision, form),
+            Record::Kept { key, value, revision, form } => self.put(key, value, revision, form),
             Record::Delete { key } => {
                 self.delete(key);
                 Ok(())
@@ -233,7 +233,7 @@ impl Index {
         }
     }
 
-    fn put(&mut self, key: &str, value: &[u8], revision: Revision) -> Result<(), Error> {
+    fn put(&mut self, key: &str, value: &[u8], revision: Revision, form: Form) -> Result<(), Error> {
         let found = self.find(key);
         let old = match found {
             Found::Array(_, entry) => entry.is_live.then_some(entry.place),
@@ -241,7 +241,7 @@ impl Index {
             Found::Nowhere => None,
         };
         let old = old.and_then(|place| self.arena.get(place)).map(|kept| kept.totals());
-        let place = self.arena.push(key, value, revision)?;
+        let place = self.arena.push(key, value, revision, form)?;
         let entry = Entry { place, is_live: true };
         match found {
             Found::Array(at, before) => {
@@ -327,7 +327,7 @@ impl Index {
         fresh.array.try_reserve_exact(live).map_err(|_| Error::NoMemory { len: bytes })?;
         fresh.heads.try_reserve_exact(live).map_err(|_| Error::NoMemory { len: bytes })?;
         for kept in self.from(Bound::Unbounded) {
-            fresh.put(kept.key, kept.value, kept.revision)?;
+            fresh.put(kept.key, kept.value, kept.revision, kept.form)?;
         }
         *self = fresh;
         Ok(())
@@ -411,7 +411,12 @@ mod tests {
                 model.remove(&key);
             } else {
                 let value = alloc::vec![b'v'; usize::try_from(number % 97).unwrap()];
-                index.apply(&Record::Put { key: &key, value: &value }, Revision::from_u64(round)).unwrap();
+                index
+                    .apply(
+                        &Record::Put { key: &key, value: &value, form: Form::Plain },
+                        Revision::from_u64(round),
+                    )
+                    .unwrap();
                 model.insert(key, (value, round));
             }
             index.tidy().unwrap();

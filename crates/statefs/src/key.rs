@@ -11,11 +11,18 @@
 
 use alloc::boxed::Box;
 use core::fmt;
+use core::ops::Bound;
 
 use crate::limits::KEY_LEN_MAX;
 
 /// What every key begins with.
 const ROOT: &str = "/state";
+
+/// What the store keeps for itself stands among the keys, under roots of its own: it is journaled, copied and found again
+/// like any value. These roots come before [`ROOT`] in the order of keys, and no user's key lies under them.
+pub(crate) const QUOTA_ROOT: &str = "/quota";
+pub(crate) const SEALED_ROOT: &str = "/sealed";
+pub(crate) const SNAPSHOT_ROOT: &str = "/snapshot";
 
 /// The name of a value: absolute, under `/state/`, in its one form.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -114,9 +121,31 @@ impl core::str::FromStr for Key {
     }
 }
 
-/// The rules, in the order of the list above.
+/// Where users' keys begin, in the order of all that is stored.
+pub(crate) fn first_of_users() -> Bound<&'static str> {
+    Bound::Included(ROOT)
+}
+
+/// Whether a stored key is a user's, and not one of the store's own.
+pub(crate) fn is_users(text: &str) -> bool {
+    text.starts_with(ROOT)
+}
+
+/// The rules of a user's key.
 pub(crate) fn check(text: &str) -> Result<(), KeyError> {
-    let path = match text.strip_prefix(ROOT) {
+    check_under(ROOT, text)
+}
+
+/// The rules of what a record may have as its key: a user's key, or one of the store's own, which has the same form under
+/// another root.
+pub(crate) fn check_stored(text: &str) -> Result<(), KeyError> {
+    let own = [QUOTA_ROOT, SEALED_ROOT, SNAPSHOT_ROOT].into_iter().find(|root| text.starts_with(root));
+    check_under(own.unwrap_or(ROOT), text)
+}
+
+/// The rules, in the order of the list above.
+fn check_under(root: &str, text: &str) -> Result<(), KeyError> {
+    let path = match text.strip_prefix(root) {
         Some("" | "/") => return Err(KeyError::BareRoot),
         Some(rest) => rest.strip_prefix('/').ok_or(KeyError::NotUnderState)?,
         None => return Err(KeyError::NotUnderState),
@@ -255,6 +284,23 @@ mod tests {
             assert_eq!(Key::parse(text), Err(error), "{text:?}");
         }
         assert_eq!(Key::from_utf8(b"/state/\xff"), Err(KeyError::NotUtf8));
+    }
+
+    #[test]
+    fn what_the_store_keeps_for_itself_is_no_users_key_and_comes_first() {
+        for root in [QUOTA_ROOT, SEALED_ROOT, SNAPSHOT_ROOT] {
+            let own: String = format!("{root}/state/a");
+            assert_eq!(Key::parse(&own), Err(KeyError::NotUnderState));
+            assert_eq!(check_stored(&own), Ok(()));
+            assert_eq!(check_stored(root), Err(KeyError::BareRoot));
+            assert_eq!(
+                check_stored(&format!("{root}/a/../b")),
+                Err(KeyError::DotComponent { at: root.len() + 3 })
+            );
+            assert!(own.as_str() < ROOT && !is_users(&own));
+        }
+        assert!(is_users("/state/a"));
+        assert_eq!(check_stored("/other/a"), Err(KeyError::NotUnderState));
     }
 
     #[test]

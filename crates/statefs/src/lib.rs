@@ -46,6 +46,6 @@ pub use journal::{Access, Evidence, StoreId, Verdict};
 pub use key::{Key, KeyError, Prefix};
 pub use limits::{BATCH_OPS_MAX, KEY_LEN_MAX, Limits, VALUE_LEN_MAX};
 pub use list::{Listed, Page};
-pub use record::{BadRecord, Revision};
+pub use record::{BadRecord, Form, Revision};
 pub use salvage::{Salvaged, Suspects, salvage};
 pub use store::{Certainty, Options, Recovery, Stats, Store, Value};

@@ -11,9 +11,11 @@
 //! | 6 + *k* | value | | | 14 | key |
 //! | | | | | 14 + *k* | value |
 //!
+//! The kind of a put, and of what is kept, has 128 added to it where the value is sealed ([`Form`]).
+//!
 //! A body is **valid if and only if**
 //! 1. it is a sequence of whole records, from 1 to 65,536 of them, and nothing stands behind the last;
-//! 2. each key is a key ([`crate::Key`]), and each value has at most 65,536 bytes;
+//! 2. each key is a key ([`crate::Key`]) or one that the store keeps for itself, and each value has at most 65,536 bytes;
 //! 3. in a commit every record is a put or a delete; in a copied frame every record is kept.
 //!
 //! A put has the revision that its place gives it: the sequence number of the frame, and its number in the frame. What is
@@ -41,6 +43,31 @@ const INDEX_BITS: u32 = 16;
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
 const KEPT: u8 = 3;
+/// Added to the kind where the value is sealed.
+const SEALED: u8 = 0x80;
+
+/// What the bytes of a value are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// What was put.
+    Plain,
+    /// Encrypted and authenticated: only who has the key can read it.
+    Sealed,
+}
+
+impl Form {
+    /// What the kind of a record says.
+    pub(crate) fn of(code: u8) -> Self {
+        if code & SEALED == 0 { Self::Plain } else { Self::Sealed }
+    }
+
+    fn flag(self) -> u8 {
+        match self {
+            Self::Plain => 0,
+            Self::Sealed => SEALED,
+        }
+    }
+}
 
 /// The number of a write. Greater is later; none is ever handed out twice, not even after a crash.
 ///
@@ -79,11 +106,11 @@ impl fmt::Display for Revision {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Record<'b> {
     /// This key has this value.
-    Put { key: &'b str, value: &'b [u8] },
+    Put { key: &'b str, value: &'b [u8], form: Form },
     /// This key has no value.
     Delete { key: &'b str },
     /// This key had this value when the region was copied.
-    Kept { key: &'b str, value: &'b [u8], revision: Revision },
+    Kept { key: &'b str, value: &'b [u8], revision: Revision, form: Form },
 }
 
 impl<'b> Record<'b> {
@@ -97,7 +124,7 @@ impl<'b> Record<'b> {
     /// Appends it. The key is a key, and the value within its limit.
     pub(crate) fn encode(&self, into: &mut Vec<u8>) -> Result<(), Error> {
         let (key, value) = match self {
-            Self::Put { key, value } | Self::Kept { key, value, .. } => (key, *value),
+            Self::Put { key, value, .. } | Self::Kept { key, value, .. } => (key, *value),
             Self::Delete { key } => (key, [].as_slice()),
         };
         let len = KEPT_HEADER_LEN + key.len() + value.len();
@@ -105,8 +132,8 @@ impl<'b> Record<'b> {
         let key_len = [u8::try_from(key.len()).unwrap_or(u8::MAX)];
         let value_len = u32::try_from(value.len()).unwrap_or(u32::MAX).to_le_bytes();
         match self {
-            Self::Put { .. } => {
-                into.push(PUT);
+            Self::Put { form, .. } => {
+                into.push(PUT | form.flag());
                 into.extend_from_slice(&key_len);
                 into.extend_from_slice(&value_len);
             }
@@ -114,8 +141,8 @@ impl<'b> Record<'b> {
                 into.push(DELETE);
                 into.extend_from_slice(&key_len);
             }
-            Self::Kept { revision, .. } => {
-                into.push(KEPT);
+            Self::Kept { revision, form, .. } => {
+                into.push(KEPT | form.flag());
                 into.extend_from_slice(&key_len);
                 into.extend_from_slice(&value_len);
                 into.extend_from_slice(&revision.0.to_le_bytes());
@@ -166,16 +193,17 @@ impl<'b> Records<'b> {
             return Err(BadRecord::Count);
         }
         let (code, key_len) = (self.byte()?, usize::from(self.byte()?));
-        let record = match (self.kind, code) {
+        let form = Form::of(code);
+        let record = match (self.kind, code ^ form.flag()) {
             (Kind::Commit, PUT) => {
                 let value_len = self.value_len()?;
-                Record::Put { key: self.key(key_len)?, value: self.take(value_len)? }
+                Record::Put { key: self.key(key_len)?, value: self.take(value_len)?, form }
             }
-            (Kind::Commit, DELETE) => Record::Delete { key: self.key(key_len)? },
+            (Kind::Commit, DELETE) if form == Form::Plain => Record::Delete { key: self.key(key_len)? },
             (Kind::Copied, KEPT) => {
                 let value_len = self.value_len()?;
                 let revision = Revision(u64::from_le_bytes(self.chunk()?));
-                Record::Kept { key: self.key(key_len)?, value: self.take(value_len)?, revision }
+                Record::Kept { key: self.key(key_len)?, value: self.take(value_len)?, revision, form }
             }
             _ => return Err(BadRecord::Kind(code)),
         };
@@ -208,7 +236,7 @@ impl<'b> Records<'b> {
 
     fn key(&mut self, len: usize) -> Result<&'b str, BadRecord> {
         let text = core::str::from_utf8(self.take(len)?).map_err(|_| BadRecord::Key)?;
-        key::check(text).map_err(|_| BadRecord::Key)?;
+        key::check_stored(text).map_err(|_| BadRecord::Key)?;
         Ok(text)
     }
 }
@@ -232,10 +260,17 @@ mod tests {
     use super::*;
     use alloc::vec;
 
-    const PUT_A: Record<'_> = Record::Put { key: "/state/a", value: b"xyz" };
+    const PUT_A: Record<'_> = Record::Put { key: "/state/a", value: b"xyz", form: Form::Plain };
     const DELETE_B: Record<'_> = Record::Delete { key: "/state/b" };
-    const KEPT_C: Record<'_> =
-        Record::Kept { key: "/state/c", value: b"!", revision: Revision(0x0807_0605_0403_0201) };
+    const KEPT_C: Record<'_> = Record::Kept {
+        key: "/state/c",
+        value: b"!",
+        revision: Revision(0x0807_0605_0403_0201),
+        form: Form::Plain,
+    };
+    const PUT_SEALED: Record<'_> = Record::Put { key: "/state/a", value: b"xyz", form: Form::Sealed };
+    const KEPT_SEALED: Record<'_> =
+        Record::Kept { key: "/state/c", value: b"!", revision: Revision(1), form: Form::Sealed };
 
     fn body(records: &[Record<'_>]) -> Vec<u8> {
         let mut body = Vec::new();
@@ -257,6 +292,12 @@ mod tests {
         let copied = body(&[KEPT_C]);
         assert_eq!(copied, b"\x03\x08\x01\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08/state/c!");
         assert_eq!(decode(Kind::Copied, &copied), Ok(vec![KEPT_C]));
+        let sealed = body(&[PUT_SEALED]);
+        assert_eq!(sealed, b"\x81\x08\x03\0\0\0/state/axyz");
+        assert_eq!(decode(Kind::Commit, &sealed), Ok(vec![PUT_SEALED]));
+        let sealed = body(&[KEPT_SEALED]);
+        assert_eq!(sealed, b"\x83\x08\x01\0\0\0\x01\0\0\0\0\0\0\0/state/c!");
+        assert_eq!(decode(Kind::Copied, &sealed), Ok(vec![KEPT_SEALED]));
     }
 
     #[test]
@@ -264,6 +305,7 @@ mod tests {
         assert_eq!(decode(Kind::Commit, &body(&[KEPT_C])), Err(BadRecord::Kind(KEPT)));
         assert_eq!(decode(Kind::Copied, &body(&[PUT_A])), Err(BadRecord::Kind(PUT)));
         assert_eq!(decode(Kind::Seal, &body(&[PUT_A])), Err(BadRecord::Kind(PUT)));
+        assert_eq!(decode(Kind::Commit, b"\x82\x08/state/b"), Err(BadRecord::Kind(DELETE | SEALED)));
         assert_eq!(decode(Kind::Commit, b""), Err(BadRecord::Count));
         assert_eq!(decode(Kind::Commit, b"\x02\x07/state/"), Err(BadRecord::Key));
         assert_eq!(decode(Kind::Commit, b"\x02\x08/state/\xff"), Err(BadRecord::Key));

@@ -1,12 +1,10 @@
 //! Reading everything, and saving what can be read into a new store.
 
-use core::ops::Bound;
-
 use journal::Access;
 use media::BlockDevice;
 
 use crate::error::Error;
-use crate::key::Key;
+use crate::key::{self, Key};
 use crate::store::{Certainty, Options, Store, Value};
 
 /// What to do with keys whose newest value may have been lost.
@@ -32,10 +30,13 @@ pub struct Salvaged {
 impl<D: BlockDevice> Store<D> {
     /// Every key and its value, in order: a dump.
     pub fn iter(&self) -> impl Iterator<Item = (Key, Value<'_>)> {
-        self.index.from(Bound::Unbounded).map(|kept| {
+        self.index.from(key::first_of_users()).map(|kept| {
             let suspect = self.index.is_suspect(kept.key);
             let certainty = if suspect { Certainty::Suspect } else { Certainty::Certain };
-            (Key::trusted(kept.key), Value { bytes: kept.value, revision: kept.revision, certainty })
+            (
+                Key::trusted(kept.key),
+                Value { bytes: kept.value, revision: kept.revision, certainty, form: kept.form },
+            )
         })
     }
 }

@@ -1,5 +1,6 @@
 //! [`Store`]: formatting, opening, reading.
 
+use core::ops::Bound;
 use core::time::Duration;
 
 use alloc::vec::Vec;
@@ -10,9 +11,9 @@ use media::BlockDevice;
 use crate::compact::Copying;
 use crate::error::Error;
 use crate::index::Index;
-use crate::key::Key;
+use crate::key::{self, Key};
 use crate::limits::Limits;
-use crate::record::{Records, Revision};
+use crate::record::{Form, Records, Revision};
 use crate::space::Space;
 
 /// What a store is made with.
@@ -80,6 +81,8 @@ pub struct Value<'s> {
     pub revision: Revision,
     /// Whether it is known to be the newest. Always [`Certainty::Certain`] in a store without damage.
     pub certainty: Certainty,
+    /// What the bytes are.
+    pub form: Form,
 }
 
 /// What a store holds, and what it has done since it was opened.
@@ -176,7 +179,7 @@ impl<D: BlockDevice> Store<D> {
             index.suspect_all();
         }
         let recovery = Recovery {
-            live_keys: index.totals().keys,
+            live_keys: users_keys(&index),
             live_bytes: index.totals().bytes,
             suspect_keys: index.count_suspect(),
             frames_replayed: report.frames,
@@ -216,7 +219,12 @@ impl<D: BlockDevice> Store<D> {
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<Value<'_>> {
         let kept = self.index.get(key.as_str())?;
-        Some(Value { bytes: kept.value, revision: kept.revision, certainty: self.certainty(key) })
+        Some(Value {
+            bytes: kept.value,
+            revision: kept.revision,
+            certainty: self.certainty(key),
+            form: kept.form,
+        })
     }
 
     /// Whether the value of a key, or that it has none, is known to be the newest state of it. In a damaged store the absence
@@ -255,7 +263,7 @@ impl<D: BlockDevice> Store<D> {
     pub fn stats(&self) -> Stats {
         let totals = self.index.totals();
         Stats {
-            live_keys: totals.keys,
+            live_keys: users_keys(&self.index),
             live_bytes: totals.bytes,
             live_blocks: self.space.blocks_of(totals.record_bytes),
             capacity_blocks: self.space.capacity_blocks,
@@ -264,6 +272,12 @@ impl<D: BlockDevice> Store<D> {
             journal: self.journal.stats(),
         }
     }
+}
+
+/// How many keys are users'. Those of the store itself are few, and come first.
+fn users_keys(index: &Index) -> u64 {
+    let own = index.from(Bound::Unbounded).take_while(|kept| !key::is_users(kept.key)).count();
+    index.totals().keys.saturating_sub(u64::try_from(own).unwrap_or(u64::MAX))
 }
 
 /// Puts what a frame says into the index.

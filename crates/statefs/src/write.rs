@@ -11,7 +11,7 @@ use crate::batch::{Batch, Precondition};
 use crate::error::Error;
 use crate::index::Totals;
 use crate::key::Key;
-use crate::record::{RECORDS_MAX, Record, Records, Revision};
+use crate::record::{Form, RECORDS_MAX, Record, Records, Revision};
 use crate::store::{Idle, Store};
 
 /// How long nothing is written before a seal makes the loss of even the last commit evident.
@@ -29,7 +29,7 @@ impl<D: BlockDevice> Store<D> {
     /// open the key has the old value or the new one; until then readers see the old one, and nothing is written any more.
     pub fn put(&mut self, key: &Key, value: &[u8]) -> Result<Revision, Error> {
         self.check_value(value.len())?;
-        self.commit_records(&[Record::Put { key: key.as_str(), value }])
+        self.commit_records(&[Record::Put { key: key.as_str(), value, form: Form::Plain }])
     }
 
     /// Takes a key's value away; [`None`] if it had none, and then no more is written than what was buffered.
@@ -112,7 +112,7 @@ impl<D: BlockDevice> Store<D> {
     /// As [`Store::put`]. After `Poisoned`, buffered values are still shown until the store is opened again.
     pub fn put_buffered(&mut self, key: &Key, value: &[u8]) -> Result<Revision, Error> {
         self.check_value(value.len())?;
-        self.buffer(&Record::Put { key: key.as_str(), value })
+        self.buffer(&Record::Put { key: key.as_str(), value, form: Form::Plain })
     }
 
     /// Takes a key's value away without making that durable; [`None`] if it had none.
@@ -226,7 +226,7 @@ impl<D: BlockDevice> Store<D> {
             if let Some(old) = self.index.get(record.key()) {
                 less = less.plus(old.totals());
             }
-            if let Record::Put { key, value } = record {
+            if let Record::Put { key, value, .. } = record {
                 more = more.plus(Totals::of(key.len(), value.len()));
             }
         }
