@@ -65,6 +65,12 @@ pub enum JournalError {
         /// The most there may be.
         len_max: usize,
     },
+    /// Frames that were begun have to end first. Nothing was written.
+    #[error("{count} frame(s) are still on their way to the device")]
+    Outgoing {
+        /// How many.
+        count: usize,
+    },
     /// A block that was just written does not read back. Nothing refers to it yet.
     #[error("block {at} does not read back as it was written")]
     NotReadBack {
@@ -101,6 +107,8 @@ pub enum JournalErrorKind {
     ReadOnly,
     /// Memory.
     NoMemory,
+    /// End what was begun, then ask again.
+    Busy,
 }
 
 impl JournalError {
@@ -119,6 +127,7 @@ impl JournalError {
             Self::ReadOnly { .. } => JournalErrorKind::ReadOnly,
             Self::Full { .. } | Self::NumbersUsedUp => JournalErrorKind::NoSpace,
             Self::NoMemory { .. } => JournalErrorKind::NoMemory,
+            Self::Outgoing { .. } => JournalErrorKind::Busy,
         }
     }
 }

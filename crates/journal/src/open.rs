@@ -1,5 +1,6 @@
 //! Formatting and opening.
 
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use media::{BlockDevice, BlockIndex};
@@ -122,6 +123,8 @@ impl<D: BlockDevice> Journal<D> {
             read_only: None,
             poisoned: None,
             buffer: Vec::new(),
+            out: VecDeque::new(),
+            spare: Vec::new(),
             copying: None,
             stats: Stats::default(),
             root,

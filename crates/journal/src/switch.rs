@@ -35,9 +35,10 @@ impl<D: BlockDevice> Journal<D> {
     /// themselves. A copy that was begun before is given up.
     ///
     /// # Errors
-    /// [`JournalError::Poisoned`], [`JournalError::ReadOnly`], [`JournalError::NumbersUsedUp`].
+    /// [`JournalError::Poisoned`], [`JournalError::ReadOnly`], [`JournalError::NumbersUsedUp`], [`JournalError::Outgoing`].
     pub fn begin_copy(&mut self) -> Result<(), JournalError> {
-        self.refuse_unless_writable()?;
+        // What is on its way is not in what the engine copies.
+        self.refuse_while_out()?;
         let epoch = self.epoch_max.checked_add(1).ok_or(JournalError::NumbersUsedUp)?;
         self.epoch_max = epoch;
         let base_seq = self.next_seq - 1;
@@ -91,9 +92,10 @@ impl<D: BlockDevice> Journal<D> {
     ///
     /// # Errors
     /// [`JournalError::Full`]: with the commits that came meanwhile it is too much; the copy is given up, the region in
-    /// force stays. Anything else poisons the journal: which region is in force is found at the next open.
+    /// force stays. [`JournalError::Outgoing`]: nothing was done. Anything else poisons the journal: which region is in force is found at the next open.
     pub fn finish_copy(&mut self) -> Result<Durable, JournalError> {
-        self.refuse_unless_writable()?;
+        // It would be read back before it is there.
+        self.refuse_while_out()?;
         if self.copying.is_none() {
             return self.flush();
         }

@@ -5,6 +5,7 @@
 //! - a block is written at most once in an incarnation, and never while it holds a durable, live byte.
 //! - after a write or flush that failed nothing is written any more; the first cause is kept.
 
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use media::{BlockDevice, DeviceError};
@@ -12,6 +13,7 @@ use media::{BlockDevice, DeviceError};
 use crate::error::JournalError;
 use crate::frame::{BlockHeader, Kind, StoreId, encode};
 use crate::layout::{Layout, RESERVE_BLOCKS, Side};
+use crate::outgoing::Out;
 use crate::superblock::Superblock;
 use crate::switch::Copying;
 
@@ -33,14 +35,6 @@ impl Durable {
     pub fn seq(self) -> u64 {
         self.seq
     }
-}
-
-/// A flush that was begun and has not ended: what it will cover.
-#[derive(Debug)]
-#[must_use = "a flush that is begun must be ended with what it came to"]
-pub struct FlushTicket {
-    seq: u64,
-    blocks: u64,
 }
 
 /// What a journal has done since it was opened.
@@ -67,7 +61,8 @@ pub(crate) enum OpenRecord {
     Due,
 }
 
-/// A commit log on a block device. One owner writes; see [`Journal::begin_flush`] for overlapping writes with flushes.
+/// A commit log on a block device. One owner writes; see [`Journal::begin_commit`] for frames that
+/// overlap.
 #[derive(Debug)]
 pub struct Journal<D> {
     pub(crate) device: D,
@@ -88,6 +83,10 @@ pub struct Journal<D> {
     pub(crate) read_only: Option<&'static str>,
     pub(crate) poisoned: Option<DeviceError>,
     pub(crate) buffer: Vec<u8>,
+    /// Frames that have been begun and not ended, in order.
+    pub(crate) out: VecDeque<Out>,
+    /// Buffers for them.
+    pub(crate) spare: Vec<Vec<u8>>,
     pub(crate) copying: Option<Copying>,
     pub(crate) stats: Stats,
 }
@@ -185,7 +184,7 @@ impl<D: BlockDevice> Journal<D> {
     /// Writes a frame and returns its sequence number. Where as much is in flight as may be, there is a flush first.
     ///
     /// # Durability
-    /// None before a flush: [`Journal::flush`], or the pair of [`Journal::begin_flush`] and [`Journal::end_flush`].
+    /// None before a flush, or the end of a commit behind it.
     ///
     /// # Errors
     /// [`JournalError::Full`], [`JournalError::FrameTooLong`], [`JournalError::ReadOnly`], [`JournalError::Poisoned`]:
@@ -198,69 +197,32 @@ impl<D: BlockDevice> Journal<D> {
         Ok(seq)
     }
 
-    /// Writes a frame and makes it durable, with all before it.
+    /// Writes a frame and makes it durable, with all before it: one durable write where the device has it and nothing else is
+    /// un-flushed, else a write and a flush.
     ///
     /// # Durability
     /// [`Durable`]: it survives power loss.
     ///
     /// # Errors
-    /// As [`Journal::write`]. If the device fails now, the frame may be found after a crash or not.
+    /// As [`Journal::write`]; [`JournalError::Outgoing`] while frames are on their way. If the device fails now, the frame may
+    /// be found after a crash or not.
     pub fn commit(&mut self, body: &[u8]) -> Result<Durable, JournalError> {
-        self.check(body)?;
-        self.write_due_open()?;
-        // A durable write covers itself alone.
-        if self.layout_offers_durable_write() && !self.has_unflushed() {
-            let seq = self.put(Kind::Commit, body, Barrier::Own)?;
-            self.stats.frames += 1;
-            return Ok(Durable::up_to(seq));
-        }
-        self.put(Kind::Commit, body, Barrier::None)?;
-        self.stats.frames += 1;
-        self.flush()
-    }
-
-    fn layout_offers_durable_write(&self) -> bool {
-        self.device.geometry().write_durable()
+        self.refuse_while_out()?;
+        let outgoing = self.begin_commit(body)?;
+        let outcome = outgoing.carry_out(&self.device);
+        self.end_commit(outgoing, outcome)
     }
 
     /// Makes everything written so far durable.
     ///
     /// # Errors
-    /// [`JournalError::Poisoned`]: nobody knows which frames since the last flush survive.
+    /// [`JournalError::Poisoned`]: nobody knows which frames since the last flush survive. [`JournalError::Outgoing`].
     pub fn flush(&mut self) -> Result<Durable, JournalError> {
-        let ticket = self.begin_flush()?;
-        let outcome = self.device.flush();
-        self.end_flush(ticket, outcome)
-    }
-
-    /// Says that a flush of the device is about to be submitted. The caller flushes the device, if need be on another
-    /// thread while frames go on being written here, and reports with [`Journal::end_flush`]. One at a time.
-    ///
-    /// # Errors
-    /// [`JournalError::Poisoned`], [`JournalError::ReadOnly`].
-    pub fn begin_flush(&mut self) -> Result<FlushTicket, JournalError> {
-        self.refuse_unless_writable()?;
-        Ok(FlushTicket { seq: self.next_seq.saturating_sub(1), blocks: self.in_flight_blocks })
-    }
-
-    /// What the flush came to.
-    ///
-    /// # Errors
-    /// [`JournalError::Poisoned`], if it failed.
-    pub fn end_flush(
-        &mut self,
-        ticket: FlushTicket,
-        outcome: Result<(), DeviceError>,
-    ) -> Result<Durable, JournalError> {
-        match outcome {
-            Ok(()) => {
-                self.stats.barriers += 1;
-                self.in_flight_blocks = self.in_flight_blocks.saturating_sub(ticket.blocks);
-                self.durable_seq = self.durable_seq.max(ticket.seq);
-                Ok(Durable::up_to(ticket.seq))
-            }
-            Err(error) => Err(self.poison(error)),
-        }
+        self.refuse_while_out()?;
+        self.flush_now()?;
+        self.in_flight_blocks = 0;
+        self.durable_seq = self.durable_seq.max(self.next_seq.saturating_sub(1));
+        Ok(Durable::up_to(self.durable_seq))
     }
 
     /// Writes a watermark that covers the last commit, so that even its loss would be noticed. Does nothing where there is
@@ -294,7 +256,20 @@ impl<D: BlockDevice> Journal<D> {
         self.device
     }
 
+    /// Whether a frame of so many blocks more would be too much in flight.
+    pub(crate) fn is_too_much_in_flight(&self, blocks: u64) -> bool {
+        self.in_flight_blocks + blocks > u64::from(self.layout.limits().in_flight_blocks_max)
+    }
+
+    /// A frame of so many blocks stands at the tail now.
+    pub(crate) fn advance(&mut self, kind: Kind, blocks: u64, next_seq: u64) {
+        self.tail += blocks;
+        self.next_seq = next_seq;
+        self.last = kind;
+    }
+
     fn put_seal(&mut self) -> Result<(), JournalError> {
+        self.refuse_while_out()?;
         if self.has_unflushed() {
             let _covered = self.flush()?;
         }
@@ -303,7 +278,7 @@ impl<D: BlockDevice> Journal<D> {
             return Ok(());
         }
         self.stats.seals += 1;
-        if self.layout_offers_durable_write() {
+        if self.device.geometry().write_durable() {
             self.put(Kind::Seal, &[], Barrier::Own)?;
         } else {
             self.put(Kind::Seal, &[], Barrier::None)?;
@@ -312,7 +287,7 @@ impl<D: BlockDevice> Journal<D> {
         Ok(())
     }
 
-    fn check(&self, body: &[u8]) -> Result<(), JournalError> {
+    pub(crate) fn check(&self, body: &[u8]) -> Result<(), JournalError> {
         self.refuse_unless_writable()?;
         let len_max = self.layout.body_len_max();
         if body.len() > len_max {
@@ -325,7 +300,7 @@ impl<D: BlockDevice> Journal<D> {
         Ok(())
     }
 
-    fn write_due_open(&mut self) -> Result<(), JournalError> {
+    pub(crate) fn write_due_open(&mut self) -> Result<(), JournalError> {
         if self.open_record == OpenRecord::Due {
             self.open_record = OpenRecord::Written;
             self.put(Kind::Open, &[], Barrier::None)?;
@@ -336,17 +311,14 @@ impl<D: BlockDevice> Journal<D> {
     /// Writes a frame at the tail of the region in force.
     pub(crate) fn put(&mut self, kind: Kind, body: &[u8], barrier: Barrier) -> Result<u64, JournalError> {
         let blocks = self.layout.blocks_of(body.len());
-        let in_flight_max = u64::from(self.layout.limits().in_flight_blocks_max);
-        if self.in_flight_blocks + blocks > in_flight_max {
+        if self.is_too_much_in_flight(blocks) {
             let _forced = self.flush()?;
         }
         let seq = self.next_seq;
         let next = seq.checked_add(1).ok_or(JournalError::NumbersUsedUp)?;
         let place = Place { side: self.side, epoch: self.epoch, at: self.tail, seq };
         self.issue(kind, body, place, barrier)?;
-        self.tail += blocks;
-        self.next_seq = next;
-        self.last = kind;
+        self.advance(kind, blocks, next);
         match barrier {
             Barrier::None => self.in_flight_blocks += blocks,
             Barrier::Own => {
@@ -365,18 +337,36 @@ impl<D: BlockDevice> Journal<D> {
         place: Place,
         barrier: Barrier,
     ) -> Result<(), JournalError> {
-        let blocks = self.layout.blocks_of(body.len());
-        let count = u16::try_from(blocks).map_err(|_| JournalError::FrameTooLong {
-            len: body.len(),
-            len_max: self.layout.body_len_max(),
-        })?;
+        let mut buffer = core::mem::take(&mut self.buffer);
+        let encoded = self.encode(kind, body, place, &mut buffer);
+        let address = self.layout.block(place.side, place.at);
+        let outcome = encoded.map(|()| match barrier {
+            Barrier::None => self.device.write(address, &buffer),
+            Barrier::Own => self.device.write_durable(address, &buffer),
+        });
+        self.buffer = buffer;
+        let outcome = outcome?;
+        self.stats.blocks += self.layout.blocks_of(body.len());
+        outcome.map_err(|error| self.poison(error))
+    }
+
+    /// The blocks of a frame.
+    pub(crate) fn encode(
+        &self,
+        kind: Kind,
+        body: &[u8],
+        place: Place,
+        into: &mut Vec<u8>,
+    ) -> Result<(), JournalError> {
+        let too_long = || JournalError::FrameTooLong { len: body.len(), len_max: self.layout.body_len_max() };
+        let count = u16::try_from(self.layout.blocks_of(body.len())).map_err(|_| too_long())?;
         let (size, payload_len) = (self.layout.block_size(), self.layout.payload_len());
         let len = usize::from(count) * size;
-        self.buffer.clear();
-        self.buffer.try_reserve(len).map_err(|_| JournalError::NoMemory { len })?;
-        self.buffer.resize(len, 0);
+        into.clear();
+        into.try_reserve(len).map_err(|_| JournalError::NoMemory { len })?;
+        into.resize(len, 0);
         let mut parts = body.chunks(payload_len);
-        for (index, block) in (0..count).zip(self.buffer.chunks_exact_mut(size)) {
+        for (index, block) in (0..count).zip(into.chunks_exact_mut(size)) {
             let payload = parts.next().unwrap_or(&[]);
             let header = BlockHeader {
                 kind,
@@ -391,13 +381,7 @@ impl<D: BlockDevice> Journal<D> {
             let address = self.layout.block(place.side, place.at + u64::from(index));
             encode(&header, payload, self.root.store, address, block);
         }
-        let address = self.layout.block(place.side, place.at);
-        let outcome = match barrier {
-            Barrier::None => self.device.write(address, &self.buffer),
-            Barrier::Own => self.device.write_durable(address, &self.buffer),
-        };
-        self.stats.blocks += blocks;
-        outcome.map_err(|error| self.poison(error))
+        Ok(())
     }
 }
 

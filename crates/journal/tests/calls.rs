@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use crashsim::{BlockOp, Fault, SimDisk};
-use journal::{Access, Journal, JournalError, JournalErrorKind, Limits, Opened, StoreId, Verdict};
+use journal::{
+    Access, Journal, JournalError, JournalErrorKind, Limits, OUTGOING_MAX, Opened, StoreId, Verdict,
+};
 use media::Geometry;
 
 const STORE: StoreId = StoreId([9; 16]);
@@ -98,15 +100,68 @@ fn no_more_is_in_flight_than_the_format_says() {
 }
 
 #[test]
-fn a_flush_that_overlaps_covers_what_was_written_before_it() {
-    let (_, mut journal) = format(geometry());
-    let first = journal.write(b"first").unwrap();
-    let ticket = journal.begin_flush().unwrap();
-    let second = journal.write(b"second").unwrap();
-    assert_eq!(journal.end_flush(ticket, Ok(())).unwrap().seq(), first);
-    assert_eq!(journal.durable_seq(), first);
-    assert!(journal.has_unflushed(), "frame {second} came too late");
-    assert_eq!(journal.flush().unwrap().seq(), second);
+fn frames_overlap_and_what_is_durable_grows_in_order() {
+    for geometry in [geometry(), geometry().with_write_durable()] {
+        let (disk, mut journal) = format(geometry);
+        let first = journal.begin_commit(b"first").unwrap();
+        let second = journal.begin_commit(b"second").unwrap();
+        let (first_seq, second_seq) = (first.seq(), second.seq());
+        let third = journal.begin_commit(b"third").unwrap_err();
+        assert!(matches!(third, JournalError::Outgoing { count: OUTGOING_MAX }), "{third}");
+        // The second is on the medium first. It is not durable in the sense that matters: the first could be missing.
+        second.carry_out(&disk).unwrap();
+        assert!(journal.end_commit(second, Ok(())).unwrap().seq() < first_seq);
+        assert!(journal.has_unflushed());
+        first.carry_out(&disk).unwrap();
+        assert_eq!(journal.end_commit(first, Ok(())).unwrap().seq(), second_seq);
+        assert!(!journal.has_unflushed());
+        drop(journal);
+        assert_eq!(open(&disk, Access::Read).report.frames, 2);
+    }
+}
+
+#[test]
+fn while_a_frame_is_on_its_way_nothing_else_is_flushed_sealed_or_switched() {
+    let (disk, mut journal) = format(geometry());
+    let from = disk.trace().len();
+    let outgoing = journal.begin_commit(b"x").unwrap();
+    let refused = [
+        journal.flush().map(drop),
+        journal.commit(b"y").map(drop),
+        journal.seal(),
+        journal.seal_for_good(),
+        journal.begin_copy(),
+    ];
+    for error in refused.map(Result::unwrap_err) {
+        assert_eq!(error.kind(), JournalErrorKind::Busy, "{error}");
+    }
+    assert!(asked(&disk, from).is_empty());
+    outgoing.carry_out(&disk).unwrap();
+    let _durable = journal.end_commit(outgoing, Ok(())).unwrap();
+    journal.begin_copy().unwrap();
+    let outgoing = journal.begin_commit(b"meanwhile").unwrap();
+    assert_eq!(journal.finish_copy().unwrap_err().kind(), JournalErrorKind::Busy);
+    outgoing.carry_out(&disk).unwrap();
+    let _durable = journal.end_commit(outgoing, Ok(())).unwrap();
+    journal.copy(b"x").unwrap();
+    let _switched = journal.finish_copy().unwrap();
+}
+
+/// The one behind it may be on the medium whole; it is not acknowledged, for the one before it may be missing.
+#[test]
+fn a_frame_that_fails_takes_those_behind_it_along() {
+    let (disk, mut journal) = format(geometry().with_write_durable());
+    let first = journal.begin_commit(b"first").unwrap();
+    let second = journal.begin_commit(b"second").unwrap();
+    second.carry_out(&disk).unwrap();
+    let _nothing = journal.end_commit(second, Ok(())).unwrap();
+    disk.set_faults([(0, Fault::Fail(5))]);
+    let failed = first.carry_out(&disk);
+    assert_eq!(journal.end_commit(first, failed).unwrap_err().kind(), JournalErrorKind::Poisoned);
+    assert_eq!(journal.commit(b"more").unwrap_err().kind(), JournalErrorKind::Poisoned);
+    drop(journal);
+    let report = open(&disk, Access::Write).report;
+    assert!(matches!(report.verdict, Verdict::TornTail { .. }), "{report:?}");
 }
 
 #[test]

@@ -136,6 +136,8 @@ pub enum ErrorKind {
     ReadOnly,
     /// Free memory.
     NoMemory,
+    /// Ask again: too much was asked for at once, or something else has to end first.
+    Busy,
 }
 
 impl Error {
@@ -162,6 +164,7 @@ impl Error {
                 JournalErrorKind::NotFound => ErrorKind::NotFound,
                 JournalErrorKind::ReadOnly => ErrorKind::ReadOnly,
                 JournalErrorKind::NoMemory => ErrorKind::NoMemory,
+                JournalErrorKind::Busy => ErrorKind::Busy,
             },
             Self::NoMemory { .. } => ErrorKind::NoMemory,
         }

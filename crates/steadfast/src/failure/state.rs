@@ -47,6 +47,7 @@ impl StateTrouble {
                 ErrorKind::Corrupt => Exit::Corrupt,
                 ErrorKind::ReadOnly => Exit::Denied,
                 ErrorKind::Io | ErrorKind::Poisoned | ErrorKind::NoMemory => Exit::Io,
+                ErrorKind::Busy => Exit::Held,
             },
             // A store has whole blocks: the file was cut off, or never held one.
             Self::Disk(FileDiskError::Length { .. }) => Exit::Corrupt,
@@ -78,6 +79,7 @@ impl StateTrouble {
                 ErrorKind::ReadOnly => "read_only",
                 ErrorKind::Poisoned => "poisoned",
                 ErrorKind::Io | ErrorKind::NoMemory => "io",
+                ErrorKind::Busy => "busy",
             },
             Self::Disk(_) => match self.exit() {
                 Exit::Usage => "invalid",
@@ -110,7 +112,8 @@ impl StateTrouble {
                 | ErrorKind::Invalid
                 | ErrorKind::Io
                 | ErrorKind::ReadOnly
-                | ErrorKind::NoMemory => None,
+                | ErrorKind::NoMemory
+                | ErrorKind::Busy => None,
             },
             Self::Disk(error) if error.kind() == DeviceErrorKind::Exists => {
                 Some("an image is never overwritten: choose another name, or remove the file first")
