@@ -134,10 +134,12 @@ impl<D: BlockDevice> Journal<D> {
         if self.spare.len() < OUTGOING_MAX {
             self.spare.push(bytes);
         }
-        if let Err(error) = outcome {
-            return Err(self.poison(error));
+        let outcome =
+            outcome.map_err(|error| self.poison(error)).and_then(|()| self.refuse_unless_writable());
+        if outcome.is_err() {
+            self.out.retain(|out| out.seq != seq);
         }
-        self.refuse_unless_writable()?;
+        outcome?;
         self.stats.barriers += 1;
         for out in self.out.iter_mut().filter(|out| out.seq == seq) {
             out.has_ended = true;

@@ -107,6 +107,15 @@ pub enum Error {
     /// The journal or the device failed.
     #[error(transparent)]
     Journal(Box<JournalError>),
+    /// So many threads wait for their answers that no more may. Nothing was written.
+    #[error("too many threads wait for the store: limit={limit}")]
+    TooManyWaiting {
+        /// How many may wait.
+        limit: usize,
+    },
+    /// The store has been closed by another handle. Nothing was written.
+    #[error("the store has been closed")]
+    Closed,
     /// Memory could not be had.
     #[error("no memory for {len} bytes")]
     NoMemory {
@@ -167,6 +176,8 @@ impl Error {
                 JournalErrorKind::Busy => ErrorKind::Busy,
             },
             Self::NoMemory { .. } => ErrorKind::NoMemory,
+            Self::TooManyWaiting { .. } => ErrorKind::Busy,
+            Self::Closed => ErrorKind::ReadOnly,
         }
     }
 }

@@ -25,15 +25,19 @@ extern crate alloc;
 
 mod arena;
 mod batch;
+mod commit;
 mod compact;
 mod error;
 mod fsck;
+mod histogram;
 mod index;
 mod key;
 mod limits;
 mod list;
 mod record;
 mod salvage;
+#[cfg(feature = "std")]
+mod shared;
 mod space;
 mod store;
 mod write;
@@ -42,10 +46,13 @@ pub use batch::{Batch, Precondition};
 pub use compact::Compaction;
 pub use error::{Error, ErrorKind};
 pub use fsck::{Blocks, Check, Health, Lost, fsck};
+pub use histogram::Histogram;
 pub use journal::{Access, Evidence, StoreId, Verdict};
 pub use key::{Key, KeyError, Prefix};
 pub use limits::{BATCH_OPS_MAX, KEY_LEN_MAX, Limits, VALUE_LEN_MAX};
 pub use list::{Listed, Page};
 pub use record::{BadRecord, Form, Revision};
 pub use salvage::{Salvaged, Suspects, salvage};
+#[cfg(feature = "std")]
+pub use shared::{OwnedValue, SharedStats, SharedStore, WAITING_MAX};
 pub use store::{Certainty, Options, Recovery, Stats, Store, Value};

@@ -3,13 +3,17 @@
 use core::ops::Bound;
 use core::time::Duration;
 
+#[cfg(feature = "std")]
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use journal::{Access, Frame, Journal, JournalError, Kind, Opened, StoreId, Verdict};
 use media::BlockDevice;
 
+use crate::commit::{Gathered, Unshown};
 use crate::compact::Copying;
 use crate::error::Error;
+use crate::histogram::Histogram;
 use crate::index::Index;
 use crate::key::{self, Key};
 use crate::limits::Limits;
@@ -101,6 +105,8 @@ pub struct Stats {
     /// Compactions that were given up since the store was opened, because of an error or because too much
     /// was committed meanwhile.
     pub compactions_given_up: u64,
+    /// How many operations each frame had that was committed: how large the groups are that share a barrier.
+    pub frame_ops: Histogram,
     /// Of the journal.
     pub journal: journal::Stats,
 }
@@ -108,7 +114,7 @@ pub struct Stats {
 /// A key/value store on a block device. It has one owner.
 ///
 /// Invariants
-/// - what is in the index is durable, but for the records in `pending` and those of frames the journal has not flushed.
+/// - what is in the index is durable, but for what was buffered in `pending` and the records of frames the journal has not flushed.
 /// - `pending` always fits into the region in force, as one frame; its records have the revisions that this frame will give
 ///   them, so nothing else may be written before it.
 #[derive(Debug)]
@@ -117,9 +123,12 @@ pub struct Store<D> {
     pub(crate) limits: Limits,
     pub(crate) space: Space,
     pub(crate) index: Index,
-    /// Records that were put and are not written.
-    pub(crate) pending: Vec<u8>,
-    pub(crate) pending_ops: usize,
+    /// The frame that is gathered: records that were put and are not written.
+    pub(crate) pending: Gathered,
+    /// Frames that are on their way.
+    pub(crate) unshown: Unshown,
+    /// How many operations frames had.
+    pub(crate) frame_ops: Histogram,
     /// The last revision that was given out, and the last that is durable.
     pub(crate) last: Revision,
     pub(crate) durable: Revision,
@@ -203,8 +212,9 @@ impl<D: BlockDevice> Store<D> {
             limits,
             space,
             index,
-            pending: Vec::new(),
-            pending_ops: 0,
+            pending: Gathered::default(),
+            unshown: Unshown::default(),
+            frame_ops: Histogram::default(),
             last,
             durable: last,
             copying: None,
@@ -212,6 +222,34 @@ impl<D: BlockDevice> Store<D> {
             idle: Idle::Sealed,
             body: Vec::new(),
         }
+    }
+
+    /// The device, and the same store on a handle of it.
+    #[cfg(feature = "std")]
+    pub(crate) fn share(self) -> (Arc<D>, Store<Arc<D>>) {
+        let journal = self.journal.map_device(Arc::new);
+        let store = Store {
+            journal,
+            limits: self.limits,
+            space: self.space,
+            index: self.index,
+            pending: self.pending,
+            unshown: self.unshown,
+            frame_ops: self.frame_ops,
+            last: self.last,
+            durable: self.durable,
+            copying: self.copying,
+            given_up: self.given_up,
+            idle: self.idle,
+            body: self.body,
+        };
+        (Arc::clone(store.device()), store)
+    }
+
+    /// How many frames are on their way.
+    #[cfg(feature = "std")]
+    pub(crate) fn outgoing(&self) -> usize {
+        self.journal.outgoing()
     }
 
     /// The value of a key, buffered puts of this store included; [`None`] if it has none. After a write that failed, it is
@@ -267,7 +305,8 @@ impl<D: BlockDevice> Store<D> {
             live_bytes: totals.bytes,
             live_blocks: self.space.blocks_of(totals.record_bytes),
             capacity_blocks: self.space.capacity_blocks,
-            pending_ops: self.pending_ops,
+            pending_ops: self.pending.ops,
+            frame_ops: self.frame_ops,
             compactions_given_up: self.given_up,
             journal: self.journal.stats(),
         }

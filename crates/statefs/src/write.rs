@@ -8,10 +8,11 @@ use journal::{JournalError, Kind};
 use media::BlockDevice;
 
 use crate::batch::{Batch, Precondition};
+use crate::commit::Company;
 use crate::error::Error;
 use crate::index::Totals;
 use crate::key::Key;
-use crate::record::{Form, RECORDS_MAX, Record, Records, Revision};
+use crate::record::{Form, Record, Records, Revision};
 use crate::store::{Idle, Store};
 
 /// How long nothing is written before a seal makes the loss of even the last commit evident.
@@ -79,26 +80,7 @@ impl<D: BlockDevice> Store<D> {
     /// [`Error::DuplicateKey`]: nothing was written. Otherwise as [`Store::put`].
     pub fn batch(&mut self, batch: &Batch) -> Result<Revision, Error> {
         self.refuse_unless_writable()?;
-        let ops_max = usize::from(self.limits.batch_ops_max);
-        if batch.is_empty() {
-            return Err(Error::EmptyBatch);
-        }
-        if batch.len() > ops_max {
-            return Err(Error::BatchTooLarge { limit: ops_max, requested: batch.len() });
-        }
-        let (limit, requested) = (self.journal.layout().body_len_max(), batch.body.len());
-        if requested > limit {
-            return Err(Error::BatchTooLong { limit, requested });
-        }
-        for (key, condition) in &batch.conditions {
-            self.check_condition(key, *condition)?;
-        }
-        self.check_keys_differ(batch)?;
-        for record in records(&batch.body) {
-            if let Record::Put { value, .. } = record {
-                self.check_value(value.len())?;
-            }
-        }
+        self.check_batch(batch)?;
         self.commit_body(&batch.body, batch.len())
     }
 
@@ -136,15 +118,12 @@ impl<D: BlockDevice> Store<D> {
     /// `Poisoned`: what was buffered survives power loss or not, in order from the first on.
     pub fn sync(&mut self) -> Result<Revision, Error> {
         self.refuse_unless_writable()?;
-        if self.pending_ops > 0 {
-            let outcome = self.journal.commit(&self.pending);
-            self.settle_pending(outcome.is_ok(), self.pending.len());
-            let _durable = outcome?;
+        if self.pending.ops > 0 {
+            self.commit_pending()?;
         } else if self.journal.has_unflushed() {
             let _durable = self.journal.flush()?;
         }
         self.durable = self.last;
-        self.after_commit();
         Ok(self.durable)
     }
 
@@ -174,6 +153,11 @@ impl<D: BlockDevice> Store<D> {
     /// # Errors
     /// As [`Store::sync`].
     pub fn close(mut self) -> Result<(), Error> {
+        self.shut()
+    }
+
+    /// What [`Store::close`] does.
+    pub(crate) fn shut(&mut self) -> Result<(), Error> {
         if self.journal.read_only().is_some() {
             return Ok(());
         }
@@ -181,7 +165,31 @@ impl<D: BlockDevice> Store<D> {
         self.journal.seal_for_good().map_err(Error::from)
     }
 
-    fn refuse_unless_writable(&self) -> Result<(), Error> {
+    pub(crate) fn check_batch(&self, batch: &Batch) -> Result<(), Error> {
+        let ops_max = usize::from(self.limits.batch_ops_max);
+        if batch.is_empty() {
+            return Err(Error::EmptyBatch);
+        }
+        if batch.len() > ops_max {
+            return Err(Error::BatchTooLarge { limit: ops_max, requested: batch.len() });
+        }
+        let (limit, requested) = (self.journal.layout().body_len_max(), batch.body.len());
+        if requested > limit {
+            return Err(Error::BatchTooLong { limit, requested });
+        }
+        for (key, condition) in &batch.conditions {
+            self.check_condition(key, *condition)?;
+        }
+        self.check_keys_differ(batch)?;
+        for record in records(&batch.body) {
+            if let Record::Put { value, .. } = record {
+                self.check_value(value.len())?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn refuse_unless_writable(&self) -> Result<(), Error> {
         if let Some(why) = self.journal.read_only() {
             return Err(JournalError::ReadOnly { why }.into());
         }
@@ -197,15 +205,6 @@ impl<D: BlockDevice> Store<D> {
         if requested > limit { Err(Error::ValueTooLong { limit, requested }) } else { Ok(()) }
     }
 
-    fn check_condition(&self, key: &Key, wanted: Precondition) -> Result<(), Error> {
-        let found = self.index.get(key.as_str()).map(|kept| kept.revision);
-        let holds = match wanted {
-            Precondition::Absent => found.is_none(),
-            Precondition::RevisionIs(revision) => found == Some(revision),
-        };
-        if holds { Ok(()) } else { Err(Error::Conflict { key: key.clone(), wanted, found }) }
-    }
-
     fn check_keys_differ(&self, batch: &Batch) -> Result<(), Error> {
         let len = batch.len().saturating_mul(size_of::<&str>());
         let mut keys = Vec::new();
@@ -218,13 +217,13 @@ impl<D: BlockDevice> Store<D> {
         }
     }
 
-    /// Refuses what would not fit, before anything is written.
-    fn check_space(&self, body: &[u8]) -> Result<(), Error> {
-        let used = self.index.totals();
+    /// Refuses what would not fit, before anything is written. What it adds to what is alive, and takes from it.
+    pub(crate) fn check_space(&self, body: &[u8]) -> Result<(Totals, Totals), Error> {
+        let used = self.totals_ahead();
         let (mut more, mut less) = (Totals::default(), Totals::default());
         for record in records(body) {
-            if let Some(old) = self.index.get(record.key()) {
-                less = less.plus(old.totals());
+            if let Some((_, old)) = self.ahead(record.key()) {
+                less = less.plus(old);
             }
             if let Record::Put { key, value, .. } = record {
                 more = more.plus(Totals::of(key.len(), value.len()));
@@ -252,7 +251,7 @@ impl<D: BlockDevice> Store<D> {
         if used_blocks > limit {
             return Err(Error::NoSpace { limit, used: used_blocks, requested: used_blocks + frame_blocks });
         }
-        Ok(())
+        Ok((more, less))
     }
 
     fn commit_records(&mut self, all: &[Record<'_>]) -> Result<Revision, Error> {
@@ -269,26 +268,10 @@ impl<D: BlockDevice> Store<D> {
     /// Commits records, together with what is pending, and shows them.
     fn commit_body(&mut self, body: &[u8], ops: usize) -> Result<Revision, Error> {
         self.refuse_unless_writable()?;
-        self.check_space(body)?;
-        // What is durable must be shown, so memory for that comes first.
-        self.index.reserve(body.len(), ops)?;
-        self.make_room_behind_pending(body.len(), ops)?;
-        let index = self.pending_ops;
-        let seq = self.journal.next_seq();
-        let last = Revision::of(seq, index + ops - 1).ok_or(JournalError::NumbersUsedUp)?;
-        let outcome = if index == 0 {
-            self.journal.commit(body)
-        } else {
-            let before = self.pending.len();
-            self.extend_pending(body)?;
-            let outcome = self.journal.commit(&self.pending);
-            self.settle_pending(outcome.is_ok(), before);
-            outcome
-        };
-        let _durable = outcome?;
-        self.durable = last;
-        self.show(body, seq, index, last)?;
-        self.after_commit();
+        // Nothing is on its way in a store that is borrowed, so there is nothing to wait for.
+        let busy = JournalError::Outgoing { count: self.journal.outgoing() };
+        let last = self.admit_body(body, ops, Company::Alone)?.ok_or(busy)?;
+        self.commit_pending()?;
         Ok(last)
     }
 
@@ -301,77 +284,9 @@ impl<D: BlockDevice> Store<D> {
         self.body = body;
         outcome
     }
-
-    fn buffer_body(&mut self, body: &[u8]) -> Result<Revision, Error> {
-        self.check_space(body)?;
-        self.index.reserve(body.len(), 1)?;
-        self.make_room_behind_pending(body.len(), 1)?;
-        let (seq, index) = (self.journal.next_seq(), self.pending_ops);
-        let revision = Revision::of(seq, index).ok_or(JournalError::NumbersUsedUp)?;
-        self.extend_pending(body)?;
-        self.pending_ops += 1;
-        self.show(body, seq, index, revision)?;
-        Ok(revision)
-    }
-
-    fn extend_pending(&mut self, body: &[u8]) -> Result<(), Error> {
-        self.pending.try_reserve(body.len()).map_err(|_| Error::NoMemory { len: body.len() })?;
-        self.pending.extend_from_slice(body);
-        Ok(())
-    }
-
-    /// Puts records into the index, which is all that readers see.
-    fn show(&mut self, body: &[u8], seq: u64, first: usize, last: Revision) -> Result<(), Error> {
-        for (nth, record) in records(body).enumerate() {
-            let revision = Revision::of(seq, first + nth).ok_or(JournalError::NumbersUsedUp)?;
-            self.index.apply(&record, revision)?;
-        }
-        self.last = last;
-        self.idle = Idle::Active;
-        // Out of memory it stays as it is, which is as right.
-        if self.index.tidy().is_err() {
-            self.given_up += 1;
-        }
-        Ok(())
-    }
-
-    /// Sees to it that the next frame has room for records of so many bytes behind what is pending.
-    fn make_room_behind_pending(&mut self, len: usize, ops: usize) -> Result<(), Error> {
-        let layout = *self.journal.layout();
-        let together = self.pending.len() + len;
-        let fits = together <= layout.body_len_max()
-            && self.pending_ops + ops <= RECORDS_MAX
-            && layout.blocks_of(together) <= self.journal.room();
-        if fits {
-            return Ok(());
-        }
-        self.write_pending()?;
-        self.make_room(layout.blocks_of(len))
-    }
-
-    /// Writes what is pending, without making it durable.
-    pub(crate) fn write_pending(&mut self) -> Result<(), Error> {
-        if self.pending_ops == 0 {
-            return Ok(());
-        }
-        let outcome = self.journal.write(&self.pending);
-        self.settle_pending(outcome.is_ok(), self.pending.len());
-        outcome.map(drop).map_err(Error::from)
-    }
-
-    /// What was pending has been written, or nobody knows: then nothing more is. Where nothing was written (for want of
-    /// memory), it is what it was, `before` bytes long.
-    fn settle_pending(&mut self, is_written: bool, before: usize) {
-        if is_written || self.journal.failure().is_some() {
-            self.pending.clear();
-            self.pending_ops = 0;
-        } else {
-            self.pending.truncate(before);
-        }
-    }
 }
 
 /// The records of a body that this crate has encoded.
-fn records(body: &[u8]) -> impl Iterator<Item = Record<'_>> {
+pub(crate) fn records(body: &[u8]) -> impl Iterator<Item = Record<'_>> {
     Records::of(Kind::Commit, body).map_while(Result::ok)
 }

@@ -1,0 +1,342 @@
+//! From records to a durable frame: what is asked for is taken into the frame that is gathered, the frame is begun, carried
+//! out and ended, and what it says is shown to readers.
+//!
+//! A store with one owner does these steps in one call. Between threads they are separate, so that one thread gathers the
+//! next frame while another one makes the last one durable: see `shared.rs`.
+//!
+//! Invariants
+//! - a frame begins with what was buffered, which readers see already; the rest is shown when the frame is durable.
+//! - frames are shown in order, and what is asked meanwhile is judged by what will be so when they have been.
+//! - memory for showing is had before anything is written.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+
+use journal::{JournalError, Outgoing};
+use media::{BlockDevice, DeviceError};
+
+use crate::batch::Precondition;
+use crate::error::Error;
+use crate::index::Totals;
+use crate::key::Key;
+use crate::record::{RECORDS_MAX, Record, Revision};
+use crate::store::{Idle, Store};
+use crate::write::records;
+
+/// Whether somebody else may ask for something before the frame has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Company {
+    /// Nobody can: the store is borrowed until then.
+    Alone,
+    /// Other threads do.
+    Others,
+}
+
+/// A frame that is gathered, or on its way.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    pub(crate) body: Vec<u8>,
+    pub(crate) ops: usize,
+    /// What was buffered, at the beginning: bytes, and operations.
+    shown_len: usize,
+    shown_ops: usize,
+    /// What showing the rest will add to what is alive, and take from it.
+    more: Totals,
+    less: Totals,
+}
+
+impl Gathered {
+    fn shows_nothing(&self) -> bool {
+        self.ops == self.shown_ops
+    }
+
+    /// As if nothing but what was buffered had been asked for.
+    fn forget_unshown(&mut self) {
+        self.body.truncate(self.shown_len);
+        self.ops = self.shown_ops;
+        self.more = Totals::default();
+        self.less = Totals::default();
+    }
+
+    fn clear(&mut self) {
+        self.shown_len = 0;
+        self.shown_ops = 0;
+        self.forget_unshown();
+    }
+}
+
+/// The newest state of a key among what is not shown yet.
+#[derive(Debug, Clone, Copy)]
+struct Newest {
+    seq: u64,
+    revision: Revision,
+    /// [`None`]: it will have no value.
+    totals: Option<Totals>,
+}
+
+/// What is on its way to being shown.
+#[derive(Debug, Default)]
+pub(crate) struct Unshown {
+    flying: VecDeque<(u64, Gathered)>,
+    newest: BTreeMap<Box<str>, Newest>,
+    /// A buffer that is used again.
+    spare: Vec<u8>,
+}
+
+impl Unshown {
+    /// Whether a frame is on its way.
+    pub(crate) fn is_any_out(&self) -> bool {
+        !self.flying.is_empty()
+    }
+
+    /// Whether something about this key is not shown yet.
+    #[cfg(feature = "std")]
+    pub(crate) fn has(&self, key: &Key) -> bool {
+        self.newest.contains_key(key.as_str())
+    }
+
+    /// Records that will be shown later have these revisions.
+    fn note(&mut self, body: &[u8], seq: u64, first: usize) -> Result<(), Error> {
+        for (nth, record) in records(body).enumerate() {
+            let revision = Revision::of(seq, first + nth).ok_or(JournalError::NumbersUsedUp)?;
+            let totals = match record {
+                Record::Delete { .. } => None,
+                Record::Put { key, value, .. } | Record::Kept { key, value, .. } => {
+                    Some(Totals::of(key.len(), value.len()))
+                }
+            };
+            self.newest.insert(record.key().into(), Newest { seq, revision, totals });
+        }
+        Ok(())
+    }
+
+    /// Records of a frame that are shown now.
+    fn forget(&mut self, body: &[u8], seq: u64) {
+        if self.newest.is_empty() {
+            return;
+        }
+        for record in records(body) {
+            // A later frame may have something newer about the key.
+            if self.newest.get(record.key()).is_some_and(|newest| newest.seq == seq) {
+                self.newest.remove(record.key());
+            }
+        }
+    }
+
+    /// Notes what the frames that are out will show, and nothing else.
+    fn note_flying(&mut self) -> Result<(), Error> {
+        self.newest.clear();
+        let flying = core::mem::take(&mut self.flying);
+        let noted = flying.iter().try_for_each(|(seq, frame)| {
+            self.note(frame.body.get(frame.shown_len..).unwrap_or(&[]), *seq, frame.shown_ops)
+        });
+        self.flying = flying;
+        noted
+    }
+}
+
+impl<D: BlockDevice> Store<D> {
+    /// What a key will have when everything asked for so far is durable.
+    pub(crate) fn ahead(&self, key: &str) -> Option<(Revision, Totals)> {
+        if let Some(newest) = self.unshown.newest.get(key) {
+            return newest.totals.map(|totals| (newest.revision, totals));
+        }
+        self.index.get(key).map(|kept| (kept.revision, kept.totals()))
+    }
+
+    /// What will be alive then.
+    pub(crate) fn totals_ahead(&self) -> Totals {
+        self.frames_ahead()
+            .fold(self.index.totals(), |totals, frame| totals.plus(frame.more).less(frame.less))
+    }
+
+    fn frames_ahead(&self) -> impl Iterator<Item = &Gathered> {
+        self.unshown.flying.iter().map(|(_, frame)| frame).chain([&self.pending])
+    }
+
+    /// Takes records into the frame that is gathered; the last revision they will have. [`None`]: they have to wait until
+    /// those before them are durable.
+    ///
+    /// # Errors
+    /// Why they may not be had. Nothing has changed.
+    pub(crate) fn admit_body(
+        &mut self,
+        body: &[u8],
+        ops: usize,
+        company: Company,
+    ) -> Result<Option<Revision>, Error> {
+        let (more, less) = self.check_space(body)?;
+        // What is durable must be shown, so memory for that comes first.
+        let (unshown_len, unshown_ops) = self.frames_ahead().fold((body.len(), ops), |(len, ops), frame| {
+            (len + frame.body.len() - frame.shown_len, ops + frame.ops - frame.shown_ops)
+        });
+        self.index.reserve(unshown_len, unshown_ops)?;
+        if !self.make_room_behind_pending(body.len(), ops)? {
+            return Ok(None);
+        }
+        let (seq, first) = (self.journal.next_seq(), self.pending.ops);
+        let last = Revision::of(seq, first + ops - 1).ok_or(JournalError::NumbersUsedUp)?;
+        self.extend_pending(body)?;
+        self.pending.ops += ops;
+        self.pending.more = self.pending.more.plus(more);
+        self.pending.less = self.pending.less.plus(less);
+        if company == Company::Others {
+            self.unshown.note(body, seq, first)?;
+        }
+        Ok(Some(last))
+    }
+
+    /// Takes a record into the frame that is gathered, and shows it at once.
+    pub(crate) fn buffer_body(&mut self, body: &[u8]) -> Result<Revision, Error> {
+        self.check_space(body)?;
+        self.index.reserve(body.len(), 1)?;
+        if !self.make_room_behind_pending(body.len(), 1)? {
+            return Err(JournalError::Outgoing { count: self.journal.outgoing() }.into());
+        }
+        let (seq, index) = (self.journal.next_seq(), self.pending.ops);
+        let revision = Revision::of(seq, index).ok_or(JournalError::NumbersUsedUp)?;
+        self.extend_pending(body)?;
+        self.pending.ops += 1;
+        (self.pending.shown_len, self.pending.shown_ops) = (self.pending.body.len(), self.pending.ops);
+        self.show(body, seq, index)?;
+        Ok(revision)
+    }
+
+    fn extend_pending(&mut self, body: &[u8]) -> Result<(), Error> {
+        let pending = &mut self.pending.body;
+        pending.try_reserve(body.len()).map_err(|_| Error::NoMemory { len: body.len() })?;
+        pending.extend_from_slice(body);
+        Ok(())
+    }
+
+    /// Sees to it that the frame that is gathered has room for records of so many bytes more; false, if that needs those
+    /// before them to be durable first.
+    fn make_room_behind_pending(&mut self, len: usize, ops: usize) -> Result<bool, Error> {
+        let layout = *self.journal.layout();
+        let together = self.pending.body.len() + len;
+        let fits = together <= layout.body_len_max()
+            && self.pending.ops + ops <= RECORDS_MAX
+            && layout.blocks_of(together) <= self.journal.room();
+        if fits {
+            return Ok(true);
+        }
+        if self.unshown.is_any_out() || !self.pending.shows_nothing() {
+            return Ok(false);
+        }
+        self.write_pending()?;
+        self.make_room(layout.blocks_of(len))?;
+        Ok(true)
+    }
+
+    /// Begins the frame that was gathered; [`None`], if there is nothing in it.
+    ///
+    /// # Errors
+    /// Nothing that was asked for since the last frame was begun is done, but for what was buffered, which still waits.
+    pub(crate) fn begin_frame(&mut self) -> Result<Option<Outgoing>, Error> {
+        if self.pending.ops == 0 {
+            return Ok(None);
+        }
+        let begun = match self.unshown.flying.try_reserve(1) {
+            Ok(()) => self.journal.begin_commit(&self.pending.body).map_err(Error::from),
+            Err(_) => Err(Error::NoMemory { len: size_of::<Gathered>() }),
+        };
+        match begun {
+            Ok(outgoing) => {
+                self.frame_ops.record(u64::try_from(self.pending.ops).unwrap_or(u64::MAX));
+                let spare = core::mem::take(&mut self.unshown.spare);
+                let gathered =
+                    core::mem::replace(&mut self.pending, Gathered { body: spare, ..Gathered::default() });
+                self.unshown.flying.push_back((outgoing.seq(), gathered));
+                Ok(Some(outgoing))
+            }
+            Err(error) => {
+                self.unshown.note_flying()?;
+                self.drop_pending_after_failure();
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes a frame back and shows what has become durable. Frames up to the sequence number that is returned have ended.
+    ///
+    /// # Errors
+    /// `Poisoned`: whether this frame, and those before and behind it that are out, survive is unknown. None is shown.
+    pub(crate) fn end_frame(
+        &mut self,
+        outgoing: Outgoing,
+        outcome: Result<(), DeviceError>,
+    ) -> Result<u64, Error> {
+        let durable = self.journal.end_commit(outgoing, outcome).inspect_err(|_| {
+            self.unshown.flying.clear();
+            self.unshown.newest.clear();
+            self.drop_pending_after_failure();
+        })?;
+        while self.unshown.flying.front().is_some_and(|(seq, _)| *seq <= durable.seq()) {
+            let Some((seq, mut frame)) = self.unshown.flying.pop_front() else { break };
+            let unshown = frame.body.get(frame.shown_len..).unwrap_or(&[]);
+            self.show(unshown, seq, frame.shown_ops)?;
+            self.unshown.forget(unshown, seq);
+            self.durable = Revision::of(seq, frame.ops.saturating_sub(1)).unwrap_or(self.durable);
+            frame.clear();
+            self.unshown.spare = frame.body;
+        }
+        if !self.unshown.is_any_out() {
+            self.after_commit();
+        }
+        Ok(durable.seq())
+    }
+
+    /// Commits what was gathered, in one go; nothing is out.
+    pub(crate) fn commit_pending(&mut self) -> Result<(), Error> {
+        let Some(outgoing) = self.begin_frame()? else { return Ok(()) };
+        let outcome = outgoing.carry_out(self.journal.device());
+        self.end_frame(outgoing, outcome).map(drop)
+    }
+
+    /// Puts records into the index, which is all that readers see.
+    fn show(&mut self, body: &[u8], seq: u64, first: usize) -> Result<(), Error> {
+        for (nth, record) in records(body).enumerate() {
+            let revision = Revision::of(seq, first + nth).ok_or(JournalError::NumbersUsedUp)?;
+            self.index.apply(&record, revision)?;
+            self.last = self.last.max(revision);
+        }
+        self.idle = Idle::Active;
+        // Out of memory it stays as it is, which is as right.
+        if self.index.tidy().is_err() {
+            self.given_up += 1;
+        }
+        Ok(())
+    }
+
+    /// Writes what is pending, without making it durable.
+    pub(crate) fn write_pending(&mut self) -> Result<(), Error> {
+        if self.pending.ops == 0 {
+            return Ok(());
+        }
+        let outcome = self.journal.write(&self.pending.body);
+        match outcome {
+            Ok(_) => self.pending.clear(),
+            Err(_) => self.drop_pending_after_failure(),
+        }
+        outcome.map(drop).map_err(Error::from)
+    }
+
+    /// Where nothing was written (for want of memory), what was buffered still waits. Where nobody knows, nothing is written
+    /// any more.
+    fn drop_pending_after_failure(&mut self) {
+        match self.journal.failure() {
+            Some(_) => self.pending.clear(),
+            None => self.pending.forget_unshown(),
+        }
+    }
+
+    pub(crate) fn check_condition(&self, key: &Key, wanted: Precondition) -> Result<(), Error> {
+        let found = self.ahead(key.as_str()).map(|(revision, _)| revision);
+        let holds = match wanted {
+            Precondition::Absent => found.is_none(),
+            Precondition::RevisionIs(revision) => found == Some(revision),
+        };
+        if holds { Ok(()) } else { Err(Error::Conflict { key: key.clone(), wanted, found }) }
+    }
+}

@@ -1,0 +1,611 @@
+//! [`SharedStore`]: one store, many threads, one barrier for all who ask at the same time.
+//!
+//! There is no writer thread and no timer. Who asks while nobody else does carries out the frame; who asks while a frame is
+//! on its way waits, and the first of those who wait **leads** the next frame: it gathers what all of them ask for, and
+//! carries it out for them. So a lone writer pays for one durable write and nothing else, and many share one.
+//!
+//! ```text
+//! thread 1   gathers {1}      ── durable write of frame n ──────   shows n, wakes
+//! thread 2     asks, waits …  gathers {2,3}  ── durable write of frame n+1 ──
+//! thread 3       asks, waits …                                                 … has its answer
+//! ```
+//!
+//! Invariants
+//! - one thread gathers at a time; no more frames are out than the journal takes, and only one while a compaction is due,
+//!   which needs a moment in which none is.
+//! - an answer is given after the frame is durable and shown, in the order of the frames.
+//! - whoever waits is in the queue or rides on a frame that is out; a frame that ends makes the first of the queue lead.
+//!   Nobody waits for a clock.
+//! - no lock is held while the device writes a commit. Locks are taken in the order state, queue.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use journal::{OUTGOING_MAX, Outgoing};
+use media::{BlockDevice, Clock};
+
+use crate::batch::{Batch, Precondition};
+use crate::commit::Company;
+use crate::error::{Error, ErrorKind};
+use crate::histogram::Histogram;
+use crate::key::Key;
+use crate::record::{Form, Record, Revision};
+use crate::store::{Certainty, Stats, Store};
+
+/// How many threads may wait at a time; those beyond are refused.
+pub const WAITING_MAX: usize = 1024;
+
+/// A store that many threads use. Clones are handles of the same store.
+#[derive(Debug)]
+pub struct SharedStore<D: BlockDevice> {
+    inner: Arc<Inner<D>>,
+}
+
+impl<D: BlockDevice> Clone for SharedStore<D> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+#[derive(Debug)]
+struct Inner<D: BlockDevice> {
+    device: Arc<D>,
+    clock: Arc<dyn Clock>,
+    state: RwLock<State<D>>,
+    queue: Mutex<Queue>,
+    /// Told when nobody gathers and nothing is out, for who needs the store for itself.
+    quiet: Condvar,
+    frame_micros: Mutex<Histogram>,
+}
+
+#[derive(Debug)]
+struct State<D: BlockDevice> {
+    store: Store<Arc<D>>,
+    /// Those whose answers come with the frames that are out, in order.
+    riders: VecDeque<Riders>,
+}
+
+/// Who waits, and what is going on.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Arc<Waiter>>,
+    /// Somebody gathers, or has been told to.
+    is_led: bool,
+    /// Frames that are out, and how many may be.
+    out: usize,
+    out_max: usize,
+    /// The first one that waits can go on only when a frame has ended.
+    is_blocked: bool,
+    /// How many wait to have the store for themselves.
+    wanted_alone: usize,
+    is_closed: bool,
+}
+
+impl Queue {
+    /// Makes the first of those who wait lead, if it is time for that.
+    fn next_leader(&mut self) -> Option<Arc<Waiter>> {
+        let may_lead = !self.is_led && !self.is_blocked && self.wanted_alone == 0 && self.out < self.out_max;
+        let first = self.waiting.front().filter(|_| may_lead).cloned();
+        self.is_led |= first.is_some();
+        first
+    }
+
+    fn is_quiet(&self) -> bool {
+        !self.is_led && self.out == 0
+    }
+}
+
+/// A thread that waits for an answer.
+#[derive(Debug)]
+struct Waiter {
+    ask: Ask,
+    thread: Thread,
+    told: Mutex<Told>,
+}
+
+/// What somebody asks for.
+#[derive(Debug)]
+enum Ask {
+    /// Changes, if all the preconditions hold.
+    Batch(Batch),
+    /// That a key has no value.
+    Delete(Key),
+    /// That everything asked for so far is durable.
+    Sync,
+}
+
+/// What is answered.
+#[derive(Debug, Clone, Copy)]
+enum Answer {
+    Written(Revision),
+    WasAbsent,
+    Synced,
+}
+
+/// What a thread that waits has been told.
+#[derive(Debug)]
+enum Told {
+    Nothing,
+    /// It is its turn to lead.
+    Lead,
+    Answer(Result<Answer, Error>),
+}
+
+/// Those whose answer comes with a frame.
+#[derive(Debug)]
+struct Riders {
+    seq: u64,
+    answers: Vec<(Arc<Waiter>, Answer)>,
+}
+
+/// A value that was read, for its reader to keep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnedValue {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Of the write it came with.
+    pub revision: Revision,
+    /// Whether it is known to be the newest.
+    pub certainty: Certainty,
+    /// What the bytes are.
+    pub form: Form,
+}
+
+/// What the store holds and has done, as threads see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedStats {
+    /// Of the store.
+    pub store: Stats,
+    /// How long frames took from being begun to being durable, in microseconds.
+    pub frame_micros: Histogram,
+}
+
+impl Waiter {
+    fn tell(&self, told: Told) {
+        *unpoisoned(self.told.lock()) = told;
+        self.thread.unpark();
+    }
+
+    fn listen(&self) -> Told {
+        loop {
+            let told = std::mem::replace(&mut *unpoisoned(self.told.lock()), Told::Nothing);
+            match told {
+                Told::Nothing => thread::park(),
+                told => return told,
+            }
+        }
+    }
+}
+
+/// A thread that panicked cannot have left a lock's value half changed in a way that the next one would believe: a store
+/// whose frame was not ended takes no other.
+fn unpoisoned<G>(locked: Result<G, PoisonError<G>>) -> G {
+    locked.unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<D: BlockDevice> SharedStore<D> {
+    /// Shares a store. `clock` measures how long frames take, and is told to nobody else.
+    #[must_use]
+    pub fn new(store: Store<D>, clock: Arc<dyn Clock>) -> Self {
+        let (device, store) = store.share();
+        let inner = Inner {
+            device,
+            clock,
+            state: RwLock::new(State { store, riders: VecDeque::new() }),
+            queue: Mutex::new(Queue { out_max: OUTGOING_MAX, ..Queue::default() }),
+            quiet: Condvar::new(),
+            frame_micros: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Gives a key a value.
+    ///
+    /// # Durability
+    /// As [`Store::put`]: `Ok` says that it survives power loss, and only then do readers see it.
+    ///
+    /// # Errors
+    /// As [`Store::put`]; `Busy`, and nothing has changed, if [`WAITING_MAX`] threads wait already; [`Error::Closed`].
+    pub fn put(&self, key: &Key, value: &[u8]) -> Result<Revision, Error> {
+        let mut batch = Batch::new();
+        batch.put(key, value)?;
+        self.batch(batch)
+    }
+
+    /// Takes a key's value away; [`None`] if it had none.
+    ///
+    /// # Durability
+    /// As [`Store::delete`].
+    ///
+    /// # Errors
+    /// As [`Store::delete`]; `Busy`; [`Error::Closed`].
+    pub fn delete(&self, key: &Key) -> Result<Option<Revision>, Error> {
+        match self.inner.ask(Ask::Delete(key.clone()))? {
+            Answer::Written(revision) => Ok(Some(revision)),
+            Answer::WasAbsent | Answer::Synced => Ok(None),
+        }
+    }
+
+    /// Gives a key a value if it is as expected, by all that was asked for before.
+    ///
+    /// # Durability
+    /// As [`Store::put`].
+    ///
+    /// # Errors
+    /// As [`Store::compare_and_swap`]; `Busy`; [`Error::Closed`].
+    pub fn compare_and_swap(
+        &self,
+        key: &Key,
+        expected: Precondition,
+        value: &[u8],
+    ) -> Result<Revision, Error> {
+        let mut batch = Batch::new();
+        batch.require(key, expected)?;
+        batch.put(key, value)?;
+        self.batch(batch)
+    }
+
+    /// Carries out a batch, if all its preconditions hold. Its last revision.
+    ///
+    /// # Durability
+    /// As [`Store::batch`].
+    ///
+    /// # Errors
+    /// As [`Store::batch`]; `Busy`; [`Error::Closed`].
+    pub fn batch(&self, batch: Batch) -> Result<Revision, Error> {
+        match self.inner.ask(Ask::Batch(batch))? {
+            Answer::Written(revision) => Ok(revision),
+            Answer::WasAbsent | Answer::Synced => Ok(Revision::from_u64(0)),
+        }
+    }
+
+    /// Gives a key a value without making it durable: readers see it at once.
+    ///
+    /// # Durability
+    /// As [`Store::put_buffered`].
+    ///
+    /// # Errors
+    /// As [`Store::put_buffered`]; [`Error::Closed`].
+    pub fn put_buffered(&self, key: &Key, value: &[u8]) -> Result<Revision, Error> {
+        self.inner.buffer(key, |store| store.put_buffered(key, value))
+    }
+
+    /// Takes a key's value away without making that durable.
+    ///
+    /// # Durability
+    /// As [`Store::put_buffered`].
+    ///
+    /// # Errors
+    /// As [`Store::delete_buffered`]; [`Error::Closed`].
+    pub fn delete_buffered(&self, key: &Key) -> Result<Option<Revision>, Error> {
+        self.inner.buffer(key, |store| store.delete_buffered(key))
+    }
+
+    /// Makes everything durable that was asked for before, by whatever thread; the revision up to which it is.
+    ///
+    /// # Errors
+    /// As [`Store::sync`]; `Busy`; [`Error::Closed`].
+    pub fn sync(&self) -> Result<Revision, Error> {
+        let (Answer::Written(_) | Answer::WasAbsent | Answer::Synced) = self.inner.ask(Ask::Sync)?;
+        Ok(self.read(|store| store.durable_revision()))
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`].
+    pub fn get(&self, key: &Key) -> Result<Option<OwnedValue>, Error> {
+        let state = self.inner.reader();
+        let Some(value) = state.store.get(key) else { return Ok(None) };
+        let len = value.bytes.len();
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len).map_err(|_| Error::NoMemory { len })?;
+        bytes.extend_from_slice(value.bytes);
+        let (revision, certainty, form) = (value.revision, value.certainty, value.form);
+        Ok(Some(OwnedValue { bytes, revision, certainty, form }))
+    }
+
+    /// Reads whatever it likes in one consistent state of the store: all or nothing of each batch. While it does, no frame is
+    /// shown, so it should not take long, and it must not write to this store.
+    pub fn read<T>(&self, look: impl FnOnce(&Store<Arc<D>>) -> T) -> T {
+        look(&self.inner.reader().store)
+    }
+
+    /// Has the store for itself: waits until no frame is on its way, and holds back those that come. For what is rare, such
+    /// as a compaction at leisure. It must not come back to this handle.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], and those of `act`.
+    pub fn exclusively<T>(
+        &self,
+        act: impl FnOnce(&mut Store<Arc<D>>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        act(&mut self.inner.alone(Handle::Open)?.writer().store)
+    }
+
+    /// As [`Store::tick`]. While frames are on their way there is nothing to seal, and nothing is done.
+    ///
+    /// # Errors
+    /// As [`Store::tick`].
+    pub fn tick(&self, now: Duration) -> Result<(), Error> {
+        match self.inner.alone_at_once() {
+            Some(alone) => alone.writer().store.tick(now),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes everything durable, and leaves a mark that the store was closed. Other handles may go on reading; what they want
+    /// to write is refused.
+    ///
+    /// # Errors
+    /// As [`Store::close`]; [`Error::Closed`], if it was.
+    pub fn close(&self) -> Result<(), Error> {
+        let alone = self.inner.alone(Handle::Closing)?;
+        alone.writer().store.shut()
+    }
+
+    /// What is held, what was done, and how long it took.
+    #[must_use]
+    pub fn stats(&self) -> SharedStats {
+        let frame_micros = *unpoisoned(self.inner.frame_micros.lock());
+        SharedStats { store: self.read(Store::stats), frame_micros }
+    }
+}
+
+impl<D: BlockDevice> Inner<D> {
+    fn reader(&self) -> RwLockReadGuard<'_, State<D>> {
+        unpoisoned(self.state.read())
+    }
+
+    fn writer(&self) -> RwLockWriteGuard<'_, State<D>> {
+        unpoisoned(self.state.write())
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        unpoisoned(self.queue.lock())
+    }
+
+    /// Waits for an answer, and leads where it is told to.
+    fn ask(&self, ask: Ask) -> Result<Answer, Error> {
+        let me = Arc::new(Waiter { ask, thread: thread::current(), told: Mutex::new(Told::Nothing) });
+        let mut told = {
+            let mut queue = self.queue();
+            if queue.is_closed {
+                return Err(Error::Closed);
+            }
+            if queue.waiting.len() >= WAITING_MAX {
+                return Err(Error::TooManyWaiting { limit: WAITING_MAX });
+            }
+            queue.waiting.push_back(Arc::clone(&me));
+            // If anybody may lead now, there was nobody before this one.
+            if queue.next_leader().is_some() { Told::Lead } else { Told::Nothing }
+        };
+        loop {
+            match told {
+                Told::Answer(answer) => return answer,
+                Told::Lead => self.lead(),
+                Told::Nothing => {}
+            }
+            told = me.listen();
+        }
+    }
+
+    /// Gathers what is asked for into a frame, and carries it out.
+    fn lead(&self) {
+        let mut state = self.writer();
+        let asked = std::mem::take(&mut self.queue().waiting);
+        let mut gathered = state.store.take_in(asked);
+        let begun = match state.store.begin_frame() {
+            // Nothing is to be written. What is out, or what is written already, is what they wait for.
+            Ok(None) if state.store.unshown.is_any_out() => Ok(None),
+            Ok(None) => state.store.sync().map(|_| None),
+            other => other,
+        };
+        let mut over = Vec::new();
+        let outgoing = match begun {
+            Ok(Some(outgoing)) => {
+                state.riders.push_back(Riders { seq: outgoing.seq(), answers: gathered.answers });
+                Some(outgoing)
+            }
+            Ok(None) => {
+                match state.riders.back_mut() {
+                    Some(last) => last.answers.append(&mut gathered.answers),
+                    None => {
+                        over.extend(gathered.answers.into_iter().map(|(waiter, answer)| (waiter, Ok(answer))))
+                    }
+                }
+                None
+            }
+            // Too much is in flight: they wait for a frame to end.
+            Err(error) if error.kind() == ErrorKind::Busy && state.store.unshown.is_any_out() => {
+                gathered.later =
+                    gathered.answers.into_iter().map(|(waiter, _)| waiter).chain(gathered.later).collect();
+                None
+            }
+            Err(error) => {
+                over.extend(gathered.answers.into_iter().map(|(waiter, _)| (waiter, Err(error.clone()))));
+                None
+            }
+        };
+        over.extend(gathered.refused.into_iter().map(|(waiter, error)| (waiter, Err(error))));
+        let is_blocked = outgoing.is_none() && !gathered.later.is_empty();
+        self.pass_on(state, |queue| {
+            gathered.later.into_iter().rev().for_each(|waiter| queue.waiting.push_front(waiter));
+            queue.is_led = false;
+            queue.is_blocked = is_blocked;
+        });
+        for (waiter, answer) in over {
+            waiter.tell(Told::Answer(answer));
+        }
+        if let Some(outgoing) = outgoing {
+            self.carry_out(outgoing);
+        }
+    }
+
+    /// Makes a frame durable, shows what it says, and wakes those who wait for it.
+    fn carry_out(&self, outgoing: Outgoing) {
+        let begun = self.clock.elapsed();
+        let outcome = outgoing.carry_out(&self.device);
+        let took = self.clock.elapsed().saturating_sub(begun);
+        unpoisoned(self.frame_micros.lock()).record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        let mut state = self.writer();
+        let ended = state.store.end_frame(outgoing, outcome);
+        let mut told = Vec::new();
+        while let Some(first) = state.riders.front() {
+            if ended.as_ref().is_ok_and(|durable| first.seq > *durable) {
+                break;
+            }
+            told.extend(state.riders.pop_front().into_iter().flat_map(|riders| riders.answers));
+        }
+        self.pass_on(state, |queue| queue.is_blocked = false);
+        for (waiter, answer) in told {
+            waiter.tell(Told::Answer(ended.as_ref().map(|_| answer).map_err(Error::clone)));
+        }
+    }
+
+    /// Lets the state go, and whoever comes next go on. `settle` says what has become of the queue.
+    fn pass_on(&self, state: RwLockWriteGuard<'_, State<D>>, settle: impl FnOnce(&mut Queue)) {
+        let mut queue = self.queue();
+        queue.out = state.store.outgoing();
+        queue.out_max = if state.store.is_compaction_due() { 1 } else { OUTGOING_MAX };
+        drop(state);
+        settle(&mut queue);
+        let next = queue.next_leader();
+        let is_wanted = queue.wanted_alone > 0 && queue.is_quiet();
+        drop(queue);
+        if let Some(next) = next {
+            next.tell(Told::Lead);
+        }
+        if is_wanted {
+            self.quiet.notify_all();
+        }
+    }
+
+    /// Changes what readers see at once. What is on its way about the same key has to be shown before.
+    fn buffer<T>(&self, key: &Key, act: impl Fn(&mut Store<Arc<D>>) -> Result<T, Error>) -> Result<T, Error> {
+        if self.queue().is_closed {
+            return Err(Error::Closed);
+        }
+        {
+            let mut state = self.writer();
+            if !state.store.unshown.has(key) {
+                match act(&mut state.store) {
+                    Err(error) if error.kind() == ErrorKind::Busy => {}
+                    done => return done,
+                }
+            }
+        }
+        act(&mut self.alone(Handle::Open)?.writer().store)
+    }
+
+    /// Waits until nobody gathers and nothing is out, and keeps it so.
+    fn alone(&self, handle: Handle) -> Result<Alone<'_, D>, Error> {
+        let mut queue = self.queue();
+        queue.wanted_alone += 1;
+        while !queue.is_closed && !queue.is_quiet() {
+            queue = unpoisoned(self.quiet.wait(queue));
+        }
+        queue.wanted_alone -= 1;
+        if queue.is_closed {
+            return Err(Error::Closed);
+        }
+        queue.is_closed = handle == Handle::Closing;
+        queue.is_led = true;
+        Ok(Alone { inner: self })
+    }
+
+    /// The same, if it need not wait.
+    fn alone_at_once(&self) -> Option<Alone<'_, D>> {
+        let mut queue = self.queue();
+        let may = queue.is_quiet() && !queue.is_closed && queue.waiting.is_empty();
+        queue.is_led |= may;
+        drop(queue);
+        may.then_some(Alone { inner: self })
+    }
+}
+
+/// Whether the store is closed by who has it for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Handle {
+    Open,
+    Closing,
+}
+
+/// The right to have the store for itself. It ends when this is dropped, whatever happens before.
+struct Alone<'i, D: BlockDevice> {
+    inner: &'i Inner<D>,
+}
+
+impl<D: BlockDevice> Alone<'_, D> {
+    fn writer(&self) -> RwLockWriteGuard<'_, State<D>> {
+        self.inner.writer()
+    }
+}
+
+impl<D: BlockDevice> Drop for Alone<'_, D> {
+    fn drop(&mut self) {
+        let state = self.inner.writer();
+        let mut closed = VecDeque::new();
+        self.inner.pass_on(state, |queue| {
+            queue.is_led = false;
+            if queue.is_closed {
+                closed = std::mem::take(&mut queue.waiting);
+            }
+        });
+        for waiter in closed {
+            waiter.tell(Told::Answer(Err(Error::Closed)));
+        }
+        self.inner.quiet.notify_all();
+    }
+}
+
+/// What became of those who asked.
+#[derive(Debug, Default)]
+struct Round {
+    /// Those who have an answer as soon as the frame is durable.
+    answers: Vec<(Arc<Waiter>, Answer)>,
+    refused: Vec<(Arc<Waiter>, Error)>,
+    /// Those who have to wait for a frame to end.
+    later: VecDeque<Arc<Waiter>>,
+}
+
+impl<D: BlockDevice> Store<D> {
+    /// Takes what is asked for into the frame that is gathered, in order, as far as it goes.
+    fn take_in(&mut self, asked: VecDeque<Arc<Waiter>>) -> Round {
+        let mut round = Round::default();
+        for waiter in asked {
+            // Nobody overtakes.
+            if !round.later.is_empty() {
+                round.later.push_back(waiter);
+                continue;
+            }
+            match self.admit(&waiter.ask) {
+                Ok(Some(answer)) => round.answers.push((waiter, answer)),
+                Ok(None) => round.later.push_back(waiter),
+                Err(error) => round.refused.push((waiter, error)),
+            }
+        }
+        round
+    }
+
+    /// Takes one into it; the answer it has when the frame is durable. [`None`]: not before a frame has ended.
+    fn admit(&mut self, ask: &Ask) -> Result<Option<Answer>, Error> {
+        self.refuse_unless_writable()?;
+        let admitted = match ask {
+            Ask::Sync => return Ok(Some(Answer::Synced)),
+            Ask::Delete(key) if self.ahead(key.as_str()).is_none() => return Ok(Some(Answer::WasAbsent)),
+            Ask::Delete(key) => {
+                let mut body = Vec::new();
+                Record::Delete { key: key.as_str() }.encode(&mut body)?;
+                self.admit_body(&body, 1, Company::Others)
+            }
+            Ask::Batch(batch) => {
+                self.check_batch(batch)?;
+                self.admit_body(&batch.body, batch.len(), Company::Others)
+            }
+        };
+        admitted.map(|last| last.map(Answer::Written))
+    }
+}
