@@ -54,5 +54,5 @@ pub use list::{Listed, Page};
 pub use record::{BadRecord, Form, Revision};
 pub use salvage::{Salvaged, Suspects, salvage};
 #[cfg(feature = "std")]
-pub use shared::{OwnedValue, SharedStats, SharedStore, WAITING_MAX};
+pub use shared::{OwnedValue, SharedStats, SharedStore, Ticker, WAITING_MAX};
 pub use store::{Certainty, Options, Recovery, Stats, Store, Value};

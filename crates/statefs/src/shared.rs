@@ -19,8 +19,9 @@
 //! - no lock is held while the device writes a commit. Locks are taken in the order state, queue.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::thread::{self, Thread};
+use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
 use journal::{OUTGOING_MAX, Outgoing};
@@ -33,6 +34,9 @@ use crate::histogram::Histogram;
 use crate::key::Key;
 use crate::record::{Form, Record, Revision};
 use crate::store::{Certainty, Stats, Store};
+
+/// How often a ticker tells the time.
+const TICK: Duration = Duration::from_millis(25);
 
 /// How many threads may wait at a time; those beyond are refused.
 pub const WAITING_MAX: usize = 1024;
@@ -58,6 +62,9 @@ struct Inner<D: BlockDevice> {
     /// Told when nobody gathers and nothing is out, for who needs the store for itself.
     quiet: Condvar,
     frame_micros: Mutex<Histogram>,
+    ticker: Mutex<Option<Thread>>,
+    /// The ticker sleeps until it is woken.
+    is_dozing: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -76,6 +83,9 @@ struct Queue {
     /// Frames that are out, and how many may be.
     out: usize,
     out_max: usize,
+    /// How many have to wait before a frame goes out beside another one: as many as the last frame has woken. Without that,
+    /// the first of them to ask again would take the second place for itself alone, and the others would share nothing.
+    crowd: usize,
     /// The first one that waits can go on only when a frame has ended.
     is_blocked: bool,
     /// How many wait to have the store for themselves.
@@ -86,7 +96,8 @@ struct Queue {
 impl Queue {
     /// Makes the first of those who wait lead, if it is time for that.
     fn next_leader(&mut self) -> Option<Arc<Waiter>> {
-        let may_lead = !self.is_led && !self.is_blocked && self.wanted_alone == 0 && self.out < self.out_max;
+        let has_place = self.out == 0 || (self.out < self.out_max && self.waiting.len() >= self.crowd);
+        let may_lead = has_place && !self.is_led && !self.is_blocked && self.wanted_alone == 0;
         let first = self.waiting.front().filter(|_| may_lead).cloned();
         self.is_led |= first.is_some();
         first
@@ -140,6 +151,25 @@ struct Riders {
     answers: Vec<(Arc<Waiter>, Answer)>,
 }
 
+/// A thread that tells a store the time. It ends when this is dropped.
+#[derive(Debug)]
+#[must_use = "the thread ends when this is dropped"]
+pub struct Ticker {
+    thread: Option<JoinHandle<()>>,
+    over: Arc<AtomicBool>,
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // It has nothing to say; a panic in it was printed.
+            drop(thread.join());
+        }
+    }
+}
+
 /// A value that was read, for its reader to keep.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnedValue {
@@ -160,6 +190,8 @@ pub struct SharedStats {
     pub store: Stats,
     /// How long frames took from being begun to being durable, in microseconds.
     pub frame_micros: Histogram,
+    /// How many threads wait for a frame to begin.
+    pub waiting: usize,
 }
 
 impl Waiter {
@@ -194,9 +226,11 @@ impl<D: BlockDevice> SharedStore<D> {
             device,
             clock,
             state: RwLock::new(State { store, riders: VecDeque::new() }),
-            queue: Mutex::new(Queue { out_max: OUTGOING_MAX, ..Queue::default() }),
+            queue: Mutex::new(Queue { out_max: OUTGOING_MAX, crowd: 1, ..Queue::default() }),
             quiet: Condvar::new(),
             frame_micros: Mutex::default(),
+            ticker: Mutex::default(),
+            is_dozing: AtomicBool::new(false),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -313,6 +347,39 @@ impl<D: BlockDevice> SharedStore<D> {
         look(&self.inner.reader().store)
     }
 
+    /// Lets a thread tell the store the time, so that it is sealed when it is idle ([`Store::tick`]), until what is returned is
+    /// dropped. The thread sleeps while there is nothing to seal.
+    ///
+    /// # Errors
+    /// The operating system has no thread to give.
+    pub fn ticker(&self) -> std::io::Result<Ticker>
+    where
+        D: Send + Sync + 'static,
+    {
+        let (inner, over) = (Arc::downgrade(&self.inner), Arc::new(AtomicBool::new(false)));
+        let is_over = Arc::clone(&over);
+        let run = move || {
+            while let Some(inner) = inner.upgrade().filter(|_| !is_over.load(Ordering::SeqCst)) {
+                let may_doze = Self { inner }.tick_or_doze();
+                if may_doze { thread::park() } else { thread::park_timeout(TICK) }
+            }
+        };
+        let thread = thread::Builder::new().name("statefs-ticker".to_owned()).spawn(run)?;
+        *unpoisoned(self.inner.ticker.lock()) = Some(thread.thread().clone());
+        Ok(Ticker { thread: Some(thread), over })
+    }
+
+    /// One tick; whether there is nothing more to do until somebody writes.
+    fn tick_or_doze(&self) -> bool {
+        // A store that cannot be sealed any more tells whoever writes next why.
+        let has_failed = self.tick(self.inner.clock.elapsed()).is_err();
+        // Said first, looked at then: who writes in between wakes this thread.
+        self.inner.is_dozing.store(true, Ordering::SeqCst);
+        let may_doze = has_failed || self.read(Store::is_sealed);
+        self.inner.is_dozing.store(may_doze, Ordering::SeqCst);
+        may_doze
+    }
+
     /// Has the store for itself: waits until no frame is on its way, and holds back those that come. For what is rare, such
     /// as a compaction at leisure. It must not come back to this handle.
     ///
@@ -350,7 +417,8 @@ impl<D: BlockDevice> SharedStore<D> {
     #[must_use]
     pub fn stats(&self) -> SharedStats {
         let frame_micros = *unpoisoned(self.inner.frame_micros.lock());
-        SharedStats { store: self.read(Store::stats), frame_micros }
+        let waiting = self.inner.queue().waiting.len();
+        SharedStats { store: self.read(Store::stats), frame_micros, waiting }
     }
 }
 
@@ -379,7 +447,7 @@ impl<D: BlockDevice> Inner<D> {
                 return Err(Error::TooManyWaiting { limit: WAITING_MAX });
             }
             queue.waiting.push_back(Arc::clone(&me));
-            // If anybody may lead now, there was nobody before this one.
+            // Whoever is awake leads: it takes those who wait along.
             if queue.next_leader().is_some() { Told::Lead } else { Told::Nothing }
         };
         loop {
@@ -459,7 +527,12 @@ impl<D: BlockDevice> Inner<D> {
             }
             told.extend(state.riders.pop_front().into_iter().flat_map(|riders| riders.answers));
         }
-        self.pass_on(state, |queue| queue.is_blocked = false);
+        let crowd = told.len();
+        self.pass_on(state, |queue| {
+            queue.is_blocked = false;
+            queue.crowd = crowd;
+        });
+        self.wake_ticker();
         for (waiter, answer) in told {
             waiter.tell(Told::Answer(ended.as_ref().map(|_| answer).map_err(Error::clone)));
         }
@@ -483,6 +556,15 @@ impl<D: BlockDevice> Inner<D> {
         }
     }
 
+    /// Something was shown that can be sealed.
+    fn wake_ticker(&self) {
+        if self.is_dozing.swap(false, Ordering::SeqCst)
+            && let Some(ticker) = &*unpoisoned(self.ticker.lock())
+        {
+            ticker.unpark();
+        }
+    }
+
     /// Changes what readers see at once. What is on its way about the same key has to be shown before.
     fn buffer<T>(&self, key: &Key, act: impl Fn(&mut Store<Arc<D>>) -> Result<T, Error>) -> Result<T, Error> {
         if self.queue().is_closed {
@@ -493,7 +575,11 @@ impl<D: BlockDevice> Inner<D> {
             if !state.store.unshown.has(key) {
                 match act(&mut state.store) {
                     Err(error) if error.kind() == ErrorKind::Busy => {}
-                    done => return done,
+                    done => {
+                        drop(state);
+                        self.wake_ticker();
+                        return done;
+                    }
                 }
             }
         }
@@ -558,6 +644,7 @@ impl<D: BlockDevice> Drop for Alone<'_, D> {
             waiter.tell(Told::Answer(Err(Error::Closed)));
         }
         self.inner.quiet.notify_all();
+        self.inner.wake_ticker();
     }
 }
 

@@ -246,6 +246,12 @@ impl<D: BlockDevice> Store<D> {
         (Arc::clone(store.device()), store)
     }
 
+    /// Whether nothing has been written since the last seal: a tick would do nothing.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.idle == Idle::Sealed
+    }
+
     /// How many frames are on their way.
     #[cfg(feature = "std")]
     pub(crate) fn outgoing(&self) -> usize {

@@ -1,0 +1,479 @@
+//! One store, many threads.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use crashsim::{DiskImage, DiskProfile, Fault, Recording, SimDisk, block_points};
+use media::{BlockDevice, BlockIndex, Clock, DeviceError, Geometry, MemDisk, SystemClock, Timestamp};
+use statefs::{
+    Access, Batch, Compaction, ErrorKind, Key, Options, Precondition, SharedStore, Store, StoreId, Verdict,
+    WAITING_MAX,
+};
+
+fn key(name: &str) -> Key {
+    Key::parse(&format!("/state/{name}")).unwrap()
+}
+
+fn options() -> Options {
+    let mut options = Options::new(StoreId([7; 16]));
+    options.journal = journal::Limits { frame_blocks_max: 16, in_flight_blocks_max: 32 };
+    options
+}
+
+fn clock() -> Arc<dyn Clock> {
+    Arc::new(SystemClock::new())
+}
+
+/// The two ways to make a frame durable.
+fn geometries(blocks: u64) -> [Geometry; 2] {
+    let geometry = Geometry::new(512, blocks).unwrap().with_torn_blocks();
+    [geometry, geometry.with_write_durable()]
+}
+
+/// A disk on which nothing becomes durable while the gate is closed.
+#[derive(Clone)]
+struct GatedDisk<D> {
+    disk: D,
+    /// How often a barrier lets others run: it takes its time, in which they ask.
+    yields: u32,
+    gate: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl<D: BlockDevice> GatedDisk<D> {
+    fn new(disk: D) -> Self {
+        Self { disk, yields: 0, gate: Arc::new((Mutex::new(true), Condvar::new())) }
+    }
+
+    fn set_open(&self, open: bool) {
+        *self.gate.0.lock().unwrap() = open;
+        self.gate.1.notify_all();
+    }
+
+    fn pass(&self) {
+        let open = self.gate.0.lock().unwrap();
+        drop(self.gate.1.wait_while(open, |open| !*open).unwrap());
+        (0..self.yields).for_each(|_| thread::yield_now());
+    }
+}
+
+impl<D: BlockDevice> BlockDevice for GatedDisk<D> {
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
+    }
+    fn read(&self, at: BlockIndex, into: &mut [u8]) -> Result<(), DeviceError> {
+        self.disk.read(at, into)
+    }
+    fn write(&self, at: BlockIndex, from: &[u8]) -> Result<(), DeviceError> {
+        self.disk.write(at, from)
+    }
+    fn flush(&self) -> Result<(), DeviceError> {
+        self.pass();
+        self.disk.flush()
+    }
+    fn write_durable(&self, at: BlockIndex, from: &[u8]) -> Result<(), DeviceError> {
+        self.pass();
+        self.disk.write_durable(at, from)
+    }
+}
+
+type Gated = (GatedDisk<SimDisk>, SharedStore<GatedDisk<SimDisk>>);
+
+fn gated(geometry: Geometry) -> Gated {
+    let sim = SimDisk::mount(DiskImage::new(geometry), Recording::Off);
+    let disk = GatedDisk::new(sim);
+    let store = Store::format(disk.clone(), &options()).unwrap();
+    (disk, SharedStore::new(store, clock()))
+}
+
+/// Spins until something that other threads do is so.
+fn until(mut is_so: impl FnMut() -> bool) {
+    while !is_so() {
+        thread::yield_now();
+    }
+}
+
+fn wait_for(shared: &SharedStore<GatedDisk<SimDisk>>, waiting: usize) {
+    until(|| shared.stats().waiting == waiting);
+}
+
+#[test]
+fn those_who_ask_while_frames_are_out_share_the_next_one() {
+    for geometry in geometries(64) {
+        let (disk, shared) = gated(geometry);
+        let before = shared.stats().store.journal.barriers;
+        disk.set_open(false);
+        thread::scope(|scope| {
+            for name in ["a", "b", "c", "d", "e", "f"] {
+                scope.spawn({
+                    let shared = &shared;
+                    move || shared.put(&key(name), b"x").unwrap()
+                });
+            }
+            // Two are out, each with the one who came first; the others wait for a place.
+            wait_for(&shared, 4);
+            assert_eq!(
+                shared.read(|store| store.stats().live_keys),
+                0,
+                "nothing is durable, so nothing is shown"
+            );
+            disk.set_open(true);
+        });
+        let stats = shared.stats();
+        assert_eq!(stats.store.live_keys, 6);
+        assert_eq!((stats.store.frame_ops.count(), stats.store.frame_ops.max()), (3, 4));
+        assert_eq!(stats.store.journal.barriers - before, 3);
+        assert_eq!(stats.frame_micros.count(), 3);
+    }
+}
+
+#[test]
+fn what_is_not_durable_is_not_shown_and_preconditions_know_what_will_be() {
+    for geometry in geometries(64) {
+        let (disk, shared) = gated(geometry);
+        let first = shared.put(&key("a"), b"1").unwrap();
+        disk.set_open(false);
+        thread::scope(|scope| {
+            let swap = |value: &'static [u8]| {
+                let shared = &shared;
+                move || shared.compare_and_swap(&key("a"), Precondition::RevisionIs(first), value)
+            };
+            let winner = scope.spawn(swap(b"2"));
+            until(|| shared.stats().store.frame_ops.count() == 2);
+            // The winner is on its way and not to be seen, but whoever comes now is too late.
+            let loser = scope.spawn(swap(b"3")).join().unwrap().unwrap_err();
+            assert_eq!(loser.kind(), ErrorKind::Conflict, "{loser}");
+            assert_eq!(shared.get(&key("a")).unwrap().unwrap().bytes, b"1");
+            let absent = scope.spawn(|| shared.delete(&key("b")));
+            disk.set_open(true);
+            let second = winner.join().unwrap().unwrap();
+            assert_eq!(absent.join().unwrap().unwrap(), None);
+            let found = shared.get(&key("a")).unwrap().unwrap();
+            assert_eq!((found.bytes.as_slice(), found.revision), (b"2".as_slice(), second));
+        });
+    }
+}
+
+#[test]
+fn a_buffered_put_does_not_overtake_what_is_on_its_way() {
+    for geometry in geometries(64) {
+        let (disk, shared) = gated(geometry);
+        disk.set_open(false);
+        thread::scope(|scope| {
+            let durable = scope.spawn(|| shared.put(&key("a"), b"durable").unwrap());
+            until(|| shared.stats().store.frame_ops.count() == 1);
+            // Another key is buffered at once; the same one is not.
+            shared.put_buffered(&key("b"), b"at once").unwrap();
+            assert_eq!(shared.get(&key("b")).unwrap().unwrap().bytes, b"at once");
+            let buffered = scope.spawn(|| shared.put_buffered(&key("a"), b"buffered").unwrap());
+            disk.set_open(true);
+            assert!(durable.join().unwrap() < buffered.join().unwrap());
+        });
+        assert_eq!(shared.get(&key("a")).unwrap().unwrap().bytes, b"buffered");
+        shared.sync().unwrap();
+        shared.close().unwrap();
+        let (store, _) = Store::open(disk.disk, Access::Read).unwrap();
+        assert_eq!(store.get(&key("a")).unwrap().bytes, b"buffered");
+    }
+}
+
+#[test]
+fn a_frame_that_fails_is_told_to_all_who_ride_on_it_or_wait() {
+    for geometry in geometries(64) {
+        let (disk, shared) = gated(geometry);
+        shared.put(&key("a"), b"old").unwrap();
+        disk.set_open(false);
+        thread::scope(|scope| {
+            let asked: Vec<_> = ["a", "b", "c", "d", "e"]
+                .map(|name| {
+                    let shared = &shared;
+                    scope.spawn(move || shared.put(&key(name), b"new"))
+                })
+                .into_iter()
+                .collect();
+            wait_for(&shared, 3);
+            disk.disk.set_faults((0..20).map(|call| (call, Fault::Fail(5))));
+            disk.set_open(true);
+            for answer in asked {
+                assert_eq!(answer.join().unwrap().unwrap_err().kind(), ErrorKind::Poisoned);
+            }
+        });
+        assert_eq!(shared.get(&key("a")).unwrap().unwrap().bytes, b"old", "reading goes on");
+        assert_eq!(shared.sync().unwrap_err().kind(), ErrorKind::Poisoned);
+        assert_eq!(shared.put_buffered(&key("z"), b"").unwrap_err().kind(), ErrorKind::Poisoned);
+        assert_eq!(shared.close().unwrap_err().kind(), ErrorKind::Poisoned);
+    }
+}
+
+#[test]
+fn whoever_waits_when_the_store_is_closed_is_refused_and_reading_goes_on() {
+    let [geometry, _] = geometries(64);
+    let (disk, shared) = gated(geometry);
+    shared.put(&key("a"), b"x").unwrap();
+    shared.put_buffered(&key("b"), b"y").unwrap();
+    shared.close().unwrap();
+    for refused in [
+        shared.put(&key("c"), b"").map(drop),
+        shared.delete(&key("a")).map(drop),
+        shared.sync().map(drop),
+        shared.put_buffered(&key("c"), b"").map(drop),
+        shared.exclusively(|_| Ok(())),
+        shared.close(),
+    ] {
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::ReadOnly);
+    }
+    assert_eq!(shared.get(&key("b")).unwrap().unwrap().bytes, b"y");
+    let (store, recovery) = Store::open(disk.disk, Access::Read).unwrap();
+    assert!(recovery.was_sealed);
+    assert_eq!(store.stats().live_keys, 2);
+}
+
+#[test]
+fn as_many_wait_as_may_and_no_more() {
+    let [_, geometry] = geometries(64);
+    let (disk, shared) = gated(geometry);
+    disk.set_open(false);
+    thread::scope(|scope| {
+        let asked: Vec<_> = (0..WAITING_MAX + 2)
+            .map(|_| {
+                let shared = &shared;
+                let ask = move || shared.put(&key("a"), b"x").map(drop);
+                thread::Builder::new().stack_size(128 << 10).spawn_scoped(scope, ask).unwrap()
+            })
+            .collect();
+        wait_for(&shared, WAITING_MAX);
+        assert_eq!(shared.put(&key("b"), b"x").unwrap_err().kind(), ErrorKind::Busy);
+        disk.set_open(true);
+        asked.into_iter().for_each(|answer| answer.join().unwrap().unwrap());
+    });
+    assert!(shared.get(&key("b")).unwrap().is_none());
+    shared.put(&key("b"), b"x").unwrap();
+}
+
+#[test]
+fn a_counter_that_many_threads_swap_counts_every_swap() {
+    const THREADS: u32 = 6;
+    const SWAPS: u32 = 30;
+    for geometry in geometries(64) {
+        let (_, shared) = gated(geometry);
+        let one = || {
+            for _ in 0..SWAPS {
+                loop {
+                    let found = shared.get(&key("counter")).unwrap();
+                    let count = found
+                        .as_ref()
+                        .map_or(0, |value| u32::from_le_bytes(*value.bytes.first_chunk().unwrap()));
+                    let wanted =
+                        found.map_or(Precondition::Absent, |value| Precondition::RevisionIs(value.revision));
+                    let next = (count + 1).to_le_bytes();
+                    match shared.compare_and_swap(&key("counter"), wanted, &next) {
+                        Ok(_) => break,
+                        Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict, "{error}"),
+                    }
+                }
+            }
+        };
+        thread::scope(|scope| (0..THREADS).for_each(|_| drop(scope.spawn(one))));
+        let count = shared.get(&key("counter")).unwrap().unwrap().bytes;
+        assert_eq!(count, (THREADS * SWAPS).to_le_bytes());
+    }
+}
+
+/// A device so small that regions switch all the time, batches whose two keys always agree, and somebody who looks.
+#[test]
+fn batches_are_seen_whole_while_regions_switch_under_many_threads() {
+    for geometry in geometries(120) {
+        let (disk, shared) = gated(geometry);
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let looking = scope.spawn(|| {
+                while !over.load(Ordering::SeqCst) {
+                    shared.read(|store| {
+                        for pair in 0..4 {
+                            let side = |side: char| {
+                                store.get(&key(&format!("{pair}{side}"))).map(|found| found.bytes.to_vec())
+                            };
+                            assert_eq!(side('l'), side('r'));
+                        }
+                    });
+                }
+            });
+            let writing: Vec<_> = (0..4_u32)
+                .map(|pair| {
+                    let shared = &shared;
+                    scope.spawn(move || {
+                        for round in 0..120_u32 {
+                            let mut batch = Batch::new();
+                            for side in ['l', 'r'] {
+                                let value =
+                                    round.to_le_bytes().repeat(1 + usize::try_from(round % 40).unwrap());
+                                batch.put(&key(&format!("{pair}{side}")), &value).unwrap();
+                            }
+                            shared.batch(batch).unwrap();
+                            if round % 16 == 0 {
+                                shared
+                                    .put_buffered(&key(&format!("{pair}buffered")), &round.to_le_bytes())
+                                    .unwrap();
+                            }
+                        }
+                    })
+                })
+                .collect();
+            writing.into_iter().for_each(|writer| writer.join().unwrap());
+            over.store(true, Ordering::SeqCst);
+            looking.join().unwrap();
+        });
+        let stats = shared.stats();
+        assert!(stats.store.journal.switches > 5, "{stats:?}");
+        shared.exclusively(while_running).unwrap();
+        shared.close().unwrap();
+        let (store, recovery) = Store::open(disk.disk, Access::Read).unwrap();
+        assert_eq!(recovery.live_keys, 12);
+        for pair in 0..4 {
+            assert_eq!(store.get(&key(&format!("{pair}l"))).unwrap().bytes[..4], 119_u32.to_le_bytes());
+        }
+    }
+}
+
+fn while_running<D: BlockDevice>(store: &mut Store<D>) -> Result<(), statefs::Error> {
+    while store.compact_step()? != Compaction::Finished {}
+    Ok(())
+}
+
+#[test]
+fn a_full_store_refuses_each_who_asks_for_too_much_and_no_other() {
+    let [geometry, _] = geometries(64);
+    let (_, shared) = gated(geometry);
+    let refused = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for thread in 0..4 {
+            let (shared, refused) = (&shared, &refused);
+            scope.spawn(move || {
+                for number in 0..40 {
+                    match shared.put(&key(&format!("{thread}/{number}")), &[1; 300]) {
+                        Ok(_) => {}
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+                            refused.fetch_add(1, Ordering::SeqCst);
+                        }
+                    }
+                }
+                for number in 0..40 {
+                    shared.delete(&key(&format!("{thread}/{number}"))).unwrap();
+                }
+            });
+        }
+    });
+    assert!(refused.load(Ordering::SeqCst) > 0);
+    assert_eq!(shared.stats().store.live_keys, 0);
+    shared.put(&key("again"), &[1; 300]).unwrap();
+}
+
+/// What a thread was told, and how much had been asked of the device by then.
+struct Acknowledged {
+    thread: usize,
+    round: u8,
+    records: usize,
+}
+
+/// Threads write their own keys, and the power fails at every point of what that came to: whatever had been acknowledged by
+/// then is there, in every state that the device may be left in.
+#[test]
+fn what_threads_were_told_survives_every_power_cut() {
+    const THREADS: usize = 4;
+    let mut states = 0;
+    for (geometry, rounds) in geometries(48).into_iter().zip([16_u8, 16]) {
+        let start = {
+            let disk = SimDisk::mount(DiskImage::new(geometry), Recording::Off);
+            Store::format(disk.clone(), &options()).unwrap().close().unwrap();
+            disk.image()
+        };
+        let disk = SimDisk::mount(start.clone(), Recording::On);
+        let store =
+            Store::open(GatedDisk { yields: 20, ..GatedDisk::new(disk.clone()) }, Access::Write).unwrap().0;
+        let shared = SharedStore::new(store, clock());
+        let together = std::sync::Barrier::new(THREADS);
+        let told = Mutex::new(Vec::new());
+        thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let (shared, told, disk, together) = (&shared, &told, &disk, &together);
+                scope.spawn(move || {
+                    together.wait();
+                    for round in 1..=rounds {
+                        shared.put(&key(&format!("{thread}")), &[round; 60]).unwrap();
+                        // So that there is a point behind the barrier, and not only in it.
+                        disk.mark("told");
+                        let records = disk.trace().len();
+                        told.lock().unwrap().push(Acknowledged { thread, round, records });
+                    }
+                });
+            }
+        });
+        let told = told.into_inner().unwrap();
+        assert!(shared.stats().store.frame_ops.max() > 1, "they did share frames");
+        for profile in DiskProfile::ALL {
+            for point in block_points(&start, &disk.trace(), profile) {
+                for digits in point.sample(24, 1) {
+                    states += 1;
+                    let mut image = point.base.clone();
+                    point.build(&digits, |piece| piece.apply(&mut image));
+                    let (store, recovery) =
+                        Store::open(SimDisk::mount(image, Recording::Off), Access::Write).unwrap();
+                    assert!(!matches!(recovery.tail, Verdict::Damaged { .. }), "{recovery:?}");
+                    for Acknowledged { thread, round, .. } in
+                        told.iter().filter(|told| told.records <= point.at)
+                    {
+                        let found = store.get(&key(&format!("{thread}"))).map(|value| value.bytes[0]);
+                        assert!(
+                            found >= Some(*round),
+                            "thread {thread} was told {round} before {}, found {found:?}",
+                            point.at
+                        );
+                    }
+                }
+            }
+        }
+    }
+    println!("{states} states, 0 broken");
+    assert!(states > 1_000);
+}
+
+/// A clock that goes on only when it is told to.
+#[derive(Debug, Default)]
+struct SetClock(AtomicU64);
+
+impl Clock for SetClock {
+    fn now(&self) -> Timestamp {
+        Timestamp { seconds: 0, nanos: 0 }
+    }
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::SeqCst))
+    }
+    fn sleep(&self, _how_long: Duration) {}
+}
+
+#[test]
+fn an_idle_store_is_sealed_by_its_ticker_and_a_busy_one_is_not() {
+    let disk = MemDisk::new(Geometry::new(512, 64).unwrap()).unwrap();
+    let clock = Arc::new(SetClock::default());
+    let as_clock: Arc<dyn Clock> = clock.clone();
+    let shared = SharedStore::new(Store::format(disk, &options()).unwrap(), as_clock);
+    let seals = || shared.stats().store.journal.seals;
+    let ticker = shared.ticker().unwrap();
+    for nth in 0..3 {
+        shared.put(&key("a"), b"x").unwrap();
+        assert_eq!(seals(), nth, "no time has passed");
+        // The ticker notices when the store was last written, and later that this is long ago.
+        until(|| {
+            clock.0.fetch_add(1, Ordering::SeqCst);
+            seals() == nth + 1
+        });
+        assert!(shared.read(Store::is_sealed));
+    }
+    drop(ticker);
+    shared.put(&key("a"), b"y").unwrap();
+    clock.0.fetch_add(1_000_000, Ordering::SeqCst);
+    assert_eq!(seals(), 3);
+}
