@@ -22,7 +22,6 @@ const _: () = assert!(Alignment::MAX == 4096 && BUFFER_LEN_MAX.is_multiple_of(PA
 /// The buffers of one disk.
 #[derive(Debug, Default)]
 pub(super) struct Bounce {
-    /// How many are lent, and those that are not.
     pool: Mutex<Pool>,
     returned: Condvar,
 }
@@ -30,6 +29,9 @@ pub(super) struct Bounce {
 #[derive(Debug, Default)]
 struct Pool {
     lent: usize,
+    /// How many threads wait for one.
+    waiting: usize,
+    /// Those that are not lent.
     idle: [Option<Buffer>; BUFFERS_MAX],
 }
 
@@ -40,11 +42,12 @@ pub(super) struct NoMemory(pub(super) usize);
 impl Bounce {
     /// A buffer of `len` bytes, [`BUFFER_LEN_MAX`] at most; a used one if there is one, which grows where it is shorter.
     pub(super) fn lend(&self, len: usize) -> Result<Lent<'_>, NoMemory> {
-        let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut pool = self
-            .returned
-            .wait_while(pool, |pool| pool.lent >= BUFFERS_MAX)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        while pool.lent >= BUFFERS_MAX {
+            pool.waiting += 1;
+            pool = self.returned.wait(pool).unwrap_or_else(PoisonError::into_inner);
+            pool.waiting -= 1;
+        }
         pool.lent += 1;
         let used = pool.idle.iter_mut().max_by_key(|idle| idle.as_ref().map_or(0, Buffer::len));
         let buffer = used.and_then(Option::take).unwrap_or_default();
@@ -62,8 +65,12 @@ impl Bounce {
         if let Some(place) = pool.idle.iter_mut().find(|place| place.is_none()) {
             *place = Some(buffer);
         }
+        let is_awaited = pool.waiting > 0;
         drop(pool);
-        self.returned.notify_one();
+        // Waking nobody is a system call all the same.
+        if is_awaited {
+            self.returned.notify_one();
+        }
     }
 }
 

@@ -56,7 +56,7 @@ pub(super) fn prepare(file: &OsFile, block_size: u32) -> io::Result<DiskFacts> {
         _ => return Err(Errno::NOTSUP.into()),
     };
     let len = len.map_err(|_| io::Error::other("a field of stat is out of range"))?;
-    let wanted = alignment(fd)?.filter(|alignment| block_size.is_multiple_of(alignment.offset));
+    let wanted = alignment(fd, medium)?.filter(|alignment| block_size.is_multiple_of(alignment.offset));
     let direct = match wanted {
         Some(alignment) if len > 0 => go_direct(fd)?.then_some(alignment),
         _ => None,
@@ -77,9 +77,12 @@ pub(super) fn prepare(file: &OsFile, block_size: u32) -> io::Result<DiskFacts> {
 }
 
 /// What requests past the page cache must be multiples of; `None` where there are none, or not of the usual sizes.
-fn alignment(fd: BorrowedFd<'_>) -> io::Result<Option<Alignment>> {
-    // Its cache is its medium. It takes the flag and goes through the cache all the same.
-    if u32::try_from(sys::fstatfs(fd)?.f_type).is_ok_and(|fs_type| IN_MEMORY.contains(&fs_type)) {
+fn alignment(fd: BorrowedFd<'_>, medium: DiskMedium) -> io::Result<Option<Alignment>> {
+    // Its cache is its medium. It takes the flag and goes through the cache all the same. (The node of a device is in
+    // memory too; its blocks are not.)
+    if medium == DiskMedium::File
+        && u32::try_from(sys::fstatfs(fd)?.f_type).is_ok_and(|fs_type| IN_MEMORY.contains(&fs_type))
+    {
         return Ok(None);
     }
     let usual = Alignment { memory: Alignment::MAX, offset: Alignment::MAX };
