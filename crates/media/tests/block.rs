@@ -722,7 +722,10 @@ struct Picky {
     direct: Option<Alignment>,
     /// What durable writes fail with, after they have taken place.
     durable_fails: Option<i32>,
+    /// A sync waits for another call beside it, so long at most, and then fails.
+    sync_hangs: Option<Duration>,
     calls: Mutex<Vec<String>>,
+    called: Condvar,
 }
 
 impl Picky {
@@ -732,7 +735,9 @@ impl Picky {
             read_len_max: usize::MAX,
             direct: None,
             durable_fails: None,
+            sync_hangs: None,
             calls: Mutex::new(Vec::new()),
+            called: Condvar::new(),
         }
     }
 
@@ -753,6 +758,7 @@ impl Picky {
 
     fn heard(&self, call: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.calls.lock().unwrap().push(format!("{call} @{offset}+{}", bytes.len()));
+        self.called.notify_all();
         let Some(Alignment { memory, offset: step }) = self.direct else { return Ok(()) };
         let is_aligned = bytes.as_ptr().addr().is_multiple_of(memory.try_into().unwrap())
             && offset.is_multiple_of(step.into())
@@ -813,8 +819,13 @@ impl File for Picky {
         unreachable!()
     }
     fn sync_data(&self) -> io::Result<()> {
-        self.calls.lock().unwrap().push("sync".to_owned());
-        self.inner.sync_data()
+        let mut calls = self.calls.lock().unwrap();
+        calls.push("sync".to_owned());
+        self.called.notify_all();
+        let Some(at_most) = self.sync_hangs else { return self.inner.sync_data() };
+        let alone = calls.len();
+        drop(self.called.wait_timeout_while(calls, at_most, |calls| calls.len() == alone).unwrap());
+        Err(io::Error::from_raw_os_error(EIO))
     }
     fn as_disk(&self, _: u32) -> io::Result<DiskFacts> {
         let Some(direct) = self.direct else { return Err(io::ErrorKind::Unsupported.into()) };
@@ -980,6 +991,36 @@ fn a_failed_durable_write_latches_as_a_failed_flush_does() {
         }
         assert_eq!(file.calls(), [""; 0], "what is refused reaches no file");
         disk.read(BlockIndex::ZERO, &mut [0; 512]).unwrap();
+    }
+}
+
+/// The sync that fails may have told the loss to the durable write, or the other way round.
+#[test]
+fn a_durable_write_that_arrives_while_a_flush_fails_is_refused_and_a_plain_write_does_not_wait() {
+    let room = Room::new();
+    room.create(geometry(512, 8)).unwrap();
+    for (what, at_most) in [("durable", Duration::from_millis(300)), ("plain", Duration::from_secs(10))] {
+        let inner = room.dir.open(name(), Access::ReadWrite).unwrap();
+        let file = Picky { direct: Some(PAGE), sync_hangs: Some(at_most), ..Picky::over(inner) };
+        let file = Arc::new(file);
+        let disk = FileDisk::open(Arc::<Picky>::clone(&file), 512).unwrap();
+        let outcome = std::thread::scope(|scope| {
+            let flush = scope.spawn(|| disk.flush());
+            drop(file.called.wait_while(file.calls.lock().unwrap(), |calls| calls.is_empty()).unwrap());
+            let outcome = match what {
+                "durable" => disk.write_durable(BlockIndex::new(1), &[2; 512]),
+                _ => disk.write(BlockIndex::new(1), &[2; 512]),
+            };
+            flush.join().unwrap().unwrap_err();
+            outcome
+        });
+        if what == "durable" {
+            assert!(matches!(outcome, Err(DeviceError::Poisoned { .. })), "{outcome:?}");
+            assert_eq!(file.calls(), ["sync"]);
+        } else {
+            outcome.unwrap();
+            assert_eq!(file.calls(), ["sync", "write @512+512"], "while the flush ran");
+        }
     }
 }
 
