@@ -147,17 +147,21 @@ fn file_faults(op: Op) -> Vec<Fault> {
     const EIO: Fault = Fault::Fail(5);
     const FULL: Fault = Fault::Fail(28);
     match op {
-        Op::WriteAt | Op::Append => vec![EIO, FULL, Fault::Short(1), Fault::Short(600), Fault::FailAfter(5)],
+        Op::WriteAt | Op::WriteAtDurable | Op::Append => {
+            vec![EIO, FULL, Fault::Short(1), Fault::Short(600), Fault::FailAfter(5)]
+        }
         Op::CreateExclusive | Op::CreateDir | Op::Link | Op::Rename | Op::SetXattr => {
             vec![EIO, FULL, Fault::FailAfter(5)]
         }
         Op::Allocate => vec![FULL],
         Op::Unlink | Op::SetLen => vec![EIO, Fault::FailAfter(5)],
-        // A hint; its failure is nobody's concern.
-        Op::StartWriteback => Vec::new(),
+        // Hints; their failure is nobody's concern.
+        Op::StartWriteback | Op::ForgetCached => Vec::new(),
         Op::OpenDir
         | Op::Umask
         | Op::Open
+        | Op::OpenDisk
+        | Op::AsDisk
         | Op::ReadLink
         | Op::List
         | Op::DirMetadata

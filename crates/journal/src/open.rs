@@ -149,6 +149,9 @@ impl<D: BlockDevice> Journal<D> {
         if access == Access::Write {
             // A process may have died after a flush that failed, with a cache that still lies.
             device.flush().map_err(JournalError::from)?;
+            // What it left there is marked clean, so the flush that has just succeeded says nothing of it: only the medium
+            // knows what survived.
+            device.forget_cached();
         }
         let found = Found::look(&device)?;
         let layout = found.layout;

@@ -12,7 +12,7 @@ mod file;
 mod mem;
 
 #[cfg(feature = "std")]
-pub use file::{CreateStep, FileDisk, FileDiskError, Leftover};
+pub use file::{CreateStep, DiskMode, FileDisk, FileDiskError, Leftover};
 pub use mem::MemDisk;
 
 /// A medium of numbered blocks of one size.
@@ -71,7 +71,7 @@ pub trait BlockDevice {
     ///
     /// # Errors
     /// [`DeviceErrorKind::Invalid`]: `from` is not a whole number of blocks, or reaches past the end; nothing
-    /// was written. [`DeviceErrorKind::Poisoned`]: an earlier flush failed; nothing was written. All others:
+    /// was written. [`DeviceErrorKind::Poisoned`]: an earlier barrier failed; nothing was written. All others:
     /// these blocks, and no others, are in one of the states that a power cut may leave.
     fn write(&self, at: BlockIndex, from: &[u8]) -> Result<(), DeviceError>;
 
@@ -95,36 +95,60 @@ pub trait BlockDevice {
     ///
     /// # Errors
     /// [`DeviceErrorKind::Unsupported`], and nothing written, where [`Geometry::write_durable`] is false;
-    /// otherwise as [`write`](Self::write), and the blocks' durability is unknown.
+    /// otherwise as [`write`](Self::write), and the blocks' durability is unknown. After it, as after a failed flush, a
+    /// flush that succeeds proves nothing about what was written before: stop writing, re-open.
     fn write_durable(&self, _at: BlockIndex, _from: &[u8]) -> Result<(), DeviceError> {
         Err(DeviceError::Unsupported { operation: DeviceOp::WriteDurable })
     }
+
+    /// A hint: what is read from now on should come from the medium, where the device can do that, and not from a cache
+    /// that may know better than it. Only what a [`flush`](Self::flush) has made durable can be forgotten, so flush first.
+    fn forget_cached(&self) {}
 
     /// Announces a named point (`after_prepare`). Does nothing on a real medium; recorders, simulators and
     /// failpoints listen.
     fn mark(&self, _point: &'static str) {}
 }
 
-/// Lends a device: an engine that owns its device can be handed `&device`.
-impl<D: BlockDevice + ?Sized> BlockDevice for &D {
-    fn geometry(&self) -> Geometry {
-        (**self).geometry()
-    }
-    fn read(&self, at: BlockIndex, into: &mut [u8]) -> Result<(), DeviceError> {
-        (**self).read(at, into)
-    }
-    fn write(&self, at: BlockIndex, from: &[u8]) -> Result<(), DeviceError> {
-        (**self).write(at, from)
-    }
-    fn flush(&self) -> Result<(), DeviceError> {
-        (**self).flush()
-    }
-    fn write_durable(&self, at: BlockIndex, from: &[u8]) -> Result<(), DeviceError> {
-        (**self).write_durable(at, from)
-    }
-    fn mark(&self, point: &'static str) {
-        (**self).mark(point);
-    }
+/// A device behind a pointer. One macro, so that no pointer can forget a method that has a default.
+macro_rules! forward {
+    ($(#[$what:meta])* $pointer:ty) => {
+        $(#[$what])*
+        impl<D: BlockDevice + ?Sized> BlockDevice for $pointer {
+            fn geometry(&self) -> Geometry {
+                (**self).geometry()
+            }
+            fn read(&self, at: BlockIndex, into: &mut [u8]) -> Result<(), DeviceError> {
+                (**self).read(at, into)
+            }
+            fn write(&self, at: BlockIndex, from: &[u8]) -> Result<(), DeviceError> {
+                (**self).write(at, from)
+            }
+            fn flush(&self) -> Result<(), DeviceError> {
+                (**self).flush()
+            }
+            fn write_durable(&self, at: BlockIndex, from: &[u8]) -> Result<(), DeviceError> {
+                (**self).write_durable(at, from)
+            }
+            fn forget_cached(&self) {
+                (**self).forget_cached();
+            }
+            fn mark(&self, point: &'static str) {
+                (**self).mark(point);
+            }
+        }
+    };
+}
+
+forward! {
+    /// Lends a device: an engine that owns its device can be handed `&device`.
+    &D
+}
+
+#[cfg(feature = "std")]
+forward! {
+    /// Shares a device between threads: one writes while another waits for a flush.
+    Arc<D>
 }
 
 /// Shares a device: an engine that owns its device can be handed one of several handles.
@@ -402,12 +426,12 @@ pub enum DeviceError {
         #[source]
         cause: DeviceCause,
     },
-    /// An earlier flush failed, and the device takes no writes since. Nothing was changed by this call.
-    #[error("the device takes no {operation} since a flush failed; re-open it")]
+    /// An earlier flush or durable write failed, and the device takes no writes since. Nothing was changed by this call.
+    #[error("the device takes no {operation} since a barrier failed; re-open it")]
     Poisoned {
         /// What was refused.
         operation: DeviceOp,
-        /// What the medium said to the flush that failed **first**.
+        /// What the medium said to the barrier that failed **first**.
         #[source]
         cause: DeviceCause,
     },

@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{
-    Access, Clock, Dir, Entropy, Entry, File, Fs, HostIdentity, Liveness, LockWait, Metadata, Mode, Owner,
-    ProcessIdentity, RenameMode, SyncPool, Timestamp,
+    Access, Clock, Dir, DiskFacts, Entropy, Entry, File, Fs, HostIdentity, Liveness, LockWait, Metadata,
+    Mode, Owner, ProcessIdentity, RenameMode, SyncPool, Timestamp,
 };
 
 /// Declares [`Op`] with its list and its names, so that none of the three can fall behind the others.
@@ -47,6 +47,7 @@ ops! {
     Umask = "umask",
     CreateExclusive = "create_exclusive",
     Open = "open",
+    OpenDisk = "open_disk",
     CreateDir = "create_dir",
     Rename = "rename",
     Link = "link",
@@ -73,6 +74,9 @@ ops! {
     SetXattr = "set_xattr",
     SyncAll = "sync_all",
     SyncData = "sync_data",
+    AsDisk = "as_disk",
+    WriteAtDurable = "write_at_durable",
+    ForgetCached = "forget_cached",
     Lock = "lock",
     Unlock = "unlock",
 }
@@ -81,7 +85,10 @@ impl Op {
     /// Whether the call waits for the medium.
     #[must_use]
     pub fn is_barrier(self) -> bool {
-        matches!(self, Self::SyncAll | Self::SyncData | Self::DirSync | Self::SyncFilesystem)
+        matches!(
+            self,
+            Self::SyncAll | Self::SyncData | Self::WriteAtDurable | Self::DirSync | Self::SyncFilesystem
+        )
     }
 }
 
@@ -246,6 +253,13 @@ impl Dir for TapDir {
         Ok(self.file(name, inner))
     }
 
+    fn open_disk(&self, name: &OsStr, access: Access) -> io::Result<Arc<dyn File>> {
+        let inner = self.tap.call(Op::OpenDisk, &self.child(name), format!("{access:?}"), || {
+            self.inner.open_disk(name, access)
+        })?;
+        Ok(self.file(name, inner))
+    }
+
     fn create_dir(&self, name: &OsStr, mode: Mode) -> io::Result<()> {
         self.tap
             .call(Op::CreateDir, &self.child(name), mode.to_string(), || self.inner.create_dir(name, mode))
@@ -381,6 +395,22 @@ impl File for TapFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.tap.call(Op::SyncData, &self.label, "", || self.inner.sync_data())
+    }
+
+    fn as_disk(&self, block_size: u32) -> io::Result<DiskFacts> {
+        let detail = block_size.to_string();
+        self.tap.call(Op::AsDisk, &self.label, detail, || self.inner.as_disk(block_size))
+    }
+
+    fn write_at_durable(&self, offset: u64, from: &[u8]) -> io::Result<usize> {
+        let detail = format!("@{offset}+{}", from.len());
+        self.tap.write(Op::WriteAtDurable, &self.label, detail, from, |bytes| {
+            self.inner.write_at_durable(offset, bytes)
+        })
+    }
+
+    fn forget_cached(&self) -> io::Result<()> {
+        self.tap.call(Op::ForgetCached, &self.label, "", || self.inner.forget_cached())
     }
 
     fn lock(&self, wait: LockWait) -> io::Result<()> {

@@ -105,6 +105,18 @@ pub trait Dir: Any + Send + Sync + fmt::Debug {
     /// [`Reason::NotFound`], [`Reason::SymlinkLoop`], [`Reason::PermissionDenied`], …
     fn open(&self, name: &OsStr, access: Access) -> io::Result<Arc<dyn File>>;
 
+    /// Opens an existing `name` for use as a disk, as [`Dir::open`] does. It may be a block device too: for writing it
+    /// is then **claimed**, so that no other opener for writing that claims it, and no mount, gets it before this handle
+    /// is gone, whatever name it uses. Opening for reading claims nothing and is refused by no claim.
+    ///
+    /// An implementation without block devices opens as [`Dir::open`] does; this is what is written here.
+    ///
+    /// # Errors
+    /// As [`Dir::open`]; [`Reason::Busy`]: the block device is claimed by another handle or mounted.
+    fn open_disk(&self, name: &OsStr, access: Access) -> io::Result<Arc<dyn File>> {
+        self.open(name, access)
+    }
+
     /// Creates a directory with `mode` less the umask.
     ///
     /// # Durability
@@ -309,6 +321,42 @@ pub trait File: Any + Send + Sync + fmt::Debug {
     /// As [`File::sync_all`].
     fn sync_data(&self) -> io::Result<()>;
 
+    /// Makes this handle ready to be a disk with blocks of `block_size` bytes (a power of two), and says what it is as
+    /// one. Where the file system allows it for such blocks, reads and writes of this handle go **past the page cache**
+    /// from now on, and must then be aligned as the answer says; otherwise they go through it, unaligned ones too. Calling
+    /// it again, for blocks of another size, is allowed and decides anew. Nothing is written.
+    ///
+    /// # Errors
+    /// [`Reason::Unsupported`]: this is a file like any other, through whatever cache there is, and a block device
+    /// cannot be used. Any other error is one of looking at the file.
+    fn as_disk(&self, _block_size: u32) -> io::Result<DiskFacts> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Writes at `offset`, and returns when what was taken is durable; **possibly fewer bytes than given**, as with
+    /// [`File::write_at`].
+    ///
+    /// # Durability
+    /// `Ok`: as many bytes as the answer says are durable, and the size where reading them back needs it. **These bytes
+    /// only**: what else was written is as volatile as before.
+    ///
+    /// # Errors
+    /// [`Reason::Unsupported`]: nothing was written. Any other error leaves these bytes old, new or mixed, and says
+    /// what a barrier that failed says: the system may have told with it, and so have forgotten, that something written
+    /// earlier is lost. A later barrier proves nothing.
+    fn write_at_durable(&self, _offset: u64, _from: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Asks the system to forget what it has cached of this file and what is no newer than the medium, so that reading it
+    /// asks the medium. After a successful barrier that is everything; what another process has mapped may stay.
+    ///
+    /// # Errors
+    /// [`Reason::Unsupported`] where there is no such call; callers may ignore it.
+    fn forget_cached(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Takes the exclusive advisory lock of this file, bound to this open handle: released by
     /// [`File::unlock`], by dropping the handle, and by the kernel when the process dies.
     ///
@@ -338,6 +386,42 @@ pub enum Access {
     ReadWrite,
     /// [`File::read_at`] and [`File::append`].
     Append,
+}
+
+/// What [`File::as_disk`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskFacts {
+    /// What holds the blocks.
+    pub medium: DiskMedium,
+    /// Its length in bytes. ([`File::metadata`] says 0 of a block device.)
+    pub len: u64,
+    /// How requests must be aligned, where they go past the page cache; `None` where they go through it.
+    pub direct: Option<Alignment>,
+    /// Whether [`File::write_at_durable`] is offered, and no slower than a write and [`File::sync_data`].
+    pub write_durable: bool,
+}
+
+/// What holds the blocks of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskMedium {
+    /// A regular file.
+    File,
+    /// A block device, without a file system between.
+    BlockDevice,
+}
+
+/// Of what a request past the page cache must be whole multiples. Both are powers of two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Alignment {
+    /// The address of its buffer; at most [`Alignment::MAX`].
+    pub memory: u32,
+    /// Its offset and its length.
+    pub offset: u32,
+}
+
+impl Alignment {
+    /// A buffer at a multiple of this is aligned for every disk.
+    pub const MAX: u32 = 4096;
 }
 
 /// What a rename does when the new name exists.

@@ -29,7 +29,7 @@ pub use block::{
     BlockDevice, BlockIndex, DeviceCause, DeviceError, DeviceErrorKind, DeviceOp, Geometry, MemDisk,
 };
 #[cfg(feature = "std")]
-pub use block::{CreateStep, FileDisk, FileDiskError, Leftover};
+pub use block::{CreateStep, DiskMode, FileDisk, FileDiskError, Leftover};
 #[cfg(feature = "std")]
 pub use env::{
     Clock, Entropy, Env, HostIdentity, Liveness, OsHost, OsPool, ProcessIdentity, SyncPool, SystemClock,
@@ -37,6 +37,7 @@ pub use env::{
 };
 #[cfg(feature = "std")]
 pub use fs::{
-    Access, Dir, Entry, File, FileId, FileKind, Fs, LockWait, Metadata, Mode, MountFacts, NAME_LEN_MAX, OsFs,
-    Owner, Reason, RenameMode, Timestamp, describe_mount, single_component,
+    Access, Alignment, Dir, DiskFacts, DiskMedium, Entry, File, FileId, FileKind, Fs, LockWait, Metadata,
+    Mode, MountFacts, NAME_LEN_MAX, OsFs, Owner, Reason, RenameMode, Timestamp, describe_mount,
+    single_component,
 };

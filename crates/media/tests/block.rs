@@ -14,9 +14,9 @@ use std::time::Duration;
 use media::conformance::{block_device, born_zeroed};
 use media::doubles::{Call, FailNth, Lasting, Listener, Op, Recorder, ShortWrites, TapFs, When};
 use media::{
-    Access, BlockDevice, BlockIndex, CreateStep, DeviceCause, DeviceError, DeviceErrorKind, DeviceOp, Dir,
-    File, FileDisk, FileDiskError, Fs, Geometry, Leftover, LockWait, MemDisk, Metadata, Mode, OsFs, Owner,
-    Reason,
+    Access, Alignment, BlockDevice, BlockIndex, CreateStep, DeviceCause, DeviceError, DeviceErrorKind,
+    DeviceOp, Dir, DiskFacts, DiskMedium, DiskMode, File, FileDisk, FileDiskError, Fs, Geometry, Leftover,
+    LockWait, MemDisk, Metadata, Mode, OsFs, Owner, Reason,
 };
 
 // Linux's numbers; the doubles hand them out as the system would.
@@ -24,6 +24,7 @@ const EINTR: i32 = 4;
 const EIO: i32 = 5;
 const EBADF: i32 = 9;
 const EACCES: i32 = 13;
+const EINVAL: i32 = 22;
 const ENOSPC: i32 = 28;
 const EROFS: i32 = 30;
 const ENOTSUP: i32 = 95;
@@ -31,6 +32,9 @@ const EDQUOT: i32 = 122;
 const CODES: [i32; 8] = [EIO, ENOSPC, EACCES, EROFS, EDQUOT, EINTR, ENOTSUP, EBADF];
 
 const NAME: &str = "disk";
+
+/// How many checks the suite of the seam has.
+const CHECKS: usize = 17;
 
 fn name() -> &'static OsStr {
     OsStr::new(NAME)
@@ -54,6 +58,11 @@ struct Room {
 impl Room {
     fn new() -> Self {
         Self::on(OsFs::shared())
+    }
+
+    /// Through the page cache, wherever the directory is.
+    fn buffered(fs: Arc<dyn Fs>) -> Self {
+        Self::on(FailNth::new(0, ENOTSUP).only(Op::AsDisk).lasting(Lasting::Forever).over(fs).1)
     }
 
     fn on(fs: Arc<dyn Fs>) -> Self {
@@ -97,15 +106,17 @@ fn block(fill: u8, geometry: Geometry) -> Vec<u8> {
 
 #[test]
 fn mem_disk_conforms() {
-    assert_eq!(block_device(|wish| MemDisk::new(wish).unwrap()), 16);
-    assert_eq!(block_device(|wish| MemDisk::new(wish.with_write_durable()).unwrap()), 16);
+    assert_eq!(block_device(|wish| MemDisk::new(wish).unwrap()), CHECKS);
+    assert_eq!(block_device(|wish| MemDisk::new(wish.with_write_durable()).unwrap()), CHECKS);
     assert_eq!(born_zeroed(|wish| MemDisk::new(wish).unwrap()), 1);
 }
 
 #[test]
 fn a_borrowed_disk_conforms() {
     let disk = MemDisk::new(geometry(1024, 6).with_write_durable().with_torn_blocks()).unwrap();
-    assert_eq!(block_device(|_| &disk), 16);
+    assert_eq!(block_device(|_| &disk), CHECKS);
+    let shared = Arc::new(disk.clone());
+    assert_eq!(block_device(|_| Arc::clone(&shared)), CHECKS);
     let borrowed = &disk;
     assert!(BlockDevice::geometry(&borrowed).torn_blocks());
 }
@@ -118,7 +129,7 @@ fn file_disk_conforms() {
         made.set(made.get() + 1);
         FileDisk::create(&*room.dir, OsStr::new(&format!("disk{}", made.get())), wish).unwrap()
     };
-    assert_eq!(block_device(make), 16);
+    assert_eq!(block_device(make), CHECKS);
     assert_eq!(born_zeroed(make), 1);
 }
 
@@ -127,7 +138,7 @@ fn a_file_disk_that_is_written_a_few_bytes_at_a_time_conforms() {
     // Not a divisor of any block size.
     let fs = TapFs::shared(OsFs::shared(), Arc::new(ShortWrites { len_max: 4999 }));
     let made = std::cell::Cell::new(0);
-    let room = Room::on(fs);
+    let room = Room::buffered(fs);
     block_device(|wish| {
         made.set(made.get() + 1);
         FileDisk::create(&*room.dir, OsStr::new(&format!("disk{}", made.get())), wish).unwrap()
@@ -258,6 +269,7 @@ fn create_writes_every_byte_then_syncs_the_file_then_its_name() {
         "WriteAt disk @0+4096",
         "SyncAll disk",
         "DirSync .",
+        "AsDisk disk 512",
     ];
     assert_eq!(lines(&recorder), expected);
     assert_eq!(room.bytes(), vec![0; 4096]);
@@ -274,6 +286,7 @@ fn create_writes_a_large_disk_in_chunks_and_to_its_end() {
         "WriteAt disk @65536+4096",
         "SyncAll disk",
         "DirSync .",
+        "AsDisk disk 4096",
     ];
     assert_eq!(lines(&recorder), expected);
     assert_eq!(room.bytes(), vec![0; 69_632]);
@@ -305,7 +318,8 @@ fn a_write_is_one_call_and_a_flush_is_one_data_barrier() {
 
 #[test]
 fn requests_that_are_refused_reach_no_file() {
-    let (recorder, room) = recorded();
+    let (recorder, fs) = Recorder::over(OsFs::shared());
+    let room = Room::buffered(fs);
     let disk = room.create(geometry(4096, 8)).unwrap();
     recorder.clear();
     disk.write(BlockIndex::new(8), &[1; 4096]).unwrap_err();
@@ -319,7 +333,7 @@ fn requests_that_are_refused_reach_no_file() {
 fn a_short_write_goes_on_where_it_stopped() {
     let short = TapFs::shared(OsFs::shared(), Arc::new(ShortWrites { len_max: 2000 }));
     let (recorder, fs) = Recorder::over(short);
-    let room = Room::on(fs);
+    let room = Room::buffered(fs);
     let disk = room.create(geometry(4096, 4)).unwrap();
     recorder.clear();
     let bytes: Vec<u8> = (0..=255).cycle().take(4096).collect();
@@ -355,6 +369,7 @@ fn step_of(op: Op) -> CreateStep {
         Op::WriteAt => CreateStep::Zero,
         Op::SyncAll => CreateStep::SyncFile,
         Op::DirSync => CreateStep::SyncDir,
+        Op::AsDisk => CreateStep::AsDisk,
         other => panic!("create has no step {other:?}"),
     }
 }
@@ -403,6 +418,10 @@ fn create_that_fails_at_any_call_says_which_and_leaves_no_file() {
                 assert_eq!(room.bytes(), vec![0; 69_632], "nothing was reserved, everything was written");
                 continue;
             }
+            if op == Op::AsDisk && code == ENOTSUP {
+                assert_eq!(outcome.unwrap().mode().to_string(), "file, buffered");
+                continue;
+            }
             let (step, leftover) = create_error(outcome.unwrap_err(), code);
             assert_eq!(step, step_of(op), "code={code} nth={nth}");
             assert_eq!(room.names(), [""; 0], "code={code} nth={nth}: a file was left behind");
@@ -412,18 +431,21 @@ fn create_that_fails_at_any_call_says_which_and_leaves_no_file() {
                 (CreateStep::SyncDir, Leftover::RemovedNotDurable { cleanup }) => {
                     assert_eq!(cleanup.reason(), reason_of(code));
                 }
-                (CreateStep::Reserve | CreateStep::Zero | CreateStep::SyncFile, Leftover::Removed) => {}
+                (
+                    CreateStep::Reserve | CreateStep::Zero | CreateStep::SyncFile | CreateStep::AsDisk,
+                    Leftover::Removed,
+                ) => {}
                 (step, leftover) => panic!("code={code}: {step:?} left {leftover:?}"),
             }
         }
-        assert_eq!(failures, 6, "code={code}: create, allocate, two writes, two barriers");
+        assert_eq!(failures, 7, "code={code}: create, allocate, two writes, two barriers, the look");
     }
 }
 
 #[test]
 fn create_whose_calls_take_place_and_are_reported_failed_leaves_no_file() {
     for code in [EIO, EINTR] {
-        for nth in 1..=6 {
+        for nth in 1..=7 {
             let (failed, room, outcome) = failing_create(FailNth::new(nth, code).when(When::After));
             let op = failed.unwrap();
             let (step, leftover) = create_error(outcome.unwrap_err(), code);
@@ -442,7 +464,7 @@ fn create_whose_calls_take_place_and_are_reported_failed_leaves_no_file() {
 #[test]
 fn create_whose_cleanup_fails_too_says_so() {
     for code in CODES {
-        for nth in 2..=6 {
+        for nth in 2..=7 {
             let (failed, room, outcome) = failing_create(FailNth::new(nth, code).lasting(Lasting::Forever));
             let op = failed.unwrap();
             let error = outcome.unwrap_err();
@@ -691,14 +713,65 @@ fn a_file_that_has_become_shorter_is_an_error_and_not_zeros() {
     }
 }
 
-/// A file that gives at most `len_max` bytes per read, as a file system over a network may; nothing but reads.
+/// A file that gives at most `read_len_max` bytes per read, as a file system over a network may, and, with an alignment,
+/// takes nothing but aligned requests, as one does past the page cache. Knows its calls.
 #[derive(Debug)]
-struct ShortReads {
+struct Picky {
     inner: Arc<dyn File>,
-    len_max: usize,
+    read_len_max: usize,
+    direct: Option<Alignment>,
+    /// What durable writes fail with, after they have taken place.
+    durable_fails: Option<i32>,
+    /// A sync waits for another call beside it, so long at most, and then fails.
+    sync_hangs: Option<Duration>,
+    calls: Mutex<Vec<String>>,
+    called: Condvar,
 }
 
-impl File for ShortReads {
+impl Picky {
+    fn over(inner: Arc<dyn File>) -> Self {
+        Self {
+            inner,
+            read_len_max: usize::MAX,
+            direct: None,
+            durable_fails: None,
+            sync_hangs: None,
+            calls: Mutex::new(Vec::new()),
+            called: Condvar::new(),
+        }
+    }
+
+    /// A disk of that many blocks of 512 bytes, and the file it is in.
+    fn disk(
+        room: &Room,
+        blocks: u64,
+        direct: Alignment,
+        durable_fails: Option<i32>,
+    ) -> (Arc<Self>, FileDisk) {
+        room.create(geometry(512, blocks)).unwrap();
+        // A handle of its own that goes through the page cache.
+        let inner = room.dir.open(name(), Access::ReadWrite).unwrap();
+        let file = Arc::new(Self { direct: Some(direct), durable_fails, ..Self::over(inner) });
+        let disk = FileDisk::open(Arc::<Self>::clone(&file), 512).unwrap();
+        (file, disk)
+    }
+
+    fn heard(&self, call: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.calls.lock().unwrap().push(format!("{call} @{offset}+{}", bytes.len()));
+        self.called.notify_all();
+        let Some(Alignment { memory, offset: step }) = self.direct else { return Ok(()) };
+        let is_aligned = bytes.as_ptr().addr().is_multiple_of(memory.try_into().unwrap())
+            && offset.is_multiple_of(step.into())
+            && bytes.len().is_multiple_of(step.try_into().unwrap());
+        if is_aligned { Ok(()) } else { Err(io::Error::from_raw_os_error(EINVAL)) }
+    }
+
+    fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut *self.calls.lock().unwrap())
+    }
+}
+
+impl File for Picky {
     fn metadata(&self) -> io::Result<Metadata> {
         self.inner.metadata()
     }
@@ -707,11 +780,13 @@ impl File for ShortReads {
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        let len = into.len().min(self.len_max);
+        self.heard("read", offset, into)?;
+        let len = into.len().min(self.read_len_max);
         self.inner.read_at(offset, &mut into[..len])
     }
-    fn write_at(&self, _: u64, _: &[u8]) -> io::Result<usize> {
-        unreachable!()
+    fn write_at(&self, offset: u64, from: &[u8]) -> io::Result<usize> {
+        self.heard("write", offset, from)?;
+        self.inner.write_at(offset, from)
     }
     fn append(&self, _: &[u8]) -> io::Result<usize> {
         unreachable!()
@@ -744,7 +819,30 @@ impl File for ShortReads {
         unreachable!()
     }
     fn sync_data(&self) -> io::Result<()> {
-        unreachable!()
+        let mut calls = self.calls.lock().unwrap();
+        calls.push("sync".to_owned());
+        self.called.notify_all();
+        let Some(at_most) = self.sync_hangs else { return self.inner.sync_data() };
+        let alone = calls.len();
+        drop(self.called.wait_timeout_while(calls, at_most, |calls| calls.len() == alone).unwrap());
+        Err(io::Error::from_raw_os_error(EIO))
+    }
+    fn as_disk(&self, _: u32) -> io::Result<DiskFacts> {
+        let Some(direct) = self.direct else { return Err(io::ErrorKind::Unsupported.into()) };
+        let len = self.inner.metadata()?.len;
+        Ok(DiskFacts { medium: DiskMedium::File, len, direct: Some(direct), write_durable: true })
+    }
+    fn write_at_durable(&self, offset: u64, from: &[u8]) -> io::Result<usize> {
+        self.heard("durable", offset, from)?;
+        let taken = self.inner.write_at(offset, from)?;
+        match self.durable_fails {
+            Some(code) => Err(io::Error::from_raw_os_error(code)),
+            None => Ok(taken),
+        }
+    }
+    fn forget_cached(&self) -> io::Result<()> {
+        self.calls.lock().unwrap().push("forget".to_owned());
+        Ok(())
     }
     fn lock(&self, _: LockWait) -> io::Result<()> {
         unreachable!()
@@ -760,16 +858,223 @@ fn a_short_read_goes_on_where_it_stopped() {
     let disk = room.create(geometry(4096, 4)).unwrap();
     let bytes: Vec<u8> = (0..=250).cycle().take(8192).collect();
     disk.write(BlockIndex::new(1), &bytes).unwrap();
+    let plain = || room.dir.open(name(), Access::Read).unwrap();
     for len_max in [1, 1000, 4095, 4096, 8191, 8192, 8193] {
-        let file = Arc::new(ShortReads { inner: Arc::clone(disk.file()), len_max });
+        let file = Arc::new(Picky { read_len_max: len_max, ..Picky::over(plain()) });
         let short = FileDisk::open(file, 4096).unwrap();
         let mut found = vec![0; 8192];
         short.read(BlockIndex::new(1), &mut found).unwrap();
         assert_eq!(found, bytes, "len_max={len_max}");
     }
-    let nothing =
-        FileDisk::open(Arc::new(ShortReads { inner: Arc::clone(disk.file()), len_max: 0 }), 4096).unwrap();
+    let nothing = FileDisk::open(Arc::new(Picky { read_len_max: 0, ..Picky::over(plain()) }), 4096).unwrap();
     nothing.read(BlockIndex::new(1), &mut [0; 4096]).unwrap_err();
+}
+
+// ---- FileDisk: past the page cache
+
+const PAGE: Alignment = Alignment { memory: 4096, offset: 512 };
+
+/// `len` bytes of a pattern that begin `skew` bytes behind a page.
+fn skewed(memory: &mut Vec<u8>, skew: usize, len: usize) -> &mut [u8] {
+    memory.resize(len + 2 * 4096, 0);
+    let begin = memory.as_ptr().align_offset(4096) + skew;
+    let bytes = &mut memory[begin..begin + len];
+    bytes.iter_mut().zip((0..=250).cycle()).for_each(|(byte, value)| *byte = value);
+    bytes
+}
+
+#[test]
+fn a_picky_disk_conforms_with_buffers_that_are_aligned_to_nothing() {
+    let room = Room::new();
+    let made = std::cell::Cell::new(0);
+    let count = block_device(|wish| {
+        made.set(made.get() + 1);
+        let name = OsString::from(format!("disk{}", made.get()));
+        FileDisk::create(&*room.dir, &name, wish).unwrap();
+        let inner = room.dir.open(&name, Access::ReadWrite).unwrap();
+        let file = Picky { direct: Some(PAGE), ..Picky::over(inner) };
+        let block_size = u32::try_from(wish.block_size()).unwrap();
+        FileDisk::open(Arc::new(file), block_size).unwrap()
+    });
+    assert_eq!(count, CHECKS);
+}
+
+#[test]
+fn a_buffer_needs_no_alignment_and_one_that_has_it_is_not_copied_about() {
+    let room = Room::new();
+    let (file, disk) = Picky::disk(&room, 64, PAGE, None);
+    assert_eq!(disk.mode(), DiskMode { medium: DiskMedium::File, is_direct: true });
+    let (mut memory, mut found) = (Vec::new(), Vec::new());
+    for skew in [0, 1, 511, 512, 4095] {
+        let bytes = skewed(&mut memory, skew, 2048);
+        bytes[7] = u8::try_from(skew % 256).unwrap();
+        disk.write(BlockIndex::new(3), bytes).unwrap();
+        assert_eq!(file.calls(), ["write @1536+2048"]);
+        disk.write_durable(BlockIndex::new(9), bytes).unwrap();
+        assert_eq!(file.calls(), ["durable @4608+2048"]);
+        for at in [3, 9] {
+            let into = skewed(&mut found, 4095 - skew, 2048);
+            into.fill(0xEE);
+            disk.read(BlockIndex::new(at), into).unwrap();
+            assert_eq!(into, bytes, "skew={skew}");
+        }
+        assert_eq!(file.calls(), ["read @1536+2048", "read @4608+2048"]);
+    }
+}
+
+#[test]
+fn the_longest_request_of_one_call_is_a_mebibyte_and_a_longer_one_goes_in_pieces() {
+    const MIB: usize = 1 << 20;
+    let room = Room::new();
+    let (file, disk) = Picky::disk(&room, 8192, PAGE, None);
+    let mut memory = Vec::new();
+    for (len, pieces) in [
+        (MIB - 512, &["@512+1048064"][..]),
+        (MIB, &["@512+1048576"]),
+        (MIB + 512, &["@512+1048576", "@1049088+512"]),
+        (3 * MIB, &["@512+1048576", "@1049088+1048576", "@2097664+1048576"]),
+    ] {
+        let calls = |call: &str| pieces.iter().map(|piece| format!("{call} {piece}")).collect::<Vec<_>>();
+        let bytes = skewed(&mut memory, 1, len);
+        disk.write(BlockIndex::new(1), bytes).unwrap();
+        assert_eq!(file.calls(), calls("write"));
+        let mut found = vec![0; len + 1];
+        disk.read(BlockIndex::new(1), &mut found[1..]).unwrap();
+        assert!(&found[1..] == bytes, "len={len}");
+        assert_eq!(file.calls(), calls("read"));
+        disk.write_durable(BlockIndex::new(1), bytes).unwrap();
+        assert_eq!(file.calls(), calls("durable"));
+    }
+    // Aligned, there is no limit but the caller's.
+    disk.write(BlockIndex::ZERO, skewed(&mut memory, 0, 3 * MIB)).unwrap();
+    assert_eq!(file.calls(), ["write @0+3145728"]);
+}
+
+#[test]
+fn a_file_that_has_become_shorter_is_an_error_past_the_page_cache_too() {
+    let room = Room::new();
+    let (_, disk) = Picky::disk(&room, 8, PAGE, None);
+    room.dir.open(name(), Access::ReadWrite).unwrap().set_len(512 * 3 + 100).unwrap();
+    disk.read(BlockIndex::new(2), &mut [0; 512]).unwrap();
+    for index in [3, 4] {
+        let error = disk.read(BlockIndex::new(index), &mut [0; 512]).unwrap_err();
+        assert!(error.cause().unwrap().to_string().contains("shorter"), "{error:?}");
+    }
+}
+
+#[test]
+fn a_failed_durable_write_latches_as_a_failed_flush_does() {
+    for code in CODES {
+        let room = Room::new();
+        let (file, disk) = Picky::disk(&room, 8, PAGE, Some(code));
+        disk.write(BlockIndex::ZERO, &[1; 512]).unwrap();
+        let error = disk.write_durable(BlockIndex::new(1), &[2; 512]).unwrap_err();
+        match &error {
+            DeviceError::Io { operation: DeviceOp::WriteDurable, at, len: 512, cause } => {
+                assert_eq!((at.get(), cause.reason()), (1, reason_of(code)));
+            }
+            other => panic!("{other:?}"),
+        }
+        file.calls();
+        // The kernel may have told the loss of block 0 with it: no sync may declare that one durable any more.
+        for (refused, outcome) in [
+            (DeviceOp::Flush, disk.flush()),
+            (DeviceOp::Write, disk.write(BlockIndex::ZERO, &[3; 512])),
+            (DeviceOp::WriteDurable, disk.write_durable(BlockIndex::ZERO, &[3; 512])),
+        ] {
+            match outcome.unwrap_err() {
+                DeviceError::Poisoned { operation, cause } => {
+                    assert_eq!((operation, cause.reason()), (refused, reason_of(code)));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(file.calls(), [""; 0], "what is refused reaches no file");
+        disk.read(BlockIndex::ZERO, &mut [0; 512]).unwrap();
+    }
+}
+
+/// The sync that fails may have told the loss to the durable write, or the other way round.
+#[test]
+fn a_durable_write_that_arrives_while_a_flush_fails_is_refused_and_a_plain_write_does_not_wait() {
+    let room = Room::new();
+    room.create(geometry(512, 8)).unwrap();
+    for (what, at_most) in [("durable", Duration::from_millis(300)), ("plain", Duration::from_secs(10))] {
+        let inner = room.dir.open(name(), Access::ReadWrite).unwrap();
+        let file = Picky { direct: Some(PAGE), sync_hangs: Some(at_most), ..Picky::over(inner) };
+        let file = Arc::new(file);
+        let disk = FileDisk::open(Arc::<Picky>::clone(&file), 512).unwrap();
+        let outcome = std::thread::scope(|scope| {
+            let flush = scope.spawn(|| disk.flush());
+            drop(file.called.wait_while(file.calls.lock().unwrap(), |calls| calls.is_empty()).unwrap());
+            let outcome = match what {
+                "durable" => disk.write_durable(BlockIndex::new(1), &[2; 512]),
+                _ => disk.write(BlockIndex::new(1), &[2; 512]),
+            };
+            flush.join().unwrap().unwrap_err();
+            outcome
+        });
+        if what == "durable" {
+            assert!(matches!(outcome, Err(DeviceError::Poisoned { .. })), "{outcome:?}");
+            assert_eq!(file.calls(), ["sync"]);
+        } else {
+            outcome.unwrap();
+            assert_eq!(file.calls(), ["sync", "write @512+512"], "while the flush ran");
+        }
+    }
+}
+
+#[test]
+fn a_durable_write_that_is_refused_or_empty_does_not_latch() {
+    let room = Room::new();
+    let (file, disk) = Picky::disk(&room, 8, PAGE, Some(EIO));
+    disk.write_durable(BlockIndex::new(8), &[1; 512]).unwrap_err();
+    disk.write_durable(BlockIndex::ZERO, &[1; 511]).unwrap_err();
+    disk.write_durable(BlockIndex::ZERO, &[]).unwrap();
+    assert_eq!(file.calls(), [""; 0]);
+    disk.flush().unwrap();
+}
+
+#[test]
+fn forgetting_is_asked_of_a_file_that_is_read_through_the_cache_and_of_no_other() {
+    let (recorder, fs) = Recorder::over(OsFs::shared());
+    let room = Room::buffered(fs);
+    let disk = room.create(geometry(512, 8)).unwrap();
+    assert_eq!(disk.mode(), DiskMode { medium: DiskMedium::File, is_direct: false });
+    recorder.clear();
+    disk.forget_cached();
+    BlockDevice::forget_cached(&&disk);
+    Arc::new(disk).forget_cached();
+    assert_eq!(lines(&recorder), ["ForgetCached disk"; 3]);
+    let room = Room::new();
+    let (file, disk) = Picky::disk(&room, 8, PAGE, None);
+    disk.forget_cached();
+    assert_eq!(file.calls(), [""; 0]);
+}
+
+#[test]
+fn a_disk_is_written_and_read_by_more_threads_than_it_has_buffers() {
+    let room = Room::new();
+    let (_, disk) = Picky::disk(&room, 8 * 64, PAGE, None);
+    std::thread::scope(|scope| {
+        for thread in 0..8_u8 {
+            let disk = &disk;
+            scope.spawn(move || {
+                for round in 0..64 {
+                    let at = BlockIndex::new(u64::from(thread) * 64 + u64::from(round));
+                    let bytes = vec![thread ^ round; 512];
+                    match round % 3 {
+                        0 => disk.write_durable(at, &bytes).unwrap(),
+                        1 => disk.write(at, &bytes).and_then(|()| disk.flush()).unwrap(),
+                        _ => disk.write(at, &bytes).unwrap(),
+                    }
+                    let mut found = vec![0; 512];
+                    disk.read(at, &mut found).unwrap();
+                    assert_eq!(found, bytes);
+                }
+            });
+        }
+    });
 }
 
 // ---- FileDisk: open
@@ -782,7 +1087,8 @@ fn open_finds_what_create_made() {
     let open = |block_size| FileDisk::open(room.dir.open(name(), Access::ReadWrite).unwrap(), block_size);
     let again = open(512).unwrap();
     assert_eq!(again.geometry(), disk.geometry());
-    assert!(again.geometry().torn_blocks() && !again.geometry().write_durable());
+    assert!(again.geometry().torn_blocks());
+    assert_eq!(again.mode(), disk.mode());
     let mut bytes = [0; 512];
     again.read(BlockIndex::new(7), &mut bytes).unwrap();
     assert_eq!(bytes, [7; 512]);
@@ -807,9 +1113,14 @@ fn open_refuses_what_is_no_disk() {
         let error = open(block_size).unwrap_err();
         assert!(matches!(error, FileDiskError::BlockSize { .. }), "{error:?}");
     }
-    let (_, fs) = FailNth::new(0, EIO).only(Op::Metadata).over(OsFs::shared());
-    let file = fs.open_dir(room.temp.path()).unwrap().open(name(), Access::ReadWrite).unwrap();
-    assert!(matches!(FileDisk::open(file, 512), Err(FileDiskError::Open { .. })));
+    // The look of a disk, and that of a file where there is none.
+    let (_, fs) = FailNth::new(0, EIO).only(Op::AsDisk).over(OsFs::shared());
+    let (_, plain) = FailNth::new(0, ENOTSUP).only(Op::AsDisk).over(OsFs::shared());
+    let (_, plain) = FailNth::new(0, EIO).only(Op::Metadata).over(plain);
+    for fs in [fs, plain] {
+        let file = fs.open_dir(room.temp.path()).unwrap().open(name(), Access::ReadWrite).unwrap();
+        assert!(matches!(FileDisk::open(file, 512), Err(FileDiskError::Open { .. })));
+    }
 }
 
 #[cfg(unix)]

@@ -1,4 +1,4 @@
-//! What tests need from a real machine: file systems mounted from images, power cuts, another user, children that
+//! What tests need from a real machine: file systems mounted from images, raw block devices, power cuts, another user, children that
 //! are killed. Nothing here is part of a release.
 //!
 //! Where something is not there (no root, no `mkfs.xfs`), the answer is [`Missing`], and [`need!`] makes the
@@ -17,11 +17,13 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 
+mod loops;
 mod mounts;
 mod power;
 mod processes;
 mod scratch;
 
+pub use loops::LoopDevice;
 pub use mounts::{BindMount, FsKind, LoopFs, MOUNTS_MAX, MountOptions};
 pub use power::{Cut, CutFs, CutKind, PullThePlug};
 pub use processes::{NOBODY, as_nobody, child_arg, child_test, kill_hard, resume, stop};

@@ -384,10 +384,15 @@ fn changes_the_medium(op: Op) -> bool {
         | Op::SetOwner
         | Op::SetXattr
         | Op::SyncAll
-        | Op::SyncData => true,
+        | Op::SyncData
+        | Op::WriteAtDurable
+        // It starts the writing of what is dirty.
+        | Op::ForgetCached => true,
         Op::OpenDir
         | Op::Umask
         | Op::Open
+        | Op::OpenDisk
+        | Op::AsDisk
         | Op::ReadLink
         | Op::List
         | Op::DirMetadata

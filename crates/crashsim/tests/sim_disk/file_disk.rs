@@ -24,7 +24,7 @@ fn a_file_disk_on_the_simulated_file_system_conforms() {
         made.set(made.get() + 1);
         FileDisk::create(&*root(&fs), OsStr::new(&format!("disk{}", made.get())), wish).unwrap()
     };
-    assert_eq!(block_device(make), 16);
+    assert_eq!(block_device(make), 17);
     assert_eq!(born_zeroed(make), 1);
 }
 

@@ -1,42 +1,88 @@
-//! [`FileDisk`]: a device in a file, through the file seam.
+//! [`FileDisk`]: a device in a file or on a block device, through the file seam.
 //!
 //! Invariants
-//! - no flush begins while another runs, and none after one has failed: what the first failure made unknown
-//!   can never be declared durable by a later success;
-//! - every byte of a created disk was written, not merely reserved.
+//! - no barrier (a flush or a durable write) begins while another runs, and none after one has failed: what the first
+//!   failure made unknown can never be declared durable by a later success;
+//! - every byte of a created disk was written, not merely reserved;
+//! - past the page cache, every request is aligned as the file asked for.
 
 use core::fmt;
 use std::ffi::OsStr;
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{BlockDevice, BlockIndex, DeviceCause, DeviceError, DeviceErrorKind, DeviceOp, Geometry};
-use crate::{Dir, File, FileKind, Mode, Reason};
+use crate::{Alignment, Dir, DiskFacts, DiskMedium, File, FileKind, Mode, Reason};
+
+mod bounce;
+
+use bounce::{Bounce, NoMemory};
 
 /// What one call of the zero-writing loop writes; a multiple of every block size.
 static ZEROS: [u8; 65_536] = [0; 65_536];
 
-/// A block device in a regular file.
+/// A block device in a regular file, or on a raw block device of the system.
 ///
 /// It sits on [`File`], not on the operating system, so a recorder or a simulator below the file seam sees its
 /// calls among all others: one simulated crash covers a journal in a `FileDisk` and the renames around it.
 ///
+/// Where the file lets it ([`File::as_disk`]), reads and writes go past the page cache, so what is read comes from the
+/// medium; [`FileDisk::mode`] says which way was taken. Buffers need no alignment: what is not aligned is copied through
+/// buffers that are kept, at most four of 1 MiB each, so a request up to that length is one call of the file.
+///
 /// [`flush`](BlockDevice::flush) is [`File::sync_data`]: once a disk was [created](FileDisk::create), no flush
-/// has a size or a block map to bring to the medium, only data. After a flush that failed the disk **latches**:
-/// the first cause is kept, every later write and flush is refused with [`DeviceError::Poisoned`], reads go
-/// on. The latch is one of this value; re-open the file to look at what survived.
+/// has a size or a block map to bring to the medium, only data.
+///
+/// # Durable writes
+///
+/// [`write_durable`](BlockDevice::write_durable) is [`File::write_at_durable`], offered where requests go past the page
+/// cache of a file on Linux. What has been proved when the disk was opened is that the kernel knows the flag (a read with
+/// it, which changes nothing); that the file system keeps what it says can be proved by no call, as with a flush.
+/// Through the page cache it is not offered, because it would be a write and a sync in one call, and nothing is won; on a
+/// raw block device not, because the kernel flushes twice there.
+///
+/// # The latch
+///
+/// After a flush or a durable write that failed the disk **latches**: the first cause is kept, every later write and flush
+/// is refused with [`DeviceError::Poisoned`], reads go on. A durable write latches as a flush does because it ends with
+/// the same sync of the kernel, which tells a lost write to one caller per open file and then forgets it: the error may
+/// have been that of an earlier plain write, which the next flush would declare durable. The latch is one of this value;
+/// re-open the file to look at what survived.
 ///
 /// The file system below decides what an interrupted block looks like, and nobody can ask it, so the geometry
-/// always has [`torn_blocks`](Geometry::torn_blocks). There is no durable write.
+/// always has [`torn_blocks`](Geometry::torn_blocks).
 #[derive(Debug)]
 pub struct FileDisk {
     file: Arc<dyn File>,
     geometry: Geometry,
-    /// Held while a flush runs. The kernel tells a lost write to *one* caller of fsync per open file: of two
+    medium: DiskMedium,
+    direct: Option<Alignment>,
+    bounce: Bounce,
+    /// Held while a barrier runs. The kernel tells a lost write to *one* caller of fsync per open file: of two
     /// that run at once, the second may hear `Ok` about bytes whose loss was told to the first.
-    flushing: Mutex<()>,
-    /// Why the first flush that failed did. Not behind `flushing`: writes go on while a flush runs.
-    failed_flush: OnceLock<DeviceCause>,
+    barrier: Mutex<()>,
+    /// Why the first barrier that failed did. Not behind `barrier`: writes go on while a flush runs.
+    failed_barrier: OnceLock<DeviceCause>,
+}
+
+/// Which way a [`FileDisk`] works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskMode {
+    /// What holds the blocks.
+    pub medium: DiskMedium,
+    /// Whether requests go past the page cache.
+    pub is_direct: bool,
+}
+
+impl fmt::Display for DiskMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.medium, self.is_direct) {
+            (DiskMedium::File, true) => "file, direct",
+            (DiskMedium::File, false) => "file, buffered",
+            (DiskMedium::BlockDevice, true) => "block device, direct",
+            (DiskMedium::BlockDevice, false) => "block device, buffered",
+        })
+    }
 }
 
 impl FileDisk {
@@ -64,8 +110,18 @@ impl FileDisk {
             leftover: Leftover::of_refused_name(Reason::of(&error)),
             cause: error.into(),
         })?;
-        match fill(dir, &*file, geometry.byte_len()) {
-            Ok(()) => Ok(Self::over(file, geometry)),
+        let filled = fill(dir, &*file, geometry.byte_len()).and_then(|()| {
+            match look(&*file, geometry.block_size_u32()) {
+                Ok(Look::Disk(facts)) => Ok(facts),
+                Ok(Look::Other(kind)) => Err((
+                    CreateStep::AsDisk,
+                    io::Error::other(format!("what was created is no file: {kind:?}")),
+                )),
+                Err(error) => Err((CreateStep::AsDisk, error)),
+            }
+        });
+        match filled {
+            Ok(facts) => Ok(Self::over(file, geometry, facts)),
             Err((step, error)) => {
                 let cause = DeviceCause::from(error);
                 let leftover = remove_again(dir, name, step, &cause);
@@ -75,7 +131,10 @@ impl FileDisk {
     }
 
     /// Uses a file that is open for reading and writing (or, for a disk that is only read, for reading) as a
-    /// disk with blocks of `block_size` bytes, as many as it has.
+    /// disk with blocks of `block_size` bytes, as many as it has. A block device must have been opened with
+    /// [`Dir::open_disk`], which claims it.
+    ///
+    /// One open file is one disk: whether its requests go past the page cache is a property of the handle.
     ///
     /// Nothing is locked: lock the file first where others may open it. Nothing is flushed: a process may have
     /// died after a failed flush with the cache still holding what the medium does not, so flush before you
@@ -85,21 +144,22 @@ impl FileDisk {
     /// [`FileDiskError::NotRegular`], [`FileDiskError::Length`] (not a whole number of blocks, or none),
     /// [`FileDiskError::BlockSize`], [`FileDiskError::Open`].
     pub fn open(file: Arc<dyn File>, block_size: u32) -> Result<Self, FileDiskError> {
-        let metadata = file.metadata().map_err(|error| FileDiskError::Open { cause: error.into() })?;
-        if metadata.kind != FileKind::File {
-            return Err(FileDiskError::NotRegular { kind: metadata.kind });
-        }
         // The smallest disk with such blocks: refuses a bad block size before anything is divided by it.
         if Geometry::new(block_size, 1).is_err() {
             return Err(FileDiskError::BlockSize { block_size });
         }
-        let wrong_length = FileDiskError::Length { len: metadata.len, block_size };
-        if !metadata.len.is_multiple_of(u64::from(block_size)) {
+        let facts = look(&*file, block_size).map_err(|error| FileDiskError::Open { cause: error.into() })?;
+        let facts = match facts {
+            Look::Disk(facts) => facts,
+            Look::Other(kind) => return Err(FileDiskError::NotRegular { kind }),
+        };
+        let wrong_length = FileDiskError::Length { len: facts.len, block_size };
+        if !facts.len.is_multiple_of(u64::from(block_size)) {
             return Err(wrong_length);
         }
         let geometry =
-            Geometry::new(block_size, metadata.len / u64::from(block_size)).map_err(|_| wrong_length)?;
-        Ok(Self::over(file, geometry))
+            Geometry::new(block_size, facts.len / u64::from(block_size)).map_err(|_| wrong_length)?;
+        Ok(Self::over(file, geometry, facts))
     }
 
     /// The file underneath: for its lock and its metadata. What is written to it directly goes around the
@@ -109,21 +169,117 @@ impl FileDisk {
         &self.file
     }
 
-    fn over(file: Arc<dyn File>, sizes: Geometry) -> Self {
+    /// Which way it works.
+    #[must_use]
+    pub fn mode(&self) -> DiskMode {
+        DiskMode { medium: self.medium, is_direct: self.direct.is_some() }
+    }
+
+    fn over(file: Arc<dyn File>, sizes: Geometry, facts: DiskFacts) -> Self {
         let geometry = Geometry {
             block_shift: sizes.block_shift,
             block_count: sizes.block_count,
             torn_blocks: true,
-            write_durable: false,
+            write_durable: facts.write_durable,
         };
-        Self { file, geometry, flushing: Mutex::new(()), failed_flush: OnceLock::new() }
+        Self {
+            file,
+            geometry,
+            medium: facts.medium,
+            direct: facts.direct,
+            bounce: Bounce::default(),
+            barrier: Mutex::new(()),
+            failed_barrier: OnceLock::new(),
+        }
     }
 
     fn refuse_if_poisoned(&self, operation: DeviceOp) -> Result<(), DeviceError> {
-        match self.failed_flush.get() {
+        match self.failed_barrier.get() {
             Some(cause) => Err(DeviceError::Poisoned { operation, cause: cause.clone() }),
             None => Ok(()),
         }
+    }
+
+    /// Waits for the barrier that runs, if one does.
+    fn one_barrier_at_a_time(&self) -> MutexGuard<'_, ()> {
+        // The lock guards no value; one that a panic left behind is as good as new.
+        self.barrier.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `bytes` lie where a request past the page cache must not begin.
+    fn unaligned(&self, bytes: &[u8]) -> bool {
+        let Some(alignment) = self.direct else { return false };
+        usize::try_from(alignment.memory).is_ok_and(|align| !bytes.as_ptr().addr().is_multiple_of(align))
+    }
+
+    /// What the offset of a request must be a multiple of.
+    fn step(&self) -> u64 {
+        self.direct.map_or(1, |alignment| u64::from(alignment.offset))
+    }
+
+    fn put(&self, write: WriteCall, offset: u64, from: &[u8]) -> Result<(), Trouble> {
+        let step = self.step();
+        if !self.unaligned(from) {
+            return Ok(write_all(&*self.file, write, step, offset, from)?);
+        }
+        let mut lent = self.bounce.lend(from.len())?;
+        let bytes = lent.bytes();
+        let mut offset = offset;
+        for piece in from.chunks(bytes.len().max(1)) {
+            let Some(aligned) = bytes.get_mut(..piece.len()) else { break };
+            aligned.copy_from_slice(piece);
+            write_all(&*self.file, write, step, offset, aligned)?;
+            offset = advanced(offset, piece.len())?;
+        }
+        Ok(())
+    }
+
+    fn get(&self, offset: u64, into: &mut [u8]) -> Result<(), Trouble> {
+        let step = self.step();
+        if !self.unaligned(into) {
+            return Ok(read_all(&*self.file, step, offset, into)?);
+        }
+        let mut lent = self.bounce.lend(into.len())?;
+        let bytes = lent.bytes();
+        let mut offset = offset;
+        for piece in into.chunks_mut(bytes.len().max(1)) {
+            let Some(aligned) = bytes.get_mut(..piece.len()) else { break };
+            read_all(&*self.file, step, offset, aligned)?;
+            piece.copy_from_slice(aligned);
+            offset = advanced(offset, piece.len())?;
+        }
+        Ok(())
+    }
+}
+
+/// [`File::write_at`] or [`File::write_at_durable`].
+type WriteCall = fn(&dyn File, u64, &[u8]) -> io::Result<usize>;
+
+/// Why a request was not carried out.
+enum Trouble {
+    /// For want of memory: nothing was asked of the file.
+    Memory(usize),
+    File(io::Error),
+}
+
+impl Trouble {
+    fn of(self, operation: DeviceOp, at: BlockIndex, len: usize) -> DeviceError {
+        match self {
+            Self::Memory(len) => DeviceError::NoMemory { len: u64::try_from(len).unwrap_or(u64::MAX) },
+            Self::File(error) => DeviceError::Io { operation, at, len, cause: error.into() },
+        }
+    }
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Self::File(error)
+    }
+}
+
+impl From<NoMemory> for Trouble {
+    fn from(NoMemory(len): NoMemory) -> Self {
+        Self::Memory(len)
     }
 }
 
@@ -135,40 +291,87 @@ impl BlockDevice for FileDisk {
     fn read(&self, at: BlockIndex, into: &mut [u8]) -> Result<(), DeviceError> {
         let offset = self.geometry.locate(at, into.len())?;
         let len = into.len();
-        read_all(&*self.file, offset, into).map_err(|error| DeviceError::Io {
-            operation: DeviceOp::Read,
-            at,
-            len,
-            cause: error.into(),
-        })
+        self.get(offset, into).map_err(|trouble| trouble.of(DeviceOp::Read, at, len))
     }
 
     fn write(&self, at: BlockIndex, from: &[u8]) -> Result<(), DeviceError> {
         let offset = self.geometry.locate(at, from.len())?;
         self.refuse_if_poisoned(DeviceOp::Write)?;
         // A flush that fails from here on does not make this write wrong: no flush that covers it has begun.
-        write_all(&*self.file, offset, from).map_err(|error| DeviceError::Io {
-            operation: DeviceOp::Write,
-            at,
-            len: from.len(),
-            cause: error.into(),
-        })
+        let written = self.put(|file, offset, from| file.write_at(offset, from), offset, from);
+        written.map_err(|trouble| trouble.of(DeviceOp::Write, at, from.len()))
     }
 
     fn flush(&self) -> Result<(), DeviceError> {
-        // The lock guards no value; one that a panic left behind is as good as new.
-        let _one_at_a_time = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.one_barrier_at_a_time();
         self.refuse_if_poisoned(DeviceOp::Flush)?;
         self.file.sync_data().map_err(|error| {
-            let cause = self.failed_flush.get_or_init(|| error.into());
+            let cause = self.failed_barrier.get_or_init(|| error.into());
             DeviceError::FlushFailed { cause: cause.clone() }
         })
+    }
+
+    fn write_durable(&self, at: BlockIndex, from: &[u8]) -> Result<(), DeviceError> {
+        let operation = DeviceOp::WriteDurable;
+        if !self.geometry.write_durable {
+            return Err(DeviceError::Unsupported { operation });
+        }
+        let offset = self.geometry.locate(at, from.len())?;
+        // First this lock and then a buffer: who waits for a barrier keeps no buffer from plain writes.
+        let _alone = self.one_barrier_at_a_time();
+        self.refuse_if_poisoned(operation)?;
+        let written = self.put(|file, offset, from| file.write_at_durable(offset, from), offset, from);
+        written.map_err(|trouble| {
+            let error = trouble.of(operation, at, from.len());
+            if let Some(cause) = error.cause() {
+                // Under the lock, so this is the first.
+                let _first = self.failed_barrier.get_or_init(|| cause.clone());
+            }
+            error
+        })
+    }
+
+    /// Past the page cache there is nothing to forget. Through it, the system is asked to; it may keep what another
+    /// process has mapped.
+    fn forget_cached(&self) {
+        if self.direct.is_some() {
+            return;
+        }
+        match self.file.forget_cached() {
+            // Where it cannot be done, reads see the cache, as they did before.
+            Ok(()) | Err(_) => {}
+        }
     }
 
     /// Passed on to the file, for who listens there.
     fn mark(&self, point: &'static str) {
         self.file.mark(point);
     }
+}
+
+/// What a file is.
+enum Look {
+    Disk(DiskFacts),
+    Other(FileKind),
+}
+
+fn look(file: &dyn File, block_size: u32) -> io::Result<Look> {
+    match file.as_disk(block_size) {
+        Ok(facts) => return Ok(Look::Disk(facts)),
+        // Then it is a file as any other: through whatever cache there is.
+        Err(error) if Reason::of(&error) == Reason::Unsupported => {}
+        Err(error) => return Err(error),
+    }
+    let metadata = file.metadata()?;
+    Ok(match metadata.kind {
+        FileKind::File => Look::Disk(DiskFacts {
+            medium: DiskMedium::File,
+            len: metadata.len,
+            direct: None,
+            write_durable: false,
+        }),
+        other => Look::Other(other),
+    })
 }
 
 /// The steps of a creation after the name was taken.
@@ -191,7 +394,7 @@ fn write_zeros(file: &dyn File, len: u64) -> io::Result<()> {
     while offset < len {
         let rest = usize::try_from(len - offset).unwrap_or(usize::MAX);
         let chunk = ZEROS.get(..rest).unwrap_or(&ZEROS);
-        write_all(file, offset, chunk)?;
+        write_all(file, |file, offset, from| file.write_at(offset, from), 1, offset, chunk)?;
         offset = advanced(offset, chunk.len())?;
     }
     Ok(())
@@ -212,12 +415,13 @@ fn remove_again(dir: &dyn Dir, name: &OsStr, failed: CreateStep, cause: &DeviceC
     }
 }
 
-/// Reads until `into` is full; a file may give fewer bytes than asked for. Ends because every round gets on.
-fn read_all(file: &dyn File, mut offset: u64, mut into: &mut [u8]) -> io::Result<()> {
+/// Reads until `into` is full; a file may give fewer bytes than asked for, but past the page cache only whole steps, unless
+/// its end is reached. Ends because every round gets on.
+fn read_all(file: &dyn File, step: u64, mut offset: u64, mut into: &mut [u8]) -> io::Result<()> {
     while !into.is_empty() {
         let count = file.read_at(offset, into)?;
         into = match into.get_mut(count..) {
-            Some(rest) if count > 0 => rest,
+            Some(rest) if count > 0 && advanced(offset, count)?.is_multiple_of(step) => rest,
             Some(_) => {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file has become shorter"));
             }
@@ -228,12 +432,19 @@ fn read_all(file: &dyn File, mut offset: u64, mut into: &mut [u8]) -> io::Result
     Ok(())
 }
 
-/// Writes until `from` is used up; a file may take fewer bytes than given. Ends because every round gets on.
-fn write_all(file: &dyn File, mut offset: u64, mut from: &[u8]) -> io::Result<()> {
+/// Writes until `from` is used up; a file may take fewer bytes than given, but past the page cache only whole steps. Ends
+/// because every round gets on.
+fn write_all(
+    file: &dyn File,
+    write: WriteCall,
+    step: u64,
+    mut offset: u64,
+    mut from: &[u8],
+) -> io::Result<()> {
     while !from.is_empty() {
-        let count = file.write_at(offset, from)?;
+        let count = write(file, offset, from)?;
         from = match from.get(count..) {
-            Some(rest) if count > 0 => rest,
+            Some(rest) if count > 0 && advanced(offset, count)?.is_multiple_of(step) => rest,
             Some(_) => return Err(io::Error::new(io::ErrorKind::WriteZero, "the file takes no more bytes")),
             None => return Err(io::Error::other("the file took more bytes than given")),
         };
@@ -270,8 +481,9 @@ pub enum FileDiskError {
         #[source]
         cause: DeviceCause,
     },
-    /// Only regular files are used: others have no length of their own, or are not ours to overwrite.
-    #[error("not a regular file: {kind:?}")]
+    /// Only regular files are used, and block devices that were opened as disks: others have no length of their own, or
+    /// are not ours to overwrite.
+    #[error("neither a regular file nor a block device opened as a disk: {kind:?}")]
     NotRegular {
         /// What it is.
         kind: FileKind,
@@ -318,6 +530,8 @@ pub enum CreateStep {
     SyncFile,
     /// [`Dir::sync`].
     SyncDir,
+    /// [`File::as_disk`].
+    AsDisk,
 }
 
 impl fmt::Display for CreateStep {
@@ -328,6 +542,7 @@ impl fmt::Display for CreateStep {
             Self::Zero => "writing the zeros",
             Self::SyncFile => "syncing the file",
             Self::SyncDir => "syncing the directory",
+            Self::AsDisk => "making it ready as a disk",
         })
     }
 }

@@ -16,7 +16,7 @@ const BLOCKS_MIN: u64 = 4;
 const REQUEST_LEN_MAX: u64 = 4 << 20;
 
 /// Runs every check on devices from `make` and returns how many checks there are. The caller prints it, after
-/// this function has returned: `conformance: block_device 16/16 ok`.
+/// this function has returned: `conformance: block_device 17/17 ok`.
 ///
 /// `make` is called once for each check and shape. The geometry it gets is a wish: a device that has its own,
 /// as a real disk does, ignores it (and may be the same device each time). Blocks are overwritten; nothing is
@@ -67,7 +67,7 @@ fn shapes() -> impl Iterator<Item = Geometry> {
 /// A name, and the check that bears it.
 type Check<D> = (&'static str, fn(&Case<'_, D>));
 
-fn checks<D: BlockDevice>() -> [Check<D>; 16] {
+fn checks<D: BlockDevice>() -> [Check<D>; 17] {
     [
         ("geometry_is_within_its_bounds_and_stable", geometry_is_within_its_bounds_and_stable),
         ("a_completed_write_is_visible", a_completed_write_is_visible),
@@ -84,6 +84,7 @@ fn checks<D: BlockDevice>() -> [Check<D>; 16] {
         ("reading_changes_nothing", reading_changes_nothing),
         ("flush_succeeds_and_keeps_the_bytes", flush_succeeds_and_keeps_the_bytes),
         ("write_durable_is_what_the_geometry_says", write_durable_is_what_the_geometry_says),
+        ("forgetting_the_cache_loses_nothing", forgetting_the_cache_loses_nothing),
         ("a_mark_changes_nothing", a_mark_changes_nothing),
     ]
 }
@@ -361,6 +362,19 @@ fn write_durable_is_what_the_geometry_says<D: BlockDevice>(case: &Case<'_, D>) {
     case.out_of_range(case.device.write_durable(past, &new), "a durable write one past the end");
     let error = case.refused(case.device.write_durable(BlockIndex::ZERO, &new[1..]), "a misaligned one");
     assert!(matches!(error, DeviceError::Misaligned { .. }), "{}: {error:?}", case.name);
+}
+
+fn forgetting_the_cache_loses_nothing<D: BlockDevice>(case: &Case<'_, D>) {
+    let (flushed, newer) = (case.pattern(40, 2), case.pattern(41, 1));
+    case.write(0, &flushed);
+    case.flush();
+    case.device.forget_cached();
+    case.expect(0, &flushed, "after the flush");
+    // What no flush has covered is visible all the same.
+    case.write(1, &newer);
+    case.device.forget_cached();
+    case.expect(1, &newer, "before a flush");
+    case.expect(0, &flushed[..case.block_size()], "the other block");
 }
 
 fn a_mark_changes_nothing<D: BlockDevice>(case: &Case<'_, D>) {

@@ -10,7 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use crate::{Access, File, FileKind, Fs, LockWait, Metadata, Mode, NAME_LEN_MAX, Reason, RenameMode};
+use crate::{
+    Access, Alignment, DiskMedium, File, FileKind, Fs, LockWait, Metadata, Mode, NAME_LEN_MAX, Reason,
+    RenameMode,
+};
 
 mod ground;
 
@@ -68,7 +71,7 @@ pub fn file_system(fs: &Arc<dyn Fs>, root: &Path, symlinks: Symlinks) -> FileSys
 
 type Check = (&'static str, fn(&mut Ground) -> Outcome);
 
-const CHECKS: [Check; 41] = [
+const CHECKS: [Check; 45] = [
     ("create_exclusive makes an empty file, for reading and writing", create_makes_an_empty_file),
     ("create_exclusive refuses what exists and leaves it alone", create_refuses_what_exists),
     ("create takes the umask off the mode", create_takes_the_umask_off),
@@ -85,6 +88,10 @@ const CHECKS: [Check; 41] = [
     ("set_len cuts, and grows with zeros", set_len_both_ways),
     ("allocate changes neither length nor bytes", allocate_keeps_length),
     ("start_writeback changes nothing", start_writeback_is_harmless),
+    ("open_disk opens what is there, and as open does", open_disk),
+    ("as_disk changes nothing and reads and writes aligned requests", as_disk),
+    ("write_at_durable is a write", durable_write),
+    ("forget_cached loses nothing", forget_cached),
     ("rename Replace takes the place of a file", rename_replace),
     ("rename onto the same name changes nothing", rename_to_itself),
     ("rename moves between directories", rename_across),
@@ -301,6 +308,78 @@ fn start_writeback_is_harmless(ground: &mut Ground) -> Outcome {
             hinted.map_or_else(|e| Reason::of(&e) == Reason::Unsupported, |()| true),
         )?;
     }
+    ground.holds("file", &bytes)
+}
+
+fn open_disk(ground: &mut Ground) -> Outcome {
+    ground.create("file", b"0123456789")?;
+    let read = must("open_disk to read", ground.dir.open_disk("file".as_ref(), Access::Read))?;
+    same("what it reads", read_from(&*read, 3)?, b"3456789".to_vec())?;
+    let write =
+        must("open_disk to write, beside it", ground.dir.open_disk("file".as_ref(), Access::ReadWrite))?;
+    write_all(&*write, 0, b"ab")?;
+    ground.holds("file", b"ab23456789")?;
+    ensure("a disk opened to be read refuses to write", read.write_at(0, b"x").is_err())?;
+    let missing = ground.dir.open_disk("missing".as_ref(), Access::ReadWrite);
+    fails("open_disk of a missing name", missing, &[Reason::NotFound])?;
+    is_missing(&*ground.dir, "missing")
+}
+
+fn as_disk(ground: &mut Ground) -> Outcome {
+    const LEN: usize = 16_384;
+    let bytes: Vec<u8> = (0..=250).cycle().take(LEN).collect();
+    let file = ground.create("file", &bytes)?;
+    let handle = must("open_disk", ground.dir.open_disk("file".as_ref(), Access::ReadWrite))?;
+    // Two pages more than one page, so that one page of it is aligned.
+    let mut memory = vec![0; 3 * 4096];
+    let begin = memory.as_ptr().align_offset(4096);
+    let page = memory.get_mut(begin..begin + 4096).unwrap_or_default();
+    for block_size in [4096, 512, 65_536, 4096] {
+        let Some(facts) = ground.optional("as_disk", handle.as_disk(block_size))? else { return Ok(()) };
+        same("its medium", facts.medium, DiskMedium::File)?;
+        same("its length", facts.len, 16_384)?;
+        if let Some(Alignment { memory, offset }) = facts.direct {
+            let bounds = [memory, offset].map(|value| value.is_power_of_two() && value <= Alignment::MAX);
+            same("whether the alignment is a power of two and no more than a page", bounds, [true; 2])?;
+            ensure("a block is aligned", block_size.is_multiple_of(offset))?;
+        }
+        page.fill(0);
+        same("how much an aligned read gives", must("read_at", handle.read_at(4096, page))?, 4096)?;
+        ensure("an aligned read gives what is there", bytes.get(4096..8192) == Some(&*page))?;
+    }
+    page.fill(7);
+    same("how much an aligned write takes", must("write_at", handle.write_at(8192, page))?, 4096)?;
+    let seen = read_from(&*file, 8192)?;
+    ensure("an aligned write is seen by every handle", seen.get(..4096) == Some(&*page))?;
+    same("what is behind it", seen.get(4096..), bytes.get(12_288..))
+}
+
+fn durable_write(ground: &mut Ground) -> Outcome {
+    let file = ground.create("file", b"0123456789")?;
+    for (offset, bytes, wanted) in
+        [(3, &b"abc"[..], &b"012abc6789"[..]), (10, b"de", b"012abc6789de"), (0, b"", b"012abc6789de")]
+    {
+        let Some(taken) = ground.optional("write_at_durable", file.write_at_durable(offset, bytes))? else {
+            return ground.holds("file", b"0123456789");
+        };
+        same("how much of a few bytes is taken", taken, bytes.len())?;
+        ground.holds("file", wanted)?;
+    }
+    let reader = ground.open("file", Access::Read)?;
+    ensure("a handle for reading refuses a durable write", reader.write_at_durable(0, b"x").is_err())?;
+    ground.holds("file", b"012abc6789de")
+}
+
+fn forget_cached(ground: &mut Ground) -> Outcome {
+    let bytes: Vec<u8> = (0..=250).cycle().take(20_000).collect();
+    let file = ground.create("file", &bytes)?;
+    // Dirty pages may not be forgotten, clean ones may.
+    if ground.optional("forget_cached", file.forget_cached())?.is_none() {
+        return Ok(());
+    }
+    ground.holds("file", &bytes)?;
+    must("sync_data", file.sync_data())?;
+    must("forget_cached", file.forget_cached())?;
     ground.holds("file", &bytes)
 }
 
@@ -742,6 +821,8 @@ fn open_never_follows_a_link(ground: &mut Ground) -> Outcome {
         for name in ["to-file", "dangling"] {
             let opened = ground.root.open(name.as_ref(), access);
             fails(&format!("open of `{name}` for {access:?}"), opened, &[Reason::SymlinkLoop])?;
+            let opened = ground.root.open_disk(name.as_ref(), access);
+            fails(&format!("open_disk of `{name}` for {access:?}"), opened, &[Reason::SymlinkLoop])?;
         }
     }
     let facts = must("metadata of the link", ground.root.metadata("to-file".as_ref()))?;

@@ -1,10 +1,11 @@
-//! What `durable-io` promises, on file systems that are really full, read-only, or another one; watched by a
+//! What `durable-io` and `FileDisk` promise, on file systems that are really full, read-only, or another one; watched by a
 //! user who must not see; and told by the system calls themselves.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests, outside of the functions marked as tests")]
 #![expect(clippy::disallowed_methods, reason = "the scenes are set with the plain calls, not with ours")]
 
 mod attributes;
+mod disks;
 mod full;
 mod names;
 mod refused;

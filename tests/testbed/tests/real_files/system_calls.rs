@@ -1,12 +1,14 @@
-//! The order of a replace, told by the kernel: a child does it between two marks, under `strace`.
+//! The calls of a replace, and of a disk, told by the kernel: a child does it between two marks, under `strace`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use durable_io::Dir;
-use testbed::{Scratch, child_arg, child_test, find_program, need};
+use media::{BlockDevice as _, BlockIndex, FileDisk, Fs as _, Geometry, OsFs};
+use testbed::{FsKind, LoopFs, Scratch, child_arg, child_test, find_program, need};
 
 const CHILD: &str = "system_calls::child_replaces_once";
+const DISK_CHILD: &str = "system_calls::child_writes_a_disk_once";
 const BEGIN: &str = "/steadfast-mark-begin";
 const END: &str = "/steadfast-mark-end";
 
@@ -29,11 +31,37 @@ fn child_replaces_once() {
     drop(published.unwrap());
 }
 
-/// The system calls of the thread that made the marks, between them.
+/// The argument: `durable` or `plain`, a colon, a directory.
+#[test]
+fn child_writes_a_disk_once() {
+    let Some(argument) = child_arg(DISK_CHILD) else { return };
+    let (how, path) = argument.to_str().unwrap().split_once(':').unwrap();
+    let dir = OsFs.open_dir(path.as_ref()).unwrap();
+    let disk = FileDisk::create(&*dir, "disk".as_ref(), Geometry::new(4096, 16).unwrap()).unwrap();
+    // Aligned to nothing, so that it is copied; the first copy allocates.
+    let memory = vec![7; 8192];
+    let bytes = &memory[memory.as_ptr().align_offset(4096) + 1..][..4096];
+    disk.write(BlockIndex::ZERO, bytes).unwrap();
+    mark(BEGIN);
+    let outcome = match how {
+        "durable" => disk.write_durable(BlockIndex::new(3), bytes),
+        _ => disk.write(BlockIndex::new(3), bytes).and_then(|()| disk.flush()),
+    };
+    mark(END);
+    outcome.unwrap();
+}
+
+/// The system calls of a replace of `name`.
 fn traced(name: &str) -> Result<Vec<String>, testbed::Missing> {
+    let scratch = Scratch::new()?;
+    traced_child(CHILD, name, &scratch.path())
+}
+
+/// The system calls of the thread that made the marks, between them.
+fn traced_child(child: &str, what: &str, dir: &Path) -> Result<Vec<String>, testbed::Missing> {
     let strace = find_program("strace")?;
     let scratch = Scratch::new()?;
-    let child = child_test(CHILD, format!("{name}:{}", scratch.path().display()))?;
+    let child = child_test(child, format!("{what}:{}", dir.display()))?;
     let mut command = Command::new(strace);
     // One file per thread, so that no call is split in two lines.
     command.arg("-ff").arg("-s16").arg("-o").arg(scratch.beside("trace"));
@@ -160,4 +188,28 @@ fn a_new_file_is_nine_system_calls() {
     ];
     assert_eq!(seen, promised, "{calls:#?}");
     assert_no_time_is_asked_for(&calls);
+}
+
+#[test]
+fn a_durable_write_is_one_system_call_and_no_sync() {
+    for (kind, size) in [(FsKind::Ext4, 64 << 20), (FsKind::Xfs, 300 << 20)] {
+        let fs = need!(LoopFs::mount(kind, size));
+        let calls = need!(traced_child(DISK_CHILD, "durable", fs.root()));
+        let [write] = calls.as_slice() else { panic!("{kind:?}: {calls:#?}") };
+        assert!(write.starts_with("pwritev2(") && write.contains("iov_len=4096"), "{write}");
+        // One block at its place, durable, and taken whole; nothing is allocated for its copy, and nobody woken.
+        assert!(write.ends_with(", 1, 12288, RWF_DSYNC) = 4096"), "{write}");
+    }
+}
+
+#[test]
+fn a_plain_write_and_a_flush_are_two_system_calls() {
+    for (kind, size) in [(FsKind::Ext4, 64 << 20), (FsKind::Tmpfs, 16 << 20)] {
+        let fs = need!(LoopFs::mount(kind, size));
+        let calls = need!(traced_child(DISK_CHILD, "plain", fs.root()));
+        let [write, sync] = calls.as_slice() else { panic!("{kind:?}: {calls:#?}") };
+        assert!(write.starts_with("pwrite64(") && write.ends_with(", 4096, 12288) = 4096"), "{write}");
+        assert_eq!(sync.split('(').next(), Some("fdatasync"), "{sync}");
+        assert_eq!(descriptor(sync), descriptor(write));
+    }
 }

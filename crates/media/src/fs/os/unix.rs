@@ -10,12 +10,19 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+#[cfg(target_os = "linux")]
+mod disk;
+
+#[cfg(target_os = "linux")]
+use disk::Claim;
 use rustix::fs as sys;
 #[cfg(target_os = "linux")]
 use rustix::fs::StatxFlags;
 use rustix::fs::{AtFlags, FileType, FlockOperation, OFlags, RenameFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 
+#[cfg(target_os = "linux")]
+use crate::fs::DiskFacts;
 use crate::fs::{
     Access, Dir, Entry, File, FileId, FileKind, Fs, LockWait, Metadata, Mode, Owner, RenameMode, Timestamp,
     single_component,
@@ -80,18 +87,8 @@ struct OsDir {
     fd: OwnedFd,
 }
 
-impl Dir for OsDir {
-    fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Dir>> {
-        open_dir_at(self.fd.as_fd(), path)
-    }
-
-    fn create_exclusive(&self, name: &OsStr, mode: Mode) -> io::Result<Arc<dyn File>> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = sys::openat(&self.fd, single_component(name)?, flags, sys_mode(mode))?;
-        Ok(Arc::new(OsFile { fd }))
-    }
-
-    fn open(&self, name: &OsStr, access: Access) -> io::Result<Arc<dyn File>> {
+impl OsDir {
+    fn open_with(&self, name: &OsStr, access: Access, more: OFlags) -> io::Result<OwnedFd> {
         let name = single_component(name)?;
         let access = match access {
             Access::Read => OFlags::RDONLY,
@@ -100,9 +97,30 @@ impl Dir for OsDir {
             Access::Append => OFlags::RDWR | OFlags::APPEND,
         };
         // Without NONBLOCK the open of a FIFO waits for its other end; regular files ignore it.
-        let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let fd = retry_on_intr(|| sys::openat(&self.fd, name, flags, sys::Mode::empty()))?;
-        Ok(Arc::new(OsFile { fd }))
+        let flags = access | more | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        Ok(retry_on_intr(|| sys::openat(&self.fd, name, flags, sys::Mode::empty()))?)
+    }
+}
+
+impl Dir for OsDir {
+    fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Dir>> {
+        open_dir_at(self.fd.as_fd(), path)
+    }
+
+    fn create_exclusive(&self, name: &OsStr, mode: Mode) -> io::Result<Arc<dyn File>> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = sys::openat(&self.fd, single_component(name)?, flags, sys_mode(mode))?;
+        Ok(Arc::new(OsFile::plain(fd, Access::ReadWrite)))
+    }
+
+    fn open(&self, name: &OsStr, access: Access) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(OsFile::plain(self.open_with(name, access, OFlags::empty())?, access)))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn open_disk(&self, name: &OsStr, access: Access) -> io::Result<Arc<dyn File>> {
+        let claim = Claim::for_access(access);
+        Ok(Arc::new(OsFile { claim, ..OsFile::plain(self.open_with(name, access, claim.flags())?, access) }))
     }
 
     fn create_dir(&self, name: &OsStr, mode: Mode) -> io::Result<()> {
@@ -194,6 +212,23 @@ impl Dir for OsDir {
 #[derive(Debug)]
 struct OsFile {
     fd: OwnedFd,
+    /// A disk that is only read has no use for durable writes.
+    #[cfg(target_os = "linux")]
+    access: Access,
+    #[cfg(target_os = "linux")]
+    claim: Claim,
+}
+
+impl OsFile {
+    #[cfg(target_os = "linux")]
+    fn plain(fd: OwnedFd, access: Access) -> Self {
+        Self { fd, access, claim: Claim::None }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn plain(fd: OwnedFd, _access: Access) -> Self {
+        Self { fd }
+    }
 }
 
 impl File for OsFile {
@@ -279,6 +314,21 @@ impl File for OsFile {
 
     fn sync_data(&self) -> io::Result<()> {
         data_barrier(self.fd.as_fd())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn as_disk(&self, block_size: u32) -> io::Result<DiskFacts> {
+        disk::prepare(self, block_size)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn write_at_durable(&self, offset: u64, from: &[u8]) -> io::Result<usize> {
+        disk::write_durable(self.fd.as_fd(), offset, from)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn forget_cached(&self) -> io::Result<()> {
+        Ok(sys::fadvise(&self.fd, 0, None, sys::Advice::DontNeed)?)
     }
 
     fn lock(&self, wait: LockWait) -> io::Result<()> {
