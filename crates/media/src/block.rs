@@ -151,29 +151,6 @@ forward! {
     Arc<D>
 }
 
-/// Shares a device: an engine that owns its device can be handed one of several handles.
-#[cfg(feature = "std")]
-impl<D: BlockDevice + ?Sized> BlockDevice for Arc<D> {
-    fn geometry(&self) -> Geometry {
-        (**self).geometry()
-    }
-    fn read(&self, at: BlockIndex, into: &mut [u8]) -> Result<(), DeviceError> {
-        (**self).read(at, into)
-    }
-    fn write(&self, at: BlockIndex, from: &[u8]) -> Result<(), DeviceError> {
-        (**self).write(at, from)
-    }
-    fn flush(&self) -> Result<(), DeviceError> {
-        (**self).flush()
-    }
-    fn write_durable(&self, at: BlockIndex, from: &[u8]) -> Result<(), DeviceError> {
-        (**self).write_durable(at, from)
-    }
-    fn mark(&self, point: &'static str) {
-        (**self).mark(point);
-    }
-}
-
 /// The number of a block, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct BlockIndex(u64);

@@ -95,8 +95,23 @@ fn until(mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn wait_for(shared: &SharedStore<GatedDisk<SimDisk>>, waiting: usize) {
-    until(|| shared.stats().waiting == waiting);
+/// Everybody asks, while the gate is closed: the first two are out, each alone in a frame, before the others come.
+fn all_ask<'s, T: Send + 's>(
+    scope: &'s thread::Scope<'s, '_>,
+    shared: &'s SharedStore<GatedDisk<SimDisk>>,
+    asks: Vec<impl FnOnce() -> T + Send + 's>,
+) -> Vec<thread::ScopedJoinHandle<'s, T>> {
+    let frames = shared.stats().store.frame_ops.count();
+    let mut asked = Vec::new();
+    for (ask, nth) in asks.into_iter().zip(1..) {
+        let builder = thread::Builder::new().stack_size(128 << 10);
+        asked.push(builder.spawn_scoped(scope, ask).unwrap());
+        if nth <= 2 {
+            until(|| shared.stats().store.frame_ops.count() == frames + nth);
+        }
+    }
+    until(|| shared.stats().waiting == asked.len() - 2);
+    asked
 }
 
 #[test]
@@ -106,14 +121,11 @@ fn those_who_ask_while_frames_are_out_share_the_next_one() {
         let before = shared.stats().store.journal.barriers;
         disk.set_open(false);
         thread::scope(|scope| {
-            for name in ["a", "b", "c", "d", "e", "f"] {
-                scope.spawn({
-                    let shared = &shared;
-                    move || shared.put(&key(name), b"x").unwrap()
-                });
-            }
-            // Two are out, each with the one who came first; the others wait for a place.
-            wait_for(&shared, 4);
+            let ask = |name| {
+                let shared = &shared;
+                move || shared.put(&key(name), b"x").unwrap()
+            };
+            let _asked = all_ask(scope, &shared, ["a", "b", "c", "d", "e", "f"].map(ask).into());
             assert_eq!(
                 shared.read(|store| store.stats().live_keys),
                 0,
@@ -186,14 +198,11 @@ fn a_frame_that_fails_is_told_to_all_who_ride_on_it_or_wait() {
         shared.put(&key("a"), b"old").unwrap();
         disk.set_open(false);
         thread::scope(|scope| {
-            let asked: Vec<_> = ["a", "b", "c", "d", "e"]
-                .map(|name| {
-                    let shared = &shared;
-                    scope.spawn(move || shared.put(&key(name), b"new"))
-                })
-                .into_iter()
-                .collect();
-            wait_for(&shared, 3);
+            let ask = |name| {
+                let shared = &shared;
+                move || shared.put(&key(name), b"new")
+            };
+            let asked = all_ask(scope, &shared, ["a", "b", "c", "d", "e"].map(ask).into());
             disk.disk.set_faults((0..20).map(|call| (call, Fault::Fail(5))));
             disk.set_open(true);
             for answer in asked {
@@ -236,14 +245,11 @@ fn as_many_wait_as_may_and_no_more() {
     let (disk, shared) = gated(geometry);
     disk.set_open(false);
     thread::scope(|scope| {
-        let asked: Vec<_> = (0..WAITING_MAX + 2)
-            .map(|_| {
-                let shared = &shared;
-                let ask = move || shared.put(&key("a"), b"x").map(drop);
-                thread::Builder::new().stack_size(128 << 10).spawn_scoped(scope, ask).unwrap()
-            })
-            .collect();
-        wait_for(&shared, WAITING_MAX);
+        let ask = |_| {
+            let shared = &shared;
+            move || shared.put(&key("a"), b"x").map(drop)
+        };
+        let asked = all_ask(scope, &shared, (0..WAITING_MAX + 2).map(ask).collect());
         assert_eq!(shared.put(&key("b"), b"x").unwrap_err().kind(), ErrorKind::Busy);
         disk.set_open(true);
         asked.into_iter().for_each(|answer| answer.join().unwrap().unwrap());
