@@ -8,12 +8,15 @@ use alloc::vec::Vec;
 use journal::{Access, Frame, Journal, JournalError, Kind, Opened, StoreId, Verdict};
 use media::BlockDevice;
 
+use crate::changes::Ring;
 use crate::compact::Copying;
 use crate::error::Error;
 use crate::index::Index;
 use crate::key::{self, Key};
 use crate::limits::Limits;
+use crate::quota::Quotas;
 use crate::record::{Form, Records, Revision};
+use crate::sealed::Sealing;
 use crate::space::Space;
 
 /// What a store is made with.
@@ -127,6 +130,9 @@ pub struct Store<D> {
     pub(crate) given_up: u64,
     pub(crate) idle: Idle,
     pub(crate) body: Vec<u8>,
+    pub(crate) quotas: Quotas,
+    pub(crate) sealing: Sealing,
+    pub(crate) changes: Ring,
 }
 
 /// What is known about the time since the last write.
@@ -168,7 +174,7 @@ impl<D: BlockDevice> Store<D> {
     ///
     /// # Errors
     /// [`Error::Journal`]: there is no store, or none that can be opened, or the device failed. [`Error::OtherEngine`];
-    /// [`Error::Corrupt`]: a frame is whole and its content is not what this crate writes. [`Error::NoMemory`].
+    /// [`Error::Corrupt`], [`Error::BadSetting`]: a frame is whole and its content is not what this crate writes. [`Error::NoMemory`].
     pub fn open(device: D, access: Access) -> Result<(Self, Recovery), Error> {
         let mut index = Index::default();
         let mut last = Revision::from_u64(0);
@@ -192,6 +198,7 @@ impl<D: BlockDevice> Store<D> {
             read_only: journal.read_only(),
         };
         let mut store = Self::over(journal, limits, index, last);
+        store.load_settings()?;
         store.idle = if report.was_sealed { Idle::Sealed } else { Idle::Active };
         Ok((store, recovery))
     }
@@ -211,6 +218,9 @@ impl<D: BlockDevice> Store<D> {
             given_up: 0,
             idle: Idle::Sealed,
             body: Vec::new(),
+            quotas: Quotas::default(),
+            sealing: Sealing::default(),
+            changes: Ring::from(last),
         }
     }
 

@@ -28,7 +28,7 @@ impl<D: BlockDevice> Store<D> {
     /// nothing has changed. `Poisoned`: after the next
     /// open the key has the old value or the new one; until then readers see the old one, and nothing is written any more.
     pub fn put(&mut self, key: &Key, value: &[u8]) -> Result<Revision, Error> {
-        self.check_value(value.len())?;
+        self.check_value(key.as_str(), value.len())?;
         self.commit_records(&[Record::Put { key: key.as_str(), value, form: Form::Plain }])
     }
 
@@ -95,9 +95,15 @@ impl<D: BlockDevice> Store<D> {
         }
         self.check_keys_differ(batch)?;
         for record in records(&batch.body) {
-            if let Record::Put { value, .. } = record {
-                self.check_value(value.len())?;
+            if let Record::Put { key, value, .. } = record {
+                self.check_value(key, value.len())?;
             }
+        }
+        if let Some(sealed) = self.sealed_body(&batch.body)? {
+            if sealed.len() > limit {
+                return Err(Error::BatchTooLong { limit, requested: sealed.len() });
+            }
+            return self.commit_body(&sealed, batch.len());
         }
         self.commit_body(&batch.body, batch.len())
     }
@@ -111,7 +117,7 @@ impl<D: BlockDevice> Store<D> {
     /// # Errors
     /// As [`Store::put`]. After `Poisoned`, buffered values are still shown until the store is opened again.
     pub fn put_buffered(&mut self, key: &Key, value: &[u8]) -> Result<Revision, Error> {
-        self.check_value(value.len())?;
+        self.check_value(key.as_str(), value.len())?;
         self.buffer(&Record::Put { key: key.as_str(), value, form: Form::Plain })
     }
 
@@ -155,6 +161,7 @@ impl<D: BlockDevice> Store<D> {
     /// # Errors
     /// As [`Store::sync`].
     pub fn tick(&mut self, now: Duration) -> Result<(), Error> {
+        self.quotas.tick(now);
         match self.idle {
             Idle::Sealed => {}
             Idle::Active => self.idle = Idle::Since(now),
@@ -191,8 +198,8 @@ impl<D: BlockDevice> Store<D> {
         }
     }
 
-    fn check_value(&self, len: usize) -> Result<(), Error> {
-        let limit = u64::from(self.limits.value_len_max);
+    fn check_value(&self, key: &str, len: usize) -> Result<(), Error> {
+        let limit = self.value_len_max(key);
         let requested = u64::try_from(len).unwrap_or(u64::MAX);
         if requested > limit { Err(Error::ValueTooLong { limit, requested }) } else { Ok(()) }
     }
@@ -220,6 +227,7 @@ impl<D: BlockDevice> Store<D> {
 
     /// Refuses what would not fit, before anything is written.
     fn check_space(&self, body: &[u8]) -> Result<(), Error> {
+        self.admit(body)?;
         let used = self.index.totals();
         let (mut more, mut less) = (Totals::default(), Totals::default());
         for record in records(body) {
@@ -255,19 +263,19 @@ impl<D: BlockDevice> Store<D> {
         Ok(())
     }
 
-    fn commit_records(&mut self, all: &[Record<'_>]) -> Result<Revision, Error> {
+    pub(crate) fn commit_records(&mut self, all: &[Record<'_>]) -> Result<Revision, Error> {
         let mut body = core::mem::take(&mut self.body);
         body.clear();
         let outcome = all
             .iter()
-            .try_for_each(|record| record.encode(&mut body))
+            .try_for_each(|record| self.encode(record, &mut body))
             .and_then(|()| self.commit_body(&body, all.len()));
         self.body = body;
         outcome
     }
 
     /// Commits records, together with what is pending, and shows them.
-    fn commit_body(&mut self, body: &[u8], ops: usize) -> Result<Revision, Error> {
+    pub(crate) fn commit_body(&mut self, body: &[u8], ops: usize) -> Result<Revision, Error> {
         self.refuse_unless_writable()?;
         self.check_space(body)?;
         // What is durable must be shown, so memory for that comes first.
@@ -293,11 +301,11 @@ impl<D: BlockDevice> Store<D> {
     }
 
     /// Takes a record into the frame that is written next.
-    fn buffer(&mut self, record: &Record<'_>) -> Result<Revision, Error> {
+    pub(crate) fn buffer(&mut self, record: &Record<'_>) -> Result<Revision, Error> {
         self.refuse_unless_writable()?;
         let mut body = core::mem::take(&mut self.body);
         body.clear();
-        let outcome = record.encode(&mut body).and_then(|()| self.buffer_body(&body));
+        let outcome = self.encode(record, &mut body).and_then(|()| self.buffer_body(&body));
         self.body = body;
         outcome
     }
@@ -324,6 +332,7 @@ impl<D: BlockDevice> Store<D> {
     fn show(&mut self, body: &[u8], seq: u64, first: usize, last: Revision) -> Result<(), Error> {
         for (nth, record) in records(body).enumerate() {
             let revision = Revision::of(seq, first + nth).ok_or(JournalError::NumbersUsedUp)?;
+            self.note(&record, revision, revision == last);
             self.index.apply(&record, revision)?;
         }
         self.last = last;
@@ -372,6 +381,6 @@ impl<D: BlockDevice> Store<D> {
 }
 
 /// The records of a body that this crate has encoded.
-fn records(body: &[u8]) -> impl Iterator<Item = Record<'_>> {
+pub(crate) fn records(body: &[u8]) -> impl Iterator<Item = Record<'_>> {
     Records::of(Kind::Commit, body).map_while(Result::ok)
 }

@@ -45,7 +45,7 @@ impl StateTrouble {
                 ErrorKind::Conflict | ErrorKind::NotFound => Exit::NotSo,
                 ErrorKind::NoSpace => Exit::NoSpace,
                 ErrorKind::Corrupt => Exit::Corrupt,
-                ErrorKind::ReadOnly => Exit::Denied,
+                ErrorKind::ReadOnly | ErrorKind::Locked => Exit::Denied,
                 ErrorKind::Io | ErrorKind::Poisoned | ErrorKind::NoMemory => Exit::Io,
             },
             // A store has whole blocks: the file was cut off, or never held one.
@@ -76,6 +76,7 @@ impl StateTrouble {
                 ErrorKind::NoSpace => "no_space",
                 ErrorKind::Corrupt => "corrupt",
                 ErrorKind::ReadOnly => "read_only",
+                ErrorKind::Locked => "sealed",
                 ErrorKind::Poisoned => "poisoned",
                 ErrorKind::Io | ErrorKind::NoMemory => "io",
             },
@@ -110,6 +111,7 @@ impl StateTrouble {
                 | ErrorKind::Invalid
                 | ErrorKind::Io
                 | ErrorKind::ReadOnly
+                | ErrorKind::Locked
                 | ErrorKind::NoMemory => None,
             },
             Self::Disk(error) if error.kind() == DeviceErrorKind::Exists => {

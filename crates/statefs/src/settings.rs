@@ -1,0 +1,95 @@
+//! What the store keeps for itself about prefixes, and where it is asked: quotas, sealed prefixes, and the changes that are
+//! remembered have their modules; what calls them from the way of a write is here.
+
+use core::ops::Bound;
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use media::BlockDevice;
+
+use crate::arena::Kept;
+use crate::error::Error;
+use crate::index::Index;
+use crate::key::Prefix;
+use crate::limits::KEY_LEN_MAX;
+use crate::quota::Quotas;
+use crate::record::{Form, Record, Revision};
+use crate::sealed::{SEALED_OVERHEAD, Sealing};
+use crate::store::Store;
+use crate::write::records;
+
+/// The key of what the store keeps about a prefix.
+pub(crate) fn own_key(root: &str, prefix: &Prefix) -> Result<String, Error> {
+    let limit = KEY_LEN_MAX - root.len();
+    let requested = prefix.as_str().len();
+    if requested > limit {
+        return Err(Error::PrefixTooLong { limit, requested });
+    }
+    Ok(alloc::format!("{root}{prefix}"))
+}
+
+/// What the store keeps under one of its roots.
+pub(crate) fn own_records<'i>(index: &'i Index, root: &'static str) -> impl Iterator<Item = Kept<'i>> {
+    index.from(Bound::Included(root)).take_while(move |kept| kept.key.starts_with(root))
+}
+
+impl<D: BlockDevice> Store<D> {
+    /// Takes from the index what it says of prefixes.
+    pub(crate) fn load_settings(&mut self) -> Result<(), Error> {
+        self.quotas = Quotas::load(&self.index)?;
+        self.sealing = Sealing::load(&self.index)?;
+        Ok(())
+    }
+
+    /// The most bytes that the value of a key may have.
+    pub(crate) fn value_len_max(&self, key: &str) -> u64 {
+        let overhead = if self.sealing.covers(key) { SEALED_OVERHEAD } else { 0 };
+        u64::from(self.limits.value_len_max.saturating_sub(overhead))
+    }
+
+    /// Appends a record as it is stored: a value below a sealed prefix is sealed here, before it is anywhere but in the
+    /// caller's memory.
+    pub(crate) fn encode(&mut self, record: &Record<'_>, into: &mut Vec<u8>) -> Result<(), Error> {
+        match *record {
+            Record::Put { key, value, form: Form::Plain } if self.sealing.covers(key) => {
+                let value = self.sealing.seal(key, value)?;
+                Record::Put { key, value: &value, form: Form::Sealed }.encode(into)
+            }
+            Record::Put { .. } | Record::Delete { .. } | Record::Kept { .. } => record.encode(into),
+        }
+    }
+
+    /// A body whose plain values below sealed prefixes are sealed; [`None`] where there are none.
+    pub(crate) fn sealed_body(&mut self, body: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        if !records(body).any(|record| self.sealing.would_be_plain(&record)) {
+            return Ok(None);
+        }
+        let mut sealed = Vec::new();
+        records(body).try_for_each(|record| self.encode(&record, &mut sealed))?;
+        Ok(Some(sealed))
+    }
+
+    /// Buffers a value of another store, in the form it has there: what is sealed stays as it is. A key that the store keeps
+    /// for itself takes effect when the store is opened again, so that nothing stands in the way of what follows.
+    pub(crate) fn import(&mut self, key: &str, value: &[u8], form: Form) -> Result<Revision, Error> {
+        let (limit, requested) = (u64::from(self.limits.value_len_max), u64::try_from(value.len()));
+        let requested = requested.unwrap_or(u64::MAX);
+        if requested > limit {
+            return Err(Error::ValueTooLong { limit, requested });
+        }
+        self.buffer(&Record::Put { key, value, form })
+    }
+
+    /// Refuses what a prefix does not allow, before anything is written: every body comes by here.
+    pub(crate) fn admit(&self, body: &[u8]) -> Result<(), Error> {
+        self.sealing.admit(records(body))?;
+        self.quotas.check(&self.index, || records(body))
+    }
+
+    /// A record is about to be applied to the index; whether it is the last of what was written together.
+    pub(crate) fn note(&mut self, record: &Record<'_>, revision: Revision, is_last: bool) {
+        self.quotas.note(&self.index, record);
+        self.changes.note(record, revision, is_last);
+    }
+}
