@@ -33,6 +33,7 @@ pub mod replay;
 pub mod superblock;
 mod survey;
 mod switch;
+mod wipe;
 mod writer;
 
 pub use error::{JournalError, JournalErrorKind};
@@ -41,4 +42,5 @@ pub use layout::{FRAME_BLOCKS_MAX, Layout, LayoutError, Limits};
 pub use open::{Access, Frame, Opened, Report};
 pub use replay::{Evidence, Verdict};
 pub use survey::BlockState;
+pub use wipe::Again;
 pub use writer::{Durable, FlushTicket, Journal, Stats};

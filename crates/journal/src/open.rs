@@ -123,6 +123,8 @@ impl<D: BlockDevice> Journal<D> {
             poisoned: None,
             buffer: Vec::new(),
             copying: None,
+            wiped_blocks: 0,
+            began_wiped: false,
             stats: Stats::default(),
             root,
         }
@@ -244,7 +246,7 @@ impl<D: BlockDevice> Journal<D> {
     }
 }
 
-fn region_of(root: &Superblock, layout: Layout) -> Region {
+pub(crate) fn region_of(root: &Superblock, layout: Layout) -> Region {
     Region {
         layout,
         store: root.store,

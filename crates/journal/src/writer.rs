@@ -89,6 +89,9 @@ pub struct Journal<D> {
     pub(crate) poisoned: Option<DeviceError>,
     pub(crate) buffer: Vec<u8>,
     pub(crate) copying: Option<Copying>,
+    /// Blocks of the other region that were wiped since something else was written there: those behind its header first.
+    pub(crate) wiped_blocks: u64,
+    pub(crate) began_wiped: bool,
     pub(crate) stats: Stats,
 }
 

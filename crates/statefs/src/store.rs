@@ -16,6 +16,7 @@ use crate::key::{self, Key};
 use crate::limits::Limits;
 use crate::quota::Quotas;
 use crate::record::{Form, Records, Revision};
+use crate::scrub::Scrubbing;
 use crate::sealed::Sealing;
 use crate::space::Space;
 
@@ -133,6 +134,7 @@ pub struct Store<D> {
     pub(crate) quotas: Quotas,
     pub(crate) sealing: Sealing,
     pub(crate) changes: Ring,
+    pub(crate) scrubbing: Option<Scrubbing>,
 }
 
 /// What is known about the time since the last write.
@@ -221,6 +223,7 @@ impl<D: BlockDevice> Store<D> {
             quotas: Quotas::default(),
             sealing: Sealing::default(),
             changes: Ring::from(last),
+            scrubbing: None,
         }
     }
 
@@ -291,7 +294,7 @@ fn users_keys(index: &Index) -> u64 {
 }
 
 /// Puts what a frame says into the index.
-fn load(index: &mut Index, last: &mut Revision, frame: &Frame<'_>) -> Result<(), Error> {
+pub(crate) fn load(index: &mut Index, last: &mut Revision, frame: &Frame<'_>) -> Result<(), Error> {
     if frame.gap_before {
         index.suspect_all();
     }
