@@ -1,25 +1,24 @@
 //! Wiping the region that is not in force, and reading the one that is once more.
 //!
-//! ```text
-//! blocks behind the header ══ blocks behind the header ══ … ══ header ══
-//! ```
-//! `══` is a flush. Why this order, and why an open derives nothing smaller from a region that is wiped, wholly or in part:
+//! What is wiped are the blocks behind the header of the other region; the header has no body, and stays. Why an open derives
+//! nothing smaller, wherever this is cut and whichever of the blocks are zeros by then:
 //!
 //! - what the root needs is not there: the root in force is durable, and was read back, before anything is wiped. Where both
 //!   its slots rot later, the superblocks of the generation before lead to a region without a copy, and the whole newer one
 //!   is found as after an interrupted switch.
-//! - the greatest *epoch* of the region is in its header, which is flushed before any other block of its attempt and is wiped
-//!   after all of them are gone, durably. So as long as any block of that epoch is there, its header is, and no later attempt
-//!   gets the same epoch. If the header went first, a cut would leave blocks that a later attempt takes for its own.
-//! - the greatest *incarnation* is taken from every valid block of the region, unless its header is valid and older than the
-//!   root, which knows a number at least as great. A header that is torn or gone has all blocks looked at. So what is not yet
-//!   wiped still counts, and what is wiped bears no number that could return.
+//! - *epoch* and *incarnation* of an attempt to copy are in its header, which is flushed before any other block of it. What
+//!   stands behind a header that is valid is of no later life.
+//! - where the header is torn, open looks at every block, so what is not yet wiped still counts. What is wiped bears no number
+//!   any more, and its number may come again: there is nothing left that it could be taken for.
 //! - *sequence numbers* come from the region in force alone.
+//!
+//! Were the header wiped as well, and landed before the blocks behind it, a cut would leave blocks of an epoch that no header
+//! names.
 
 use media::BlockDevice;
 
 use crate::error::JournalError;
-use crate::layout::pair_of;
+use crate::layout::{FRAME_BLOCKS_MAX, pair_of};
 use crate::open::region_of;
 use crate::replay::{Frame, Verdict, replay};
 use crate::superblock::{Slot, read_slots};
@@ -39,11 +38,11 @@ pub struct Again {
 }
 
 impl<D: BlockDevice> Journal<D> {
-    /// Overwrites up to so many blocks of the region that is not in force with zeros; how many are left. When there are none,
-    /// nothing that was in it can be read from it any more.
+    /// Overwrites up to so many blocks of the region that is not in force with zeros; how many are left.
     ///
     /// # Durability
-    /// What was overwritten stays so. Nothing else changes, wherever it is cut.
+    /// When none is left, no body of a frame that was there is on the medium. Before that, any of it may be. Nothing else
+    /// changes, wherever it is cut.
     ///
     /// # Errors
     /// [`JournalError::CopyRuns`]: nothing was written. [`JournalError::ReadOnly`], [`JournalError::NoMemory`]. Anything else
@@ -53,23 +52,20 @@ impl<D: BlockDevice> Journal<D> {
         if self.copying.is_some() {
             return Err(JournalError::CopyRuns);
         }
-        let region = self.layout.region_blocks();
-        let behind = region - 1;
-        if self.wiped_blocks < region {
-            let left = behind.saturating_sub(self.wiped_blocks);
-            // The header comes last, and alone.
-            let (at, count) = match left {
-                0 => (0, 1),
-                left => (
-                    1 + self.wiped_blocks,
-                    left.min(blocks_max.clamp(1, u64::from(self.layout.limits().frame_blocks_max))),
-                ),
-            };
-            self.overwrite(at, count)?;
-            self.flush_now()?;
+        let left = self.left_to_wipe();
+        let count = left.min(blocks_max.clamp(1, u64::from(FRAME_BLOCKS_MAX)));
+        if count > 0 {
+            self.overwrite(1 + self.wiped_blocks, count)?;
+            if count == left {
+                self.flush_now()?;
+            }
             self.wiped_blocks += count;
         }
-        Ok(region - self.wiped_blocks)
+        Ok(left - count)
+    }
+
+    fn left_to_wipe(&self) -> u64 {
+        self.layout.region_blocks().saturating_sub(1 + self.wiped_blocks)
     }
 
     fn overwrite(&mut self, at: u64, count: u64) -> Result<(), JournalError> {
@@ -92,7 +88,7 @@ impl<D: BlockDevice> Journal<D> {
     /// Whether the other region has been wiped since it was written to the last time.
     #[must_use]
     pub fn is_other_wiped(&self) -> bool {
-        self.wiped_blocks >= self.layout.region_blocks()
+        self.left_to_wipe() == 0
     }
 
     /// Reads the region in force and the superblocks once more, and hands over every frame of records as an open would.

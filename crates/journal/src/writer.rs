@@ -89,7 +89,7 @@ pub struct Journal<D> {
     pub(crate) poisoned: Option<DeviceError>,
     pub(crate) buffer: Vec<u8>,
     pub(crate) copying: Option<Copying>,
-    /// Blocks of the other region that were wiped since something else was written there: those behind its header first.
+    /// Blocks behind the header of the other region that were wiped since something else was written there.
     pub(crate) wiped_blocks: u64,
     pub(crate) began_wiped: bool,
     pub(crate) stats: Stats,

@@ -234,7 +234,8 @@ fn acknowledged_writes_survive_every_power_cut_and_kill() {
     for script in &SCRIPTS {
         assert!(acknowledged(script) > 0);
         for profile in DiskProfile::ALL {
-            let report = keeps_its_word(script, profile, &options);
+            let (report, line) = keeps_its_word(script, profile, &options);
+            println!("{line}");
             visited += report.visited;
             distinct += report.distinct;
         }
@@ -246,14 +247,16 @@ fn acknowledged_writes_survive_every_power_cut_and_kill() {
 fn a_power_cut_in_a_recovery_from_a_power_cut_in_a_recovery_loses_nothing() {
     let options = Options { states_max: 30, depth: 2, nested_states_max: 5, ..Options::default() };
     for script in &SCRIPTS {
-        keeps_its_word(script, DiskProfile::AnySubsetTorn, &options);
+        println!("{}", keeps_its_word(script, DiskProfile::AnySubsetTorn, &options).1);
     }
 }
 
 /// Each call of each script fails, is carried out and fails, or is carried out in part; then the power fails as well.
 #[test]
 fn after_a_fault_at_any_call_every_error_was_honest() {
-    SCRIPTS.iter().for_each(is_honest_after_faults);
+    for script in &SCRIPTS {
+        println!("{}", is_honest_after_faults(script));
+    }
 }
 
 /// A device full of live data on which nothing but starting and crashing ever happens.

@@ -89,10 +89,10 @@ fn a_scrub_costs_two_regions_and_what_is_alive() {
     assert_eq!(store.scrub().unwrap(), Scrub::Finished);
     let after = store.stats().journal;
     assert_eq!(after.switches - before.switches, 1);
-    // Twice 100 blocks of zeros; header, three blocks of copy, closing; two superblocks.
-    assert_eq!(after.blocks - before.blocks, 200 + 5 + 2);
-    // Each region in two steps and its header; header, closing, root.
-    assert_eq!(after.barriers - before.barriers, 3 + 3 + 3);
+    // Twice 99 blocks of zeros; header, three blocks of copy, closing; two superblocks.
+    assert_eq!(after.blocks - before.blocks, 2 * 99 + 5 + 2);
+    // Each region once; header, closing, root.
+    assert_eq!(after.barriers - before.barriers, 2 + 3);
 }
 
 #[test]

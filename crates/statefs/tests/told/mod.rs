@@ -125,16 +125,16 @@ pub(crate) fn geometry(blocks: u64) -> Geometry {
     Geometry::new(512, blocks).unwrap().with_torn_blocks()
 }
 
-/// Explores a script, and says what was seen or what broke.
+/// Explores a script; what was seen, and a line that says so.
 pub(crate) fn keeps_its_word(
     script: &impl Workload<SimDisk>,
     profile: DiskProfile,
     options: &Options,
-) -> Report {
+) -> (Report, String) {
     let recorded = Scenario::plain(script.name()).record(script).unwrap();
     let report = Explorer::default().explore(script, &recorded, profile, options, &Gauge::default());
-    println!(
-        "{:<42} {:<18} points {:>3} visited {:>7} distinct {:>7} {}",
+    let line = format!(
+        "{:<44} {:<16} points {:>3} visited {:>7} distinct {:>6} {}",
         script.name(),
         profile.name(),
         report.points,
@@ -143,13 +143,14 @@ pub(crate) fn keeps_its_word(
         if report.exhaustive { "all" } else { "sampled" }
     );
     if let Some(failure) = &report.failure {
-        panic!("{:?}\n{}", failure.verdict, replay(script, &failure.id).unwrap());
+        panic!("{line}\n{:?}\n{}", failure.verdict, replay(script, &failure.id).unwrap());
     }
-    report
+    (report, line)
 }
 
-/// Each call of a script fails, is carried out and fails, or is carried out in part; then the power fails as well.
-pub(crate) fn is_honest_after_faults(script: &impl Workload<SimDisk>) {
+/// Each call of a script fails, is carried out and fails, or is carried out in part; then the power fails as well. A line
+/// that says what was seen.
+pub(crate) fn is_honest_after_faults(script: &impl Workload<SimDisk>) -> String {
     let options = Options { states_max: 40, depth: 0, kills: false, ..Options::default() };
     let campaign = Campaign {
         profiles: vec![DiskProfile::AnySubsetTorn],
@@ -158,12 +159,15 @@ pub(crate) fn is_honest_after_faults(script: &impl Workload<SimDisk>) {
         budget: u64::MAX,
         seeds_max: 1,
     };
-    for row in campaign.run(&Explorer::default(), script, &Gauge::default(), |_| {}) {
-        println!("{:<42} runs {:>4} visited {:>7}", script.name(), row.runs, row.report.visited);
+    let rows = campaign.run(&Explorer::default(), script, &Gauge::default(), |_| {});
+    let (mut runs, mut visited) = (0, 0);
+    for row in rows {
+        (runs, visited) = (runs + row.runs, visited + row.report.visited);
         if let Some(failure) = &row.report.failure {
             panic!("{:?}\n{}", failure.verdict, replay(script, &failure.id).unwrap());
         }
     }
+    format!("{:<44} runs {runs:>4} visited {visited:>7}", script.name())
 }
 
 pub(crate) fn acknowledged(script: &impl Workload<SimDisk>) -> usize {
