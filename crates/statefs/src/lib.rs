@@ -10,12 +10,14 @@
 //! |---|---|---|
 //! | [`Store::put`], [`Store::delete`], [`Store::batch`], [`Store::compare_and_swap`] | old or new, a batch as a whole | new |
 //! | [`Store::put_buffered`] | old or new | old or new, until [`Store::sync`] has returned `Ok` |
-//! | compaction | nothing changes | nothing changes |
+//! | [`Store::scrub`], compaction | nothing changes | nothing changes |
 //!
 //! - what a reader is shown of a durable write, a power cut cannot take back: it is shown after the flush.
 //! - a [`Revision`] is never handed out twice.
 //! - what does not fit is refused before anything is written; deletes always fit.
 //! - damage is reported and opens read-only; each key then says whether it is certain.
+//! - below a sealed prefix nothing plain is ever written, and what does not authenticate is never returned.
+//! - a quota is exact, after a crash as well, and holds before anything is written.
 //!
 //! The formats are described where they are decoded: `record.rs`, `limits.rs`, and [`journal`].
 

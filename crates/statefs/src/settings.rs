@@ -93,3 +93,42 @@ impl<D: BlockDevice> Store<D> {
         self.changes.note(record, revision, is_last);
     }
 }
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+    use crate::changes::{CHANGES_LEN_MAX, CHANGES_MAX};
+    use crate::key::{QUOTA_ROOT, SEALED_ROOT};
+    use crate::limits::VALUE_LEN_MAX;
+    use crate::quota::{QUOTA_WINDOW, QUOTAS_MAX};
+    use crate::sealed::SEALED_PREFIXES_MAX;
+
+    /// The pages for people say what the code does.
+    #[test]
+    fn the_pages_have_the_numbers_of_the_code() {
+        let format = include_str!("../../../docs/format.md");
+        let rows = [
+            alloc::format!("| 25, {QUOTAS_MAX} |"),
+            alloc::format!("runs; {SEALED_PREFIXES_MAX} |"),
+            alloc::format!("| {}, {} |", KEY_LEN_MAX - QUOTA_ROOT.len(), KEY_LEN_MAX - SEALED_ROOT.len()),
+            alloc::format!("| {SEALED_OVERHEAD}: version 1,"),
+        ];
+        let longest = VALUE_LEN_MAX - SEALED_OVERHEAD;
+        let longest = alloc::format!("{},{:03}", longest / 1000, longest % 1000);
+        assert!(format.contains(&alloc::format!("| {longest} |")));
+        for row in rows {
+            assert!(format.contains(&row), "{row}");
+        }
+        let page = include_str!("../../../docs/storage/statefs.md").replace('\n', " ");
+        let changes = alloc::format!("last {},{:03} changes", CHANGES_MAX / 1000, CHANGES_MAX % 1000);
+        for words in [
+            alloc::format!("There may be {QUOTAS_MAX}."),
+            alloc::format!("again after {} seconds", QUOTA_WINDOW.as_secs()),
+            alloc::format!("at most {longest} bytes"),
+            alloc::format!("{} KiB of keys", CHANGES_LEN_MAX >> 10),
+            changes,
+        ] {
+            assert!(page.contains(&words), "{words}");
+        }
+    }
+}

@@ -19,9 +19,8 @@ const SEALED: &[u8] = b"A SEALED SECRET";
 /// What is put elsewhere, deleted, and made to go.
 const PLAIN: &[u8] = b"A PLAIN SECRET, LONG ENOUGH TO BE TORN IN TWO";
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 9] = [
     "/state/a",
-    "/state/life",
     "/state/q/a",
     "/state/q/b",
     "/state/q/life",
@@ -246,9 +245,8 @@ impl Workload<SimDisk> for Script {
                     return Err(format!("the rotation of {prefix} does not end"));
                 }
             }
-            for name in ["/state/life", "/state/q/life", "/state/s/life"] {
-                unless_full(told.put(name, SEALED.get(..1).unwrap()))?;
-            }
+            let name = if life.boot < 2 { "/state/s/life" } else { "/state/q/life" };
+            unless_full(told.put(name, b"1"))?;
         }
         Ok(())
     }
