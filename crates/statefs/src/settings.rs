@@ -53,6 +53,7 @@ impl<D: BlockDevice> Store<D> {
     pub(crate) fn encode(&mut self, record: &Record<'_>, into: &mut Vec<u8>) -> Result<(), Error> {
         match *record {
             Record::Put { key, value, form: Form::Plain } if self.sealing.covers(key) => {
+                self.refuse_unless_writable()?;
                 let value = self.sealing.seal(key, value)?;
                 Record::Put { key, value: &value, form: Form::Sealed }.encode(into)
             }
@@ -130,5 +131,32 @@ mod tests {
         ] {
             assert!(page.contains(&words), "{words}");
         }
+    }
+
+    /// Every way of writing seals; were there one that does not, this is what stops it.
+    #[test]
+    fn a_body_with_something_plain_below_a_sealed_prefix_is_not_written() {
+        struct Zeros;
+        impl crate::Nonces for Zeros {
+            fn fill(&mut self, bytes: &mut [u8]) -> Result<(), crate::NoRandom> {
+                bytes.fill(0);
+                Ok(())
+            }
+        }
+        let disk = media::MemDisk::new(media::Geometry::new(512, 64).unwrap()).unwrap();
+        let mut store = Store::format(disk.clone(), &crate::Options::new(crate::StoreId([1; 16]))).unwrap();
+        store.set_nonces(alloc::boxed::Box::new(Zeros));
+        let key = crate::SealKey::new(1, zeroize::Zeroizing::new([1; 32]));
+        store.seal_prefix(&Prefix::parse("/state/s").unwrap(), key).unwrap();
+        let before = disk.image().unwrap();
+        let mut body = Vec::new();
+        Record::Delete { key: "/state/a" }.encode(&mut body).unwrap();
+        Record::Put { key: "/state/s/a", value: b"plain", form: Form::Plain }.encode(&mut body).unwrap();
+        let outcome = store.commit_body(&body, 2);
+        assert!(matches!(outcome, Err(Error::Locked { key_id: 1, .. })), "{outcome:?}");
+        let plain = Record::Put { key: "/state/s", value: b"plain", form: Form::Plain };
+        assert!(matches!(store.admit(&body), Err(Error::Locked { .. })));
+        store.encode(&plain, &mut body).unwrap();
+        assert!(disk.image().unwrap() == before);
     }
 }

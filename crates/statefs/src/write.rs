@@ -188,7 +188,7 @@ impl<D: BlockDevice> Store<D> {
         self.journal.seal_for_good().map_err(Error::from)
     }
 
-    fn refuse_unless_writable(&self) -> Result<(), Error> {
+    pub(crate) fn refuse_unless_writable(&self) -> Result<(), Error> {
         if let Some(why) = self.journal.read_only() {
             return Err(JournalError::ReadOnly { why }.into());
         }

@@ -157,6 +157,10 @@ fn without_the_key_nothing_is_written_and_nothing_is_read() {
     assert!(disk.image().unwrap() == before);
     assert_eq!(store.sealed_prefixes().collect::<Vec<_>>(), [(&prefix("s"), 1)]);
     assert_eq!(reveal(&store, "b"), b"plain");
+    let (mut reader, _) = Store::open(disk, Access::Read).unwrap();
+    assert_eq!(kind(reader.put(&key("s/a"), SECRET)), ErrorKind::ReadOnly);
+    reader.unlock(&prefix("s"), seal_key(1)).unwrap();
+    assert_eq!(reveal(&reader, "s/a"), SECRET);
     store.delete(&key("s/a")).unwrap();
     store.unlock(&prefix("s"), seal_key(1)).unwrap();
     store.put(&key("s/a"), SECRET).unwrap();
