@@ -382,6 +382,9 @@ const SCRIPTS: [Script; 10] = [
             told.put("/state/secret", PLAIN)?;
             told.delete("/state/secret")?;
             told.compact(|_, _| Ok(()))?;
+            // In both regions.
+            told.put("/state/secret", PLAIN)?;
+            told.delete("/state/secret")?;
             scrub(told, |_, _| Ok(()))?;
             told.put("/state/a", b"1")
         },
