@@ -71,6 +71,9 @@ pub enum JournalError {
         /// How many.
         count: usize,
     },
+    /// The other region cannot be wiped while it is copied into: finish the copy. Nothing was written.
+    #[error("a copy into the other region runs")]
+    CopyRuns,
     /// A block that was just written does not read back. Nothing refers to it yet.
     #[error("block {at} does not read back as it was written")]
     NotReadBack {
@@ -116,7 +119,7 @@ impl JournalError {
     #[must_use]
     pub fn kind(&self) -> JournalErrorKind {
         match self {
-            Self::Layout(_) | Self::FrameTooLong { .. } => JournalErrorKind::Invalid,
+            Self::Layout(_) | Self::FrameTooLong { .. } | Self::CopyRuns => JournalErrorKind::Invalid,
             Self::Device(error) if error.kind() == DeviceErrorKind::NoSpace => JournalErrorKind::NoSpace,
             Self::Device(_) | Self::NotReadBack { .. } => JournalErrorKind::Io,
             Self::Poisoned { .. } => JournalErrorKind::Poisoned,

@@ -34,6 +34,7 @@ pub mod replay;
 pub mod superblock;
 mod survey;
 mod switch;
+mod wipe;
 mod writer;
 
 pub use error::{JournalError, JournalErrorKind};
@@ -43,4 +44,5 @@ pub use open::{Access, Frame, Opened, Report};
 pub use outgoing::{OUTGOING_MAX, Outgoing};
 pub use replay::{Evidence, Verdict};
 pub use survey::BlockState;
+pub use wipe::Again;
 pub use writer::{Durable, Journal, Stats};

@@ -126,6 +126,8 @@ impl<D: BlockDevice> Journal<D> {
             out: VecDeque::new(),
             spare: Vec::new(),
             copying: None,
+            wiped_blocks: 0,
+            began_wiped: false,
             stats: Stats::default(),
             root,
         }
@@ -250,7 +252,7 @@ impl<D: BlockDevice> Journal<D> {
     }
 }
 
-fn region_of(root: &Superblock, layout: Layout) -> Region {
+pub(crate) fn region_of(root: &Superblock, layout: Layout) -> Region {
     Region {
         layout,
         store: root.store,
@@ -332,7 +334,8 @@ impl Found {
         let epoch = header.map_or(0, |header| header.epoch);
         let newer = Region { side, epoch, copied_blocks: 0, ..region_of(&self.root, self.layout) };
         let copy = replay(device, newer, &mut ignore)?;
-        other.epoch_max = other.epoch_max.max(epoch);
+        // The header of the last attempt may be torn, with blocks of an earlier one behind it.
+        other.epoch_max = other.epoch_max.max(copy.epoch_max);
         other.incarnation_max = other.incarnation_max.max(copy.incarnation_max);
         let Some(copied_blocks) = copy.copied_blocks else { return Ok((other, None)) };
         let old = replay(device, region_of(&self.root, self.layout), &mut ignore)?;

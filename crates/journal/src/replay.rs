@@ -122,6 +122,8 @@ pub(crate) struct Replayed {
     pub(crate) incarnation: u32,
     /// Of any valid block of the store in this region.
     pub(crate) incarnation_max: u32,
+    /// Of any valid block behind the end.
+    pub(crate) epoch_max: u64,
     /// The highest sequence number that any valid block of this epoch has or promises.
     pub(crate) seq_max: u64,
     /// The highest watermark that was seen.
@@ -342,6 +344,7 @@ struct Scan {
     unreadable_last: Option<u64>,
     later: Vec<Later>,
     incarnation_max: u32,
+    epoch_max: u64,
     seq_max: u64,
     durable_seq: u64,
 }
@@ -354,6 +357,7 @@ fn scan<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk) -> Result<Scan,
         unreadable_last: None,
         later: Vec::new(),
         incarnation_max: walk.incarnation,
+        epoch_max: region.epoch,
         seq_max: walk.next_seq.saturating_sub(1),
         durable_seq: walk.durable_seq,
     };
@@ -368,6 +372,7 @@ fn scan<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk) -> Result<Scan,
             }
         };
         scan.incarnation_max = scan.incarnation_max.max(header.incarnation);
+        scan.epoch_max = scan.epoch_max.max(header.epoch);
         if header.epoch != region.epoch {
             continue;
         }
@@ -442,6 +447,7 @@ fn conclude<D: BlockDevice, E: From<JournalError>>(
         next_seq,
         incarnation: walk.incarnation,
         incarnation_max: scan.incarnation_max,
+        epoch_max: scan.epoch_max,
         seq_max: scan.seq_max.max(scan.durable_seq),
         durable_seq: scan.durable_seq,
         is_sealed: verdict == Verdict::Clean && walk.last == Kind::Seal,

@@ -27,6 +27,8 @@ pub(crate) struct Copying {
     base_seq: u64,
     /// Where in the region in force the later ones begin.
     later_at: u64,
+    /// Whether there was nothing in the other region.
+    onto_wiped: bool,
 }
 
 impl<D: BlockDevice> Journal<D> {
@@ -42,7 +44,10 @@ impl<D: BlockDevice> Journal<D> {
         let epoch = self.epoch_max.checked_add(1).ok_or(JournalError::NumbersUsedUp)?;
         self.epoch_max = epoch;
         let base_seq = self.next_seq - 1;
-        let copying = Copying { side: self.side.other(), epoch, tail: 1, base_seq, later_at: self.tail };
+        let onto_wiped = self.is_other_wiped();
+        self.wiped_blocks = 0;
+        let copying =
+            Copying { side: self.side.other(), epoch, tail: 1, base_seq, later_at: self.tail, onto_wiped };
         let place = Place { side: copying.side, epoch, at: 0, seq: base_seq };
         self.issue(Kind::Header, &[], place, Barrier::None)?;
         self.flush_now()?;
@@ -119,6 +124,8 @@ impl<D: BlockDevice> Journal<D> {
         self.write_root(&root)?;
         self.root = root;
         self.side = copying.side;
+        self.began_wiped = copying.onto_wiped;
+        self.wiped_blocks = 0;
         self.epoch = copying.epoch;
         self.tail = copying.tail;
         self.next_seq = next;

@@ -88,6 +88,9 @@ pub struct Journal<D> {
     /// Buffers for them.
     pub(crate) spare: Vec<Vec<u8>>,
     pub(crate) copying: Option<Copying>,
+    /// Blocks behind the header of the other region that were wiped since something else was written there.
+    pub(crate) wiped_blocks: u64,
+    pub(crate) began_wiped: bool,
     pub(crate) stats: Stats,
 }
 
@@ -274,6 +277,8 @@ impl<D: BlockDevice> Journal<D> {
             out: self.out,
             spare: self.spare,
             copying: self.copying,
+            wiped_blocks: self.wiped_blocks,
+            began_wiped: self.began_wiped,
             stats: self.stats,
         }
     }

@@ -1,5 +1,7 @@
 //! [`Batch`]: changes that commit together or not at all.
 
+use core::fmt;
+
 use alloc::vec::Vec;
 
 use crate::error::Error;
@@ -17,12 +19,22 @@ pub enum Precondition {
 }
 
 /// Changes that commit together or not at all, if every precondition holds. Each key is changed at most once.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Batch {
     /// Records, as they stand in a frame.
     pub(crate) body: Vec<u8>,
     pub(crate) ops: usize,
     pub(crate) conditions: Vec<(Key, Precondition)>,
+}
+
+/// Values that are going to be sealed are not shown.
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch")
+            .field("ops", &self.ops)
+            .field("conditions", &self.conditions)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Batch {

@@ -90,6 +90,11 @@ impl Unshown {
         !self.flying.is_empty()
     }
 
+    /// The keys of what is not shown yet, and what they will have.
+    pub(crate) fn newest(&self) -> impl Iterator<Item = (&str, Totals)> + Clone {
+        self.newest.iter().map(|(key, newest)| (&**key, newest.totals.unwrap_or_default()))
+    }
+
     /// Whether something about this key is not shown yet.
     #[cfg(feature = "std")]
     pub(crate) fn has(&self, key: &Key) -> bool {
@@ -178,6 +183,7 @@ impl<D: BlockDevice> Store<D> {
         let (seq, first) = (self.journal.next_seq(), self.pending.ops);
         let last = Revision::of(seq, first + ops - 1).ok_or(JournalError::NumbersUsedUp)?;
         self.extend_pending(body)?;
+        self.charge(body);
         self.pending.ops += ops;
         self.pending.more = self.pending.more.plus(more);
         self.pending.less = self.pending.less.plus(less);
@@ -197,6 +203,7 @@ impl<D: BlockDevice> Store<D> {
         let (seq, index) = (self.journal.next_seq(), self.pending.ops);
         let revision = Revision::of(seq, index).ok_or(JournalError::NumbersUsedUp)?;
         self.extend_pending(body)?;
+        self.charge(body);
         self.pending.ops += 1;
         (self.pending.shown_len, self.pending.shown_ops) = (self.pending.body.len(), self.pending.ops);
         self.show(body, seq, index)?;
@@ -252,6 +259,7 @@ impl<D: BlockDevice> Store<D> {
             }
             Err(error) => {
                 self.unshown.note_flying()?;
+                self.charge_anew();
                 self.drop_pending_after_failure();
                 Err(error)
             }
@@ -296,10 +304,14 @@ impl<D: BlockDevice> Store<D> {
 
     /// Puts records into the index, which is all that readers see.
     fn show(&mut self, body: &[u8], seq: u64, first: usize) -> Result<(), Error> {
-        for (nth, record) in records(body).enumerate() {
-            let revision = Revision::of(seq, first + nth).ok_or(JournalError::NumbersUsedUp)?;
+        let mut nth = first;
+        let mut left = records(body).peekable();
+        while let Some(record) = left.next() {
+            let revision = Revision::of(seq, nth).ok_or(JournalError::NumbersUsedUp)?;
+            self.changes.note(&record, revision, left.peek().is_none());
             self.index.apply(&record, revision)?;
             self.last = self.last.max(revision);
+            nth += 1;
         }
         self.idle = Idle::Active;
         // Out of memory it stays as it is, which is as right.

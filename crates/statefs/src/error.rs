@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use journal::{JournalError, JournalErrorKind};
 
 use crate::batch::Precondition;
-use crate::key::{Key, KeyError};
+use crate::key::{Key, KeyError, Prefix};
 use crate::record::{BadRecord, Revision};
 
 /// Why the store did not do what it was asked to. [`Error::kind`] says what to do about it.
@@ -80,6 +80,96 @@ pub enum Error {
         /// How many there would be.
         requested: u64,
     },
+    /// A quota would be exceeded. Nothing was written; deleting and shrinking work.
+    #[error("quota exceeded for `{prefix}`: limit={limit} used={used} requested={requested}")]
+    QuotaExceeded {
+        /// Of what.
+        prefix: Prefix,
+        /// The most bytes of keys and values there may be.
+        limit: u64,
+        /// How many there are.
+        used: u64,
+        /// How many there would be.
+        requested: u64,
+    },
+    /// There would be more keys than a quota allows. Nothing was written; deleting works.
+    #[error("quota of keys exceeded for `{prefix}`: limit={limit} used={used} requested={requested}")]
+    QuotaKeysExceeded {
+        /// Of what.
+        prefix: Prefix,
+        /// The most keys there may be.
+        limit: u64,
+        /// How many there are.
+        used: u64,
+        /// How many there would be.
+        requested: u64,
+    },
+    /// The soft limit of a quota is above its hard one. Nothing was written.
+    #[error("the soft limit of a quota is above its hard limit")]
+    QuotaOrder,
+    /// There are as many quotas as there may be. Nothing was written.
+    #[error("too many quotas: limit={limit}")]
+    TooManyQuotas {
+        /// The most there may be.
+        limit: usize,
+    },
+    /// There are as many sealed prefixes as there may be. Nothing was written.
+    #[error("too many sealed prefixes: limit={limit}")]
+    TooManySealed {
+        /// The most there may be.
+        limit: usize,
+    },
+    /// The prefix is too long to have a quota or to be sealed. Nothing was written.
+    #[error("the prefix is too long: limit={limit} requested={requested}")]
+    PrefixTooLong {
+        /// The most bytes it may have.
+        limit: usize,
+        /// How many it has.
+        requested: usize,
+    },
+    /// The prefix lies in a sealed one, or a sealed one in it. Nothing was written.
+    #[error("sealed prefixes do not lie in each other")]
+    SealedAlready,
+    /// There are keys below the prefix. Nothing was written.
+    #[error("there are keys below the prefix")]
+    PrefixInUse,
+    /// The prefix is not sealed, or the key with a sealed value lies in none that is.
+    #[error("the prefix is not sealed")]
+    NotSealed,
+    /// Another rotation of this prefix has begun and not ended. Nothing was written.
+    #[error("another rotation of this prefix runs")]
+    RotationRuns,
+    /// The prefix is sealed, and the key that is needed has not been given. Nothing was written.
+    #[error("`{prefix}` is locked: key {key_id} is needed")]
+    Locked {
+        /// Which prefix.
+        prefix: Prefix,
+        /// Which key it needs.
+        key_id: u32,
+    },
+    /// The key is not one of this prefix. Nothing was written.
+    #[error("key {key_id} is not the one that `{prefix}` is sealed with")]
+    WrongKey {
+        /// Which prefix.
+        prefix: Prefix,
+        /// Which key was given.
+        key_id: u32,
+    },
+    /// The value is not what was sealed under this key: rotten, moved from another key, or made up.
+    #[error("the value of `{key}` does not authenticate")]
+    NotAuthentic {
+        /// Which key.
+        key: Key,
+    },
+    /// There are no random bytes to seal with: no source was given, or it failed. Nothing was written.
+    #[error("there are no random bytes to seal with")]
+    NoRandom,
+    /// What the store keeps for itself under this key is not valid, or of a later version.
+    #[error("what the store keeps under `{key}` is not valid")]
+    BadSetting {
+        /// Which, as it is stored.
+        key: Box<str>,
+    },
     /// What is alive would not fit, or not leave room to go on. Nothing was written; deletes work.
     #[error("no space: limit={limit} used={used} requested={requested} blocks")]
     NoSpace {
@@ -131,8 +221,10 @@ pub enum ErrorKind {
     Invalid,
     /// Look again, and decide anew.
     Conflict,
-    /// Delete something, or use a larger device.
+    /// Delete something, use a larger device, or raise the quota.
     NoSpace,
+    /// Unlock the prefix, with its key.
+    Locked,
     /// There is no store.
     NotFound,
     /// The device failed: look at it.
@@ -160,10 +252,27 @@ impl Error {
             | Self::BatchTooLong { .. }
             | Self::EmptyBatch
             | Self::DuplicateKey { .. }
-            | Self::Limits => ErrorKind::Invalid,
+            | Self::Limits
+            | Self::QuotaOrder
+            | Self::TooManyQuotas { .. }
+            | Self::TooManySealed { .. }
+            | Self::PrefixTooLong { .. }
+            | Self::SealedAlready
+            | Self::PrefixInUse
+            | Self::NotSealed
+            | Self::RotationRuns => ErrorKind::Invalid,
+            Self::Locked { .. } | Self::WrongKey { .. } => ErrorKind::Locked,
+            Self::NoRandom => ErrorKind::Io,
             Self::Conflict { .. } => ErrorKind::Conflict,
-            Self::TooManyKeys { .. } | Self::TooManyBytes { .. } | Self::NoSpace { .. } => ErrorKind::NoSpace,
-            Self::Corrupt { .. } | Self::OtherEngine => ErrorKind::Corrupt,
+            Self::TooManyKeys { .. }
+            | Self::TooManyBytes { .. }
+            | Self::QuotaExceeded { .. }
+            | Self::QuotaKeysExceeded { .. }
+            | Self::NoSpace { .. } => ErrorKind::NoSpace,
+            Self::Corrupt { .. }
+            | Self::OtherEngine
+            | Self::NotAuthentic { .. }
+            | Self::BadSetting { .. } => ErrorKind::Corrupt,
             Self::Journal(error) => match error.kind() {
                 JournalErrorKind::Invalid => ErrorKind::Invalid,
                 JournalErrorKind::NoSpace => ErrorKind::NoSpace,

@@ -10,12 +10,14 @@
 //! |---|---|---|
 //! | [`Store::put`], [`Store::delete`], [`Store::batch`], [`Store::compare_and_swap`] | old or new, a batch as a whole | new |
 //! | [`Store::put_buffered`] | old or new | old or new, until [`Store::sync`] has returned `Ok` |
-//! | compaction | nothing changes | nothing changes |
+//! | [`Store::scrub`], compaction | nothing changes | nothing changes |
 //!
 //! - what a reader is shown of a durable write, a power cut cannot take back: it is shown after the flush.
 //! - a [`Revision`] is never handed out twice.
 //! - what does not fit is refused before anything is written; deletes always fit.
 //! - damage is reported and opens read-only; each key then says whether it is certain.
+//! - below a sealed prefix nothing plain is ever written, and what does not authenticate is never returned.
+//! - a quota is exact, after a crash as well, and holds before anything is written.
 //!
 //! The formats are described where they are decoded: `record.rs`, `limits.rs`, and [`journal`].
 
@@ -25,6 +27,7 @@ extern crate alloc;
 
 mod arena;
 mod batch;
+mod changes;
 mod commit;
 mod compact;
 mod error;
@@ -34,8 +37,12 @@ mod index;
 mod key;
 mod limits;
 mod list;
+mod quota;
 mod record;
 mod salvage;
+mod scrub;
+mod sealed;
+mod settings;
 #[cfg(feature = "std")]
 mod shared;
 mod space;
@@ -43,6 +50,7 @@ mod store;
 mod write;
 
 pub use batch::{Batch, Precondition};
+pub use changes::{CHANGES_LEN_MAX, CHANGES_MAX, Change, ChangeKind, Changes};
 pub use compact::Compaction;
 pub use error::{Error, ErrorKind};
 pub use fsck::{Blocks, Check, Health, Lost, fsck};
@@ -51,8 +59,12 @@ pub use journal::{Access, Evidence, StoreId, Verdict};
 pub use key::{Key, KeyError, Prefix};
 pub use limits::{BATCH_OPS_MAX, KEY_LEN_MAX, Limits, VALUE_LEN_MAX};
 pub use list::{Listed, Page};
+pub use quota::{QUOTA_WINDOW, QUOTAS_MAX, Quota, QuotaUse, Warning};
 pub use record::{BadRecord, Form, Revision};
 pub use salvage::{Salvaged, Suspects, salvage};
+pub use scrub::{Scrub, Verified};
+pub use sealed::{NoRandom, Nonces, Rotation, SEALED_OVERHEAD, SEALED_PREFIXES_MAX, SealKey};
 #[cfg(feature = "std")]
 pub use shared::{OwnedValue, SharedStats, SharedStore, Ticker, WAITING_MAX};
 pub use store::{Certainty, Options, Recovery, Stats, Store, Value};
+pub use zeroize::Zeroizing;

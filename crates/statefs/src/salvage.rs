@@ -4,7 +4,8 @@ use journal::Access;
 use media::BlockDevice;
 
 use crate::error::Error;
-use crate::key::{self, Key};
+use crate::key::{self, Key, QUOTA_ROOT, SEALED_ROOT};
+use crate::settings::own_records;
 use crate::store::{Certainty, Options, Store, Value};
 
 /// What to do with keys whose newest value may have been lost.
@@ -43,7 +44,7 @@ impl<D: BlockDevice> Store<D> {
 
 /// Saves what can be read on one device into a new store on another one. The first is only read.
 ///
-/// Values get new revisions. Deletions that were lost are not known: a key that had been deleted in what was lost is back,
+/// Values get new revisions; what is sealed stays as it is. Quotas and which prefixes are sealed are taken over. Deletions that were lost are not known: a key that had been deleted in what was lost is back,
 /// as a suspect.
 ///
 /// # Durability
@@ -70,7 +71,11 @@ pub fn salvage<D: BlockDevice, E: BlockDevice>(
                 continue;
             }
         }
-        to.put_buffered(&key, value.bytes)?;
+        to.import(key.as_str(), value.bytes, value.form)?;
+    }
+    // Whatever else is suspect: without these, nobody could read what is sealed.
+    for kept in [QUOTA_ROOT, SEALED_ROOT].into_iter().flat_map(|root| own_records(&from.index, root)) {
+        to.import(kept.key, kept.value, kept.form)?;
     }
     to.close()?;
     Ok(salvaged)

@@ -668,7 +668,7 @@ impl<D: BlockDevice> Store<D> {
                 round.later.push_back(waiter);
                 continue;
             }
-            match self.admit(&waiter.ask) {
+            match self.take_in_one(&waiter.ask) {
                 Ok(Some(answer)) => round.answers.push((waiter, answer)),
                 Ok(None) => round.later.push_back(waiter),
                 Err(error) => round.refused.push((waiter, error)),
@@ -678,7 +678,7 @@ impl<D: BlockDevice> Store<D> {
     }
 
     /// Takes one into it; the answer it has when the frame is durable. [`None`]: not before a frame has ended.
-    fn admit(&mut self, ask: &Ask) -> Result<Option<Answer>, Error> {
+    fn take_in_one(&mut self, ask: &Ask) -> Result<Option<Answer>, Error> {
         self.refuse_unless_writable()?;
         let admitted = match ask {
             Ask::Sync => return Ok(Some(Answer::Synced)),
@@ -689,8 +689,8 @@ impl<D: BlockDevice> Store<D> {
                 self.admit_body(&body, 1, Company::Others)
             }
             Ask::Batch(batch) => {
-                self.check_batch(batch)?;
-                self.admit_body(&batch.body, batch.len(), Company::Others)
+                let sealed = self.check_batch(batch)?;
+                self.admit_body(sealed.as_deref().unwrap_or(&batch.body), batch.len(), Company::Others)
             }
         };
         admitted.map(|last| last.map(Answer::Written))

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use journal::{Access, Frame, Journal, JournalError, Kind, Opened, StoreId, Verdict};
 use media::BlockDevice;
 
+use crate::changes::Ring;
 use crate::commit::{Gathered, Unshown};
 use crate::compact::Copying;
 use crate::error::Error;
@@ -17,7 +18,10 @@ use crate::histogram::Histogram;
 use crate::index::Index;
 use crate::key::{self, Key};
 use crate::limits::Limits;
+use crate::quota::Quotas;
 use crate::record::{Form, Records, Revision};
+use crate::scrub::Scrubbing;
+use crate::sealed::Sealing;
 use crate::space::Space;
 
 /// What a store is made with.
@@ -136,6 +140,10 @@ pub struct Store<D> {
     pub(crate) given_up: u64,
     pub(crate) idle: Idle,
     pub(crate) body: Vec<u8>,
+    pub(crate) quotas: Quotas,
+    pub(crate) sealing: Sealing,
+    pub(crate) changes: Ring,
+    pub(crate) scrubbing: Option<Scrubbing>,
 }
 
 /// What is known about the time since the last write.
@@ -177,7 +185,7 @@ impl<D: BlockDevice> Store<D> {
     ///
     /// # Errors
     /// [`Error::Journal`]: there is no store, or none that can be opened, or the device failed. [`Error::OtherEngine`];
-    /// [`Error::Corrupt`]: a frame is whole and its content is not what this crate writes. [`Error::NoMemory`].
+    /// [`Error::Corrupt`], [`Error::BadSetting`]: a frame is whole and its content is not what this crate writes. [`Error::NoMemory`].
     pub fn open(device: D, access: Access) -> Result<(Self, Recovery), Error> {
         let mut index = Index::default();
         let mut last = Revision::from_u64(0);
@@ -201,6 +209,7 @@ impl<D: BlockDevice> Store<D> {
             read_only: journal.read_only(),
         };
         let mut store = Self::over(journal, limits, index, last);
+        store.load_settings()?;
         store.idle = if report.was_sealed { Idle::Sealed } else { Idle::Active };
         Ok((store, recovery))
     }
@@ -221,6 +230,10 @@ impl<D: BlockDevice> Store<D> {
             given_up: 0,
             idle: Idle::Sealed,
             body: Vec::new(),
+            quotas: Quotas::default(),
+            sealing: Sealing::default(),
+            changes: Ring::from(last),
+            scrubbing: None,
         }
     }
 
@@ -242,6 +255,10 @@ impl<D: BlockDevice> Store<D> {
             given_up: self.given_up,
             idle: self.idle,
             body: self.body,
+            quotas: self.quotas,
+            sealing: self.sealing,
+            changes: self.changes,
+            scrubbing: self.scrubbing,
         };
         (Arc::clone(store.device()), store)
     }
@@ -326,7 +343,7 @@ fn users_keys(index: &Index) -> u64 {
 }
 
 /// Puts what a frame says into the index.
-fn load(index: &mut Index, last: &mut Revision, frame: &Frame<'_>) -> Result<(), Error> {
+pub(crate) fn load(index: &mut Index, last: &mut Revision, frame: &Frame<'_>) -> Result<(), Error> {
     if frame.gap_before {
         index.suspect_all();
     }

@@ -29,7 +29,7 @@ impl<D: BlockDevice> Store<D> {
     /// nothing has changed. `Poisoned`: after the next
     /// open the key has the old value or the new one; until then readers see the old one, and nothing is written any more.
     pub fn put(&mut self, key: &Key, value: &[u8]) -> Result<Revision, Error> {
-        self.check_value(value.len())?;
+        self.check_value(key.as_str(), value.len())?;
         self.commit_records(&[Record::Put { key: key.as_str(), value, form: Form::Plain }])
     }
 
@@ -80,8 +80,8 @@ impl<D: BlockDevice> Store<D> {
     /// [`Error::DuplicateKey`]: nothing was written. Otherwise as [`Store::put`].
     pub fn batch(&mut self, batch: &Batch) -> Result<Revision, Error> {
         self.refuse_unless_writable()?;
-        self.check_batch(batch)?;
-        self.commit_body(&batch.body, batch.len())
+        let sealed = self.check_batch(batch)?;
+        self.commit_body(sealed.as_deref().unwrap_or(&batch.body), batch.len())
     }
 
     /// Gives a key a value without making it durable: readers of this store see it at once.
@@ -93,7 +93,7 @@ impl<D: BlockDevice> Store<D> {
     /// # Errors
     /// As [`Store::put`]. After `Poisoned`, buffered values are still shown until the store is opened again.
     pub fn put_buffered(&mut self, key: &Key, value: &[u8]) -> Result<Revision, Error> {
-        self.check_value(value.len())?;
+        self.check_value(key.as_str(), value.len())?;
         self.buffer(&Record::Put { key: key.as_str(), value, form: Form::Plain })
     }
 
@@ -134,6 +134,7 @@ impl<D: BlockDevice> Store<D> {
     /// # Errors
     /// As [`Store::sync`].
     pub fn tick(&mut self, now: Duration) -> Result<(), Error> {
+        self.quotas.tick(now);
         match self.idle {
             Idle::Sealed => {}
             Idle::Active => self.idle = Idle::Since(now),
@@ -165,7 +166,8 @@ impl<D: BlockDevice> Store<D> {
         self.journal.seal_for_good().map_err(Error::from)
     }
 
-    pub(crate) fn check_batch(&self, batch: &Batch) -> Result<(), Error> {
+    /// Refuses a batch that cannot be carried out. Its body as it is stored, where that is another than it was handed in.
+    pub(crate) fn check_batch(&mut self, batch: &Batch) -> Result<Option<Vec<u8>>, Error> {
         let ops_max = usize::from(self.limits.batch_ops_max);
         if batch.is_empty() {
             return Err(Error::EmptyBatch);
@@ -182,11 +184,15 @@ impl<D: BlockDevice> Store<D> {
         }
         self.check_keys_differ(batch)?;
         for record in records(&batch.body) {
-            if let Record::Put { value, .. } = record {
-                self.check_value(value.len())?;
+            if let Record::Put { key, value, .. } = record {
+                self.check_value(key, value.len())?;
             }
         }
-        Ok(())
+        let sealed = self.sealed_body(&batch.body)?;
+        match sealed.as_ref().map(Vec::len).filter(|len| *len > limit) {
+            Some(requested) => Err(Error::BatchTooLong { limit, requested }),
+            None => Ok(sealed),
+        }
     }
 
     pub(crate) fn refuse_unless_writable(&self) -> Result<(), Error> {
@@ -199,8 +205,8 @@ impl<D: BlockDevice> Store<D> {
         }
     }
 
-    fn check_value(&self, len: usize) -> Result<(), Error> {
-        let limit = u64::from(self.limits.value_len_max);
+    fn check_value(&self, key: &str, len: usize) -> Result<(), Error> {
+        let limit = self.value_len_max(key);
         let requested = u64::try_from(len).unwrap_or(u64::MAX);
         if requested > limit { Err(Error::ValueTooLong { limit, requested }) } else { Ok(()) }
     }
@@ -219,6 +225,7 @@ impl<D: BlockDevice> Store<D> {
 
     /// Refuses what would not fit, before anything is written. What it adds to what is alive, and takes from it.
     pub(crate) fn check_space(&self, body: &[u8]) -> Result<(Totals, Totals), Error> {
+        self.admit(body)?;
         let used = self.totals_ahead();
         let (mut more, mut less) = (Totals::default(), Totals::default());
         for record in records(body) {
@@ -254,19 +261,19 @@ impl<D: BlockDevice> Store<D> {
         Ok((more, less))
     }
 
-    fn commit_records(&mut self, all: &[Record<'_>]) -> Result<Revision, Error> {
+    pub(crate) fn commit_records(&mut self, all: &[Record<'_>]) -> Result<Revision, Error> {
         let mut body = core::mem::take(&mut self.body);
         body.clear();
         let outcome = all
             .iter()
-            .try_for_each(|record| record.encode(&mut body))
+            .try_for_each(|record| self.encode(record, &mut body))
             .and_then(|()| self.commit_body(&body, all.len()));
         self.body = body;
         outcome
     }
 
     /// Commits records, together with what is pending, and shows them.
-    fn commit_body(&mut self, body: &[u8], ops: usize) -> Result<Revision, Error> {
+    pub(crate) fn commit_body(&mut self, body: &[u8], ops: usize) -> Result<Revision, Error> {
         self.refuse_unless_writable()?;
         // Nothing is on its way in a store that is borrowed, so there is nothing to wait for.
         let busy = JournalError::Outgoing { count: self.journal.outgoing() };
@@ -276,11 +283,11 @@ impl<D: BlockDevice> Store<D> {
     }
 
     /// Takes a record into the frame that is written next.
-    fn buffer(&mut self, record: &Record<'_>) -> Result<Revision, Error> {
+    pub(crate) fn buffer(&mut self, record: &Record<'_>) -> Result<Revision, Error> {
         self.refuse_unless_writable()?;
         let mut body = core::mem::take(&mut self.body);
         body.clear();
-        let outcome = record.encode(&mut body).and_then(|()| self.buffer_body(&body));
+        let outcome = self.encode(record, &mut body).and_then(|()| self.buffer_body(&body));
         self.body = body;
         outcome
     }

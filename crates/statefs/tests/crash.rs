@@ -1,143 +1,26 @@
 //! The store under power cuts, kills and faults, on devices as small as the format allows.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod told;
+
+use told::{Outcome, Told, acknowledged, geometry, is_honest_after_faults, keeps_its_word, key, options};
+
 use std::time::Duration;
 
 use crashsim::{
-    Atom, Campaign, Class, DiskImage, DiskProfile, Expected, Explorer, Fate, Gauge, Life, Mark, Operation,
-    Options, Random, Report, Run, Scenario, SimDisk, Value, Verdict as Found, Witness, Workload, barriers,
-    replay,
+    Campaign, Class, DiskImage, DiskProfile, Expected, Explorer, Gauge, Life, Options, Random, Run, Scenario,
+    SimDisk, Value, Verdict as Found, Workload, barriers, replay,
 };
-use media::Geometry;
-use statefs::{
-    Access, Batch, Compaction, Error, ErrorKind, Key, Precondition, Prefix, Store, StoreId, Verdict,
-};
+use statefs::{Access, ErrorKind, Prefix, Store, Verdict};
 
 const KEYS: [&str; 7] =
     ["/state/a", "/state/b", "/state/c", "/state/d", "/state/fill", "/state/life", "/state/scratch"];
-
-fn key(name: &str) -> Key {
-    Key::parse(name).unwrap()
-}
-
-/// A store whose witness is told what is asked and answered.
-struct Told<'d> {
-    disk: &'d SimDisk,
-    store: Store<SimDisk>,
-    /// What was buffered since the last barrier.
-    buffered: Vec<Atom>,
-}
-
-type Outcome = Result<(), Error>;
-
-impl Told<'_> {
-    fn tell<T>(
-        &mut self,
-        label: String,
-        atoms: Vec<Atom>,
-        act: impl FnOnce(&mut Store<SimDisk>) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        // What is durable makes all before it durable; a later change of the same key comes last.
-        let mut all = self.buffered.clone();
-        all.extend(atoms);
-        let mut last: Vec<Atom> = Vec::new();
-        for atom in all {
-            last.retain(|before| !before.iter().all(|(cell, _)| atom.iter().any(|(other, _)| other == cell)));
-            last.push(atom);
-        }
-        self.disk.tell(Mark::Begin(Operation::new(label, last)));
-        let outcome = act(&mut self.store);
-        self.disk.tell(match &outcome {
-            Ok(_) => Mark::Acknowledged,
-            Err(error) => Mark::Failed(match error.kind() {
-                ErrorKind::Poisoned => Fate::Unknown,
-                ErrorKind::Io | ErrorKind::ReadOnly | ErrorKind::NoSpace => Fate::Unchanged,
-                _ => panic!("no other error belongs here: {error}"),
-            }),
-        });
-        if outcome.is_ok() {
-            self.buffered.clear();
-        }
-        outcome
-    }
-
-    fn put(&mut self, name: &str, value: &[u8]) -> Outcome {
-        let atom = vec![(name.into(), Some(Value::bytes(value)))];
-        self.tell(format!("put {name}"), vec![atom], |store| store.put(&key(name), value).map(drop))
-    }
-
-    fn delete(&mut self, name: &str) -> Outcome {
-        let atom = vec![(name.into(), None)];
-        self.tell(format!("delete {name}"), vec![atom], |store| store.delete(&key(name)).map(drop))
-    }
-
-    fn batch(&mut self, changes: &[(&str, Option<&[u8]>)]) -> Outcome {
-        let mut batch = Batch::new();
-        for (name, value) in changes {
-            match value {
-                Some(value) => batch.put(&key(name), value)?,
-                None => batch.delete(&key(name))?,
-            }
-        }
-        let atom = changes.iter().map(|(name, value)| ((*name).into(), value.map(Value::bytes))).collect();
-        self.tell("batch".to_owned(), vec![atom], |store| store.batch(&batch).map(drop))
-    }
-
-    fn swap(&mut self, name: &str, value: &[u8]) -> Outcome {
-        let found = self.store.get(&key(name)).map(|found| found.revision);
-        let wanted = found.map_or(Precondition::Absent, Precondition::RevisionIs);
-        let atom = vec![(name.into(), Some(Value::bytes(value)))];
-        self.tell(format!("swap {name}"), vec![atom], |store| {
-            store.compare_and_swap(&key(name), wanted, value).map(drop)
-        })
-    }
-
-    fn put_buffered(&mut self, name: &str, value: &[u8]) -> Outcome {
-        let atom = vec![(name.into(), Some(Value::bytes(value)))];
-        let operation = Operation::new(format_args!("buffer {name}"), vec![atom.clone()]);
-        self.disk.tell(Mark::Begin(operation));
-        let outcome = self.store.put_buffered(&key(name), value).map(drop);
-        self.disk.tell(match &outcome {
-            Ok(()) => Mark::Visible,
-            Err(error) if error.kind() == ErrorKind::Poisoned => Mark::Failed(Fate::Unknown),
-            Err(_) => Mark::Failed(Fate::Unchanged),
-        });
-        if outcome.is_ok() {
-            self.buffered.push(atom);
-        }
-        outcome
-    }
-
-    fn sync(&mut self) -> Outcome {
-        self.tell("sync".to_owned(), Vec::new(), |store| store.sync().map(drop))
-    }
-
-    /// A whole compaction with something between its steps.
-    fn compact(&mut self, mut between: impl FnMut(&mut Self, u8) -> Outcome) -> Outcome {
-        for nth in 0..20 {
-            if self.store.compact_step()? == Compaction::Finished {
-                return Ok(());
-            }
-            between(self, nth)?;
-        }
-        panic!("a compaction ends");
-    }
-}
 
 /// A script on a store.
 struct Script {
     name: &'static str,
     blocks: u64,
     run: fn(&mut Told<'_>) -> Outcome,
-}
-
-fn options() -> statefs::Options {
-    let journal = journal::Limits { frame_blocks_max: 2, in_flight_blocks_max: 4 };
-    statefs::Options { journal, ..statefs::Options::new(StoreId(*b"a crashing store")) }
-}
-
-fn geometry(blocks: u64) -> Geometry {
-    Geometry::new(512, blocks).unwrap().with_torn_blocks()
 }
 
 fn values(store: &Store<SimDisk>) -> Vec<Option<Vec<u8>>> {
@@ -344,19 +227,6 @@ const SCRIPTS: [Script; 11] = [
     },
 ];
 
-fn explore(script: &Script, profile: DiskProfile, options: &Options) -> Report {
-    let recorded = Scenario::plain(script.name).record::<SimDisk>(script).unwrap();
-    Explorer::default().explore::<SimDisk>(script, &recorded, profile, options, &Gauge::default())
-}
-
-fn acknowledged(script: &Script) -> usize {
-    let recorded = Scenario::plain(script.name).record::<SimDisk>(script).unwrap();
-    let marks: Vec<Mark> =
-        recorded.trace.records().iter().filter_map(|record| record.mark()).cloned().collect();
-    assert!(!marks.iter().any(|mark| matches!(mark, Mark::Failed(_))), "{} runs to its end", script.name);
-    recorded.expected.after(marks.iter()).acknowledged()
-}
-
 #[test]
 fn acknowledged_writes_survive_every_power_cut_and_kill() {
     let options = Options { states_max: 600, depth: 1, nested_states_max: 12, ..Options::default() };
@@ -364,21 +234,10 @@ fn acknowledged_writes_survive_every_power_cut_and_kill() {
     for script in &SCRIPTS {
         assert!(acknowledged(script) > 0);
         for profile in DiskProfile::ALL {
-            let report = explore(script, profile, &options);
+            let (report, line) = keeps_its_word(script, profile, &options);
+            println!("{line}");
             visited += report.visited;
             distinct += report.distinct;
-            println!(
-                "{:<42} {:<18} points {:>3} visited {:>7} distinct {:>7} {}",
-                script.name,
-                profile.name(),
-                report.points,
-                report.visited,
-                report.distinct,
-                if report.exhaustive { "all" } else { "sampled" }
-            );
-            if let Some(failure) = &report.failure {
-                panic!("{:?}\n{}", failure.verdict, replay::<SimDisk>(script, &failure.id).unwrap());
-            }
         }
     }
     println!("visited {visited}, distinct {distinct}, broken 0");
@@ -388,33 +247,15 @@ fn acknowledged_writes_survive_every_power_cut_and_kill() {
 fn a_power_cut_in_a_recovery_from_a_power_cut_in_a_recovery_loses_nothing() {
     let options = Options { states_max: 30, depth: 2, nested_states_max: 5, ..Options::default() };
     for script in &SCRIPTS {
-        let report = explore(script, DiskProfile::AnySubsetTorn, &options);
-        println!("{:<42} visited {:>7} distinct {:>7}", script.name, report.visited, report.distinct);
-        if let Some(failure) = &report.failure {
-            panic!("{:?}\n{}", failure.verdict, replay::<SimDisk>(script, &failure.id).unwrap());
-        }
+        println!("{}", keeps_its_word(script, DiskProfile::AnySubsetTorn, &options).1);
     }
 }
 
 /// Each call of each script fails, is carried out and fails, or is carried out in part; then the power fails as well.
 #[test]
 fn after_a_fault_at_any_call_every_error_was_honest() {
-    let options = Options { states_max: 40, depth: 0, kills: false, ..Options::default() };
-    let campaign = Campaign {
-        profiles: vec![DiskProfile::AnySubsetTorn],
-        options: options.clone(),
-        faults: Some(options),
-        budget: u64::MAX,
-        seeds_max: 1,
-    };
     for script in &SCRIPTS {
-        let rows = campaign.run::<SimDisk>(&Explorer::default(), script, &Gauge::default(), |_| {});
-        for row in rows {
-            println!("{:<42} runs {:>4} visited {:>7}", script.name, row.runs, row.report.visited);
-            if let Some(failure) = &row.report.failure {
-                panic!("{:?}\n{}", failure.verdict, replay::<SimDisk>(script, &failure.id).unwrap());
-            }
-        }
+        println!("{}", is_honest_after_faults(script));
     }
 }
 

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use media::{Geometry, MemDisk};
 use proptest::prelude::*;
 use statefs::{
-    Access, Batch, Compaction, ErrorKind, Key, Limits, Options, Precondition, Prefix, Revision, Store,
-    StoreId, Verdict,
+    Access, Batch, Change, ChangeKind, Changes, Compaction, Error, ErrorKind, Key, Limits, Options,
+    Precondition, Prefix, Quota, Revision, Scrub, Store, StoreId, Verdict,
 };
 
 #[derive(Debug, Clone)]
@@ -23,6 +23,9 @@ enum Op {
     Tick(u16),
     Reopen,
     Close,
+    SetQuota(u8, u16),
+    RemoveQuota(u8),
+    ScrubStep,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -40,11 +43,19 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..100_u16).prop_map(Op::Tick),
         1 => Just(Op::Reopen),
         1 => Just(Op::Close),
+        1 => (0..4_u8, 0..2000_u16).prop_map(|(prefix, limit)| Op::SetQuota(prefix, limit)),
+        1 => (0..4_u8).prop_map(Op::RemoveQuota),
+        1 => Just(Op::ScrubStep),
     ]
 }
 
 fn key(number: u8) -> Key {
     Key::parse(&format!("/state/{}/{number}", number % 3)).unwrap()
+}
+
+/// One of the three parts that keys lie in, or everything.
+fn prefix(number: u8) -> Prefix {
+    if number < 3 { Prefix::parse(&format!("/state/{number}")).unwrap() } else { Prefix::root() }
 }
 
 type Map = BTreeMap<String, (Vec<u8>, Revision)>;
@@ -57,6 +68,11 @@ struct Pair {
     last: Revision,
     ms: u64,
     refused: u32,
+    /// Hard limits of bytes.
+    quotas: BTreeMap<Prefix, u64>,
+    /// Changes that a watcher has not been told, and how far it is.
+    untold: Vec<Change>,
+    told: Revision,
 }
 
 impl Pair {
@@ -66,17 +82,31 @@ impl Pair {
         let limits = Limits { keys_max: 20, ..Limits::default() };
         let options = Options { journal, limits, ..Options::new(StoreId([3; 16])) };
         let store = Store::format(disk.clone(), &options).unwrap();
-        Self { disk, store, map: Map::new(), last: Revision::from_u64(0), ms: 0, refused: 0 }
+        Self {
+            disk,
+            store,
+            map: Map::new(),
+            last: Revision::from_u64(0),
+            ms: 0,
+            refused: 0,
+            quotas: BTreeMap::new(),
+            untold: Vec::new(),
+            told: Revision::from_u64(0),
+        }
     }
 
     /// Takes note of a write; what was refused for want of space must have changed nothing.
     fn wrote(&mut self, outcome: Result<Revision, statefs::Error>, changes: &[(u8, Option<Vec<u8>>)]) {
+        let is_over = self.is_over(changes);
         match outcome {
             Ok(revision) => {
+                assert!(!is_over, "a quota is exceeded");
                 assert!(revision > self.last, "{revision} after {}", self.last);
                 self.last = revision;
                 let first = revision.get() - u64::try_from(changes.len()).unwrap() + 1;
                 for (at, (number, value)) in (first..).zip(changes) {
+                    let kind = if value.is_some() { ChangeKind::Put } else { ChangeKind::Delete };
+                    self.untold.push(Change { key: key(*number), revision: Revision::from_u64(at), kind });
                     let key = key(*number).as_str().to_owned();
                     match value {
                         Some(value) => self.map.insert(key, (value.clone(), Revision::from_u64(at))),
@@ -90,9 +120,78 @@ impl Pair {
                     "a delete is never refused: {error}"
                 );
                 assert!(matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Invalid), "{error}");
+                assert!(is_over || !matches!(error, Error::QuotaExceeded { .. }), "{error}");
                 self.refused += 1;
             }
         }
+    }
+
+    /// What lies below a prefix, counted.
+    fn count(&self, prefix: &Prefix) -> (u64, u64) {
+        let covered = self.map.iter().filter(|(key, _)| prefix.covers(&Key::parse(key).unwrap()));
+        let (bytes, keys) = covered
+            .fold((0, 0), |(bytes, keys), (key, (value, _))| (bytes + key.len() + value.len(), keys + 1));
+        (u64::try_from(bytes).unwrap(), keys)
+    }
+
+    /// Whether changes would leave more than a quota allows, and more than there is.
+    fn is_over(&self, changes: &[(u8, Option<Vec<u8>>)]) -> bool {
+        self.quotas.iter().any(|(prefix, limit)| {
+            let (used, _) = self.count(prefix);
+            let mut next = i64::try_from(used).unwrap();
+            let len = |len: usize| i64::try_from(len).unwrap();
+            for (number, value) in changes.iter().filter(|(number, _)| prefix.covers(&key(*number))) {
+                let name = key(*number).as_str().to_owned();
+                next -= self.map.get(&name).map_or(0, |(old, _)| len(name.len() + old.len()));
+                next += value.as_ref().map_or(0, |value| len(name.len() + value.len()));
+            }
+            next > i64::try_from(*limit).unwrap() && next > i64::try_from(used).unwrap()
+        })
+    }
+
+    fn set_quota(&mut self, number: u8, limit: Option<u16>) {
+        let prefix = prefix(number);
+        let outcome = match limit {
+            Some(limit) => {
+                let quota = Quota { hard: Some(limit.into()), ..Quota::default() };
+                self.store.set_quota(&prefix, quota).map(Some)
+            }
+            None => self.store.remove_quota(&prefix),
+        };
+        match (outcome, limit) {
+            (Ok(Some(revision)), limit) => {
+                assert!(revision > self.last);
+                self.last = revision;
+                match limit {
+                    Some(limit) => self.quotas.insert(prefix, limit.into()),
+                    None => self.quotas.remove(&prefix),
+                };
+            }
+            (Ok(None), _) => assert!(!self.quotas.contains_key(&prefix)),
+            (Err(error), limit) => assert!(limit.is_some() && error.kind() == ErrorKind::NoSpace, "{error}"),
+        }
+    }
+
+    /// What a watcher is told is what was done and is durable, in order, batches undivided.
+    fn watch(&mut self) {
+        let durable = self.store.durable_revision();
+        loop {
+            match self.store.changes(&Prefix::root(), self.told, 2).unwrap() {
+                Changes::FellBehind { oldest } => {
+                    panic!("there is room for all of them, and not before {oldest}")
+                }
+                Changes::Events { events, next } => {
+                    let told: Vec<_> = self.untold.drain(..events.len()).collect();
+                    assert_eq!(events, told);
+                    assert!(self.untold.first().is_none_or(|change| change.revision > next));
+                    if next == self.told {
+                        break;
+                    }
+                    self.told = next;
+                }
+            }
+        }
+        assert!(self.untold.first().is_none_or(|change| change.revision > durable));
     }
 
     fn carry_out(&mut self, op: &Op, nth: usize) {
@@ -149,6 +248,11 @@ impl Pair {
             Op::Close => {
                 self.reopen_after_close();
             }
+            Op::SetQuota(number, limit) => self.set_quota(*number, Some(*limit)),
+            Op::RemoveQuota(number) => self.set_quota(*number, None),
+            Op::ScrubStep => {
+                let (Scrub::Running | Scrub::Finished | Scrub::GivenUp) = self.store.scrub_step().unwrap();
+            }
         }
     }
 
@@ -157,6 +261,9 @@ impl Pair {
         assert!(!matches!(recovery.tail, Verdict::Damaged { .. }), "{recovery:?}");
         assert_eq!((recovery.suspect_keys, recovery.read_only), (0, None));
         self.store = store;
+        // What came before is not known to the new one.
+        self.untold.clear();
+        self.told = self.store.durable_revision();
     }
 
     fn reopen_after_close(&mut self) {
@@ -180,8 +287,16 @@ impl Pair {
             .collect();
         assert_eq!(found, self.map);
         let bytes: usize = self.map.iter().map(|(key, (value, _))| key.len() + value.len()).sum();
+        // The store's own records: `/quota`, the prefix, and 25 bytes.
+        let own: usize = self.quotas.keys().map(|prefix| 6 + prefix.as_str().len() + 25).sum();
         let stats = self.store.stats();
-        assert_eq!(stats.live_bytes, u64::try_from(bytes).unwrap(), "accounting equals a recount");
+        assert_eq!(stats.live_bytes, u64::try_from(bytes + own).unwrap(), "accounting equals a recount");
+        let quotas: Vec<_> = self.store.quotas().collect();
+        assert_eq!(quotas.len(), self.quotas.len());
+        for quota in quotas {
+            assert_eq!(self.quotas.get(&quota.prefix).copied(), quota.quota.hard);
+            assert_eq!((quota.used_bytes, quota.used_keys), self.count(&quota.prefix));
+        }
     }
 }
 
@@ -194,6 +309,7 @@ proptest! {
         for (nth, op) in ops.iter().enumerate() {
             pair.carry_out(op, nth);
             pair.compare();
+            pair.watch();
         }
         pair.store.sync().unwrap();
         pair.reopen();

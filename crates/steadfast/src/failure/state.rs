@@ -45,7 +45,7 @@ impl StateTrouble {
                 ErrorKind::Conflict | ErrorKind::NotFound => Exit::NotSo,
                 ErrorKind::NoSpace => Exit::NoSpace,
                 ErrorKind::Corrupt => Exit::Corrupt,
-                ErrorKind::ReadOnly => Exit::Denied,
+                ErrorKind::ReadOnly | ErrorKind::Locked => Exit::Denied,
                 ErrorKind::Io | ErrorKind::Poisoned | ErrorKind::NoMemory => Exit::Io,
                 ErrorKind::Busy => Exit::Held,
             },
@@ -77,6 +77,7 @@ impl StateTrouble {
                 ErrorKind::NoSpace => "no_space",
                 ErrorKind::Corrupt => "corrupt",
                 ErrorKind::ReadOnly => "read_only",
+                ErrorKind::Locked => "sealed",
                 ErrorKind::Poisoned => "poisoned",
                 ErrorKind::Io | ErrorKind::NoMemory => "io",
                 ErrorKind::Busy => "busy",
@@ -112,6 +113,7 @@ impl StateTrouble {
                 | ErrorKind::Invalid
                 | ErrorKind::Io
                 | ErrorKind::ReadOnly
+                | ErrorKind::Locked
                 | ErrorKind::NoMemory
                 | ErrorKind::Busy => None,
             },

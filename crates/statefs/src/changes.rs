@@ -1,0 +1,198 @@
+//! What has changed, for those who watch.
+//!
+//! Invariants
+//! - the ring holds every change behind `floor`, in the order of revisions; what is forgotten is forgotten from the oldest on,
+//!   a batch as a whole.
+//! - what is not durable is in the ring and is not shown: a watcher never sees what a power cut can take back.
+//! - the store's own records are never in it.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use media::BlockDevice;
+
+use crate::error::Error;
+use crate::key::{self, Key, Prefix};
+use crate::record::{Record, Revision};
+use crate::store::Store;
+
+/// How many changes are remembered at most.
+pub const CHANGES_MAX: usize = 8192;
+
+/// How many bytes of keys of changes are remembered at most.
+pub const CHANGES_LEN_MAX: usize = 512 << 10;
+
+/// What happened to a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ChangeKind {
+    /// It was given a value, for the first time or anew.
+    Put,
+    /// Its value was taken away.
+    Delete,
+}
+
+/// A durable change. The value is not in it: [`Store::get`] has the newest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Of which key.
+    pub key: Key,
+    /// Of the write.
+    pub revision: Revision,
+    /// What was done.
+    pub kind: ChangeKind,
+}
+
+/// What came after a revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changes {
+    /// These, and no others.
+    Events {
+        /// In the order of revisions; those of a batch stand together.
+        events: Vec<Change>,
+        /// What to ask for next.
+        next: Revision,
+    },
+    /// It is not known any more what came right after it: list everything, and go on from [`Store::durable_revision`] as it
+    /// was before that.
+    FellBehind {
+        /// From here on it is known.
+        oldest: Revision,
+    },
+}
+
+/// A change in the ring.
+#[derive(Debug, Clone, Copy)]
+struct Event {
+    revision: Revision,
+    kind: ChangeKind,
+    key_len: u8,
+    /// Whether it ends its batch.
+    is_last: bool,
+    /// Where its key begins, counted over all keys that ever were in the ring.
+    key_at: u64,
+}
+
+/// The last changes.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    events: VecDeque<Event>,
+    keys: VecDeque<u8>,
+    /// How many bytes of keys have been forgotten.
+    forgotten_len: u64,
+    /// Everything behind it is in the ring.
+    floor: Revision,
+}
+
+impl Ring {
+    /// Nothing is known of what came up to a revision.
+    pub(crate) fn from(floor: Revision) -> Self {
+        Self { events: VecDeque::new(), keys: VecDeque::new(), forgotten_len: 0, floor }
+    }
+
+    /// Takes note of a change of which nothing need be durable yet. Where there is no memory for it, all is forgotten, and
+    /// whoever asks is told so.
+    pub(crate) fn note(&mut self, record: &Record<'_>, revision: Revision, is_last: bool) {
+        let (key, kind) = match *record {
+            Record::Put { key, .. } | Record::Kept { key, .. } => (key, ChangeKind::Put),
+            Record::Delete { key } => (key, ChangeKind::Delete),
+        };
+        if !key::is_users(key) {
+            return;
+        }
+        let has_memory = self.events.try_reserve(1).is_ok() && self.keys.try_reserve(key.len()).is_ok();
+        if has_memory {
+            let key_len = u8::try_from(key.len()).unwrap_or(u8::MAX);
+            let key_at = self.forgotten_len + u64::try_from(self.keys.len()).unwrap_or(u64::MAX);
+            self.keys.extend(key.as_bytes());
+            self.events.push_back(Event { revision, kind, key_len, is_last, key_at });
+        } else {
+            self.forget_all(revision);
+        }
+        while self.events.len() > CHANGES_MAX || self.keys.len() > CHANGES_LEN_MAX {
+            self.forget_oldest();
+        }
+    }
+
+    /// Forgets the oldest change, and with it the rest of its batch.
+    fn forget_oldest(&mut self) {
+        while let Some(event) = self.events.pop_front() {
+            let len = usize::from(event.key_len).min(self.keys.len());
+            self.keys.drain(..len);
+            self.forgotten_len += u64::from(event.key_len);
+            self.floor = event.revision;
+            if event.is_last {
+                break;
+            }
+        }
+    }
+
+    fn forget_all(&mut self, up_to: Revision) {
+        self.forgotten_len += u64::try_from(self.keys.len()).unwrap_or(u64::MAX);
+        self.events.clear();
+        self.keys.clear();
+        self.floor = up_to;
+    }
+
+    fn is_covered(&self, event: &Event, prefix: &[u8]) -> bool {
+        let mut key = self.key(event);
+        prefix.iter().all(|byte| key.next() == Some(*byte)) && matches!(key.next(), None | Some(b'/'))
+    }
+
+    fn key(&self, event: &Event) -> impl Iterator<Item = u8> + use<'_> {
+        let at = usize::try_from(event.key_at.saturating_sub(self.forgotten_len)).unwrap_or(usize::MAX);
+        let end = at.saturating_add(usize::from(event.key_len)).min(self.keys.len());
+        self.keys.range(at.min(end)..end).copied()
+    }
+
+    fn change(&self, event: &Event) -> Result<Change, Error> {
+        let len = usize::from(event.key_len);
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len).map_err(|_| Error::NoMemory { len })?;
+        bytes.extend(self.key(event));
+        Ok(Change { key: Key::from_utf8(&bytes)?, revision: event.revision, kind: event.kind })
+    }
+}
+
+impl<D: BlockDevice> Store<D> {
+    /// The durable changes below a prefix that came after `since`: about `max` of them, more only where the first batch alone
+    /// has more, because a batch is not divided. [`Changes::Events::next`] is what to pass the next time.
+    ///
+    /// How many are remembered is bounded ([`CHANGES_MAX`], [`CHANGES_LEN_MAX`]), and nothing is remembered from before the
+    /// store was opened: who asks for what is forgotten is told that it fell behind. The writes of a
+    /// [`Store::rotate`] are puts like any other.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`].
+    pub fn changes(&self, prefix: &Prefix, since: Revision, max: usize) -> Result<Changes, Error> {
+        let ring = &self.changes;
+        if since >= self.durable {
+            return Ok(Changes::Events { events: Vec::new(), next: since });
+        }
+        if since < ring.floor {
+            // What was buffered may have pushed out more than what is durable.
+            return Ok(Changes::FellBehind { oldest: ring.floor.min(self.durable) });
+        }
+        let first = ring.events.partition_point(|event| event.revision <= since);
+        let end = ring.events.partition_point(|event| event.revision <= self.durable);
+        let (mut events, mut next) = (Vec::new(), since);
+        let mut whole = 0;
+        for event in ring.events.range(first..end) {
+            if ring.is_covered(event, prefix.as_str().as_bytes()) {
+                events.try_reserve(1).map_err(|_| Error::NoMemory { len: size_of::<Change>() })?;
+                events.push(ring.change(event)?);
+            }
+            if event.is_last {
+                if events.len() > max && whole > 0 {
+                    events.truncate(whole);
+                    return Ok(Changes::Events { events, next });
+                }
+                whole = events.len();
+                next = event.revision;
+                if whole >= max.max(1) {
+                    return Ok(Changes::Events { events, next });
+                }
+            }
+        }
+        Ok(Changes::Events { events, next: self.durable })
+    }
+}

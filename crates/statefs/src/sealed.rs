@@ -1,0 +1,650 @@
+//! Sealed prefixes: values that only who has the key can read, or change unnoticed.
+//!
+//! A sealed value, little-endian:
+//!
+//! | offset | size | field | |
+//! |---|---|---|---|
+//! | 0 | 1 | version | 1 |
+//! | 1 | 4 | key id | of the key it is sealed with |
+//! | 5 | 24 | nonce | random, of this value alone |
+//! | 29 | *v* | ciphertext | of the value |
+//! | 29 + *v* | 16 | tag | XChaCha20-Poly1305 |
+//!
+//! Associated data are `steadfast value` and a zero byte, version, key id, and the whole path of the key: what is moved to
+//! another key does not authenticate. They do not name the store, so backup, restore and compaction keep what is sealed as it
+//! is.
+//!
+//! That a prefix is sealed is a record under the key `/sealed` + prefix. Its value is the version, 1, the number of keys, 1
+//! or 2, and for each key 44 bytes: key id (4), nonce (24) and tag (16) of nothing at all, sealed with it and `steadfast
+//! prefix`, a zero byte, version, key id and prefix as associated data. So a wrong key is noticed before it is used. New
+//! values are sealed with the first key; the second is there while a rotation runs.
+//!
+//! Invariants
+//! - nothing plain is ever written below a sealed prefix: [`Sealing::admit`] sees every body.
+//! - no value is sealed with a key that is not in the record of its prefix; the record is durable first.
+//! - sealed prefixes do not lie in each other.
+//! - a nonce comes fresh from the passed-in source for every value that is sealed, and is never derived from anything that
+//!   could return.
+//!
+//! What it does not promise: who can write to the device can put back older sealed values of the same key, or take a prefix
+//! and its values away. Lengths and names of keys are not hidden.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::Bound;
+
+use chacha20poly1305::aead::inout::InOutBuf;
+use chacha20poly1305::{AeadInOut, KeyInit, XChaCha20Poly1305};
+use media::BlockDevice;
+use zeroize::{ZeroizeOnDrop, Zeroizing};
+
+use crate::error::Error;
+use crate::index::Index;
+use crate::key::{Key, Prefix, SEALED_ROOT};
+use crate::record::{Form, Record, Revision};
+use crate::settings::{own_key, own_records};
+use crate::store::Store;
+
+/// How many sealed prefixes there may be.
+pub const SEALED_PREFIXES_MAX: usize = 64;
+
+/// How much longer a value is when it is sealed. Below a sealed prefix a value has at most 65,536 - 45 = 65,491 bytes.
+pub const SEALED_OVERHEAD: u32 = 45;
+
+const VERSION: u8 = 1;
+const NONCE_AT: usize = 5;
+const HEADER_LEN: usize = 29;
+const TAG_LEN: usize = 16;
+const CHECK_LEN: usize = 44;
+const NONCE_LEN: usize = HEADER_LEN - NONCE_AT;
+
+const _: () = assert!(HEADER_LEN + TAG_LEN == 45, "what SEALED_OVERHEAD says");
+
+/// Bytes of records that a step of a rotation writes at most, where one record has no more.
+const STEP_LEN: usize = 64 << 10;
+
+/// Where nonces come from: random bytes of cryptographic quality, as those of the operating system.
+pub trait Nonces: Send + Sync {
+    /// Fills `bytes`, every time anew.
+    ///
+    /// # Errors
+    /// [`NoRandom`]: nothing is written then.
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), NoRandom>;
+}
+
+/// The source of random bytes has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there are no random bytes")]
+pub struct NoRandom;
+
+#[cfg(feature = "std")]
+impl<E: media::Entropy + ?Sized> Nonces for alloc::sync::Arc<E> {
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), NoRandom> {
+        media::Entropy::fill(&**self, bytes).map_err(|_| NoRandom)
+    }
+}
+
+/// A key to seal with, and its name. It is zeroed when it is let go.
+#[derive(Clone)]
+pub struct SealKey {
+    id: u32,
+    bytes: Zeroizing<[u8; 32]>,
+}
+
+impl SealKey {
+    /// The key with these random bytes. `id` says which one it is; the keys of a prefix differ in it.
+    #[must_use]
+    pub fn new(id: u32, bytes: Zeroizing<[u8; 32]>) -> Self {
+        Self { id, bytes }
+    }
+
+    /// Which one it is.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    fn cipher(&self) -> XChaCha20Poly1305 {
+        XChaCha20Poly1305::new((&*self.bytes).into())
+    }
+
+    /// Encrypts in place; the tag.
+    fn lock(&self, nonce: &[u8; NONCE_LEN], about: &[u8], bytes: &mut [u8]) -> Result<[u8; TAG_LEN], Error> {
+        let sealed = self.cipher().encrypt_inout_detached(nonce.into(), about, InOutBuf::from(bytes));
+        sealed.map(Into::into).map_err(|_| Error::NoRandom)
+    }
+
+    /// Decrypts in place, if it is what was encrypted.
+    fn open(&self, nonce: &[u8; NONCE_LEN], about: &[u8], bytes: &mut [u8], tag: &[u8; TAG_LEN]) -> bool {
+        let tag = tag.into();
+        self.cipher().decrypt_inout_detached(nonce.into(), about, InOutBuf::from(bytes), tag).is_ok()
+    }
+}
+
+impl fmt::Debug for SealKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SealKey").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl ZeroizeOnDrop for SealKey {}
+
+/// What a step of a rotation came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rotation {
+    /// There is more to do.
+    Running,
+    /// Every value is sealed with the new key, and the old one is of no use any more.
+    Finished,
+}
+
+/// What tells the right key from a wrong one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Check {
+    id: u32,
+    nonce: [u8; NONCE_LEN],
+    tag: [u8; TAG_LEN],
+}
+
+impl Check {
+    fn fits(&self, key: &SealKey, prefix: &Prefix) -> bool {
+        self.id == key.id
+            && key.open(&self.nonce, &about("steadfast prefix", key.id, prefix.as_str()), &mut [], &self.tag)
+    }
+}
+
+/// A prefix below which nothing is plain.
+#[derive(Debug)]
+struct Sealed {
+    prefix: Prefix,
+    current: Check,
+    /// Of the key that a rotation replaces.
+    retiring: Option<Check>,
+    unlocked: Vec<SealKey>,
+    /// The last key that the rotation has looked at.
+    rotated_to: Option<Box<str>>,
+}
+
+/// All sealed prefixes, in order.
+#[derive(Default)]
+pub(crate) struct Sealing {
+    prefixes: Vec<Sealed>,
+    nonces: Option<Box<dyn Nonces>>,
+}
+
+impl fmt::Debug for Sealing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sealing").field("prefixes", &self.prefixes).finish_non_exhaustive()
+    }
+}
+
+/// Associated data.
+fn about(what: &str, id: u32, path: &str) -> Vec<u8> {
+    [what.as_bytes(), &[0, VERSION], &id.to_le_bytes(), path.as_bytes()].concat()
+}
+
+impl Sealed {
+    fn encode(current: &Check, retiring: Option<&Check>) -> Vec<u8> {
+        let mut bytes = alloc::vec![VERSION, if retiring.is_some() { 2 } else { 1 }];
+        for check in [Some(current), retiring].into_iter().flatten() {
+            bytes.extend_from_slice(&check.id.to_le_bytes());
+            bytes.extend_from_slice(&check.nonce);
+            bytes.extend_from_slice(&check.tag);
+        }
+        bytes
+    }
+
+    /// What a record says of the keys of a prefix.
+    fn decode(bytes: &[u8]) -> Option<(Check, Option<Check>)> {
+        let (head, checks) = bytes.split_first_chunk()?;
+        let (checks, rest) = checks.as_chunks::<CHECK_LEN>();
+        let mut checks = checks.iter().map(|bytes| {
+            let (id, rest) = bytes.split_first_chunk()?;
+            let (nonce, rest) = rest.split_first_chunk()?;
+            Some(Check { id: u32::from_le_bytes(*id), nonce: *nonce, tag: *rest.first_chunk()? })
+        });
+        let (current, retiring) = (checks.next()??, checks.next());
+        let is_valid = match (head, retiring.flatten()) {
+            ([VERSION, 1], None) => true,
+            ([VERSION, 2], Some(retiring)) => retiring.id != current.id,
+            ([_, _], _) => false,
+        };
+        (is_valid && rest.is_empty() && checks.next().is_none()).then_some((current, retiring.flatten()))
+    }
+
+    fn key(&self, id: u32) -> Result<&SealKey, Error> {
+        let found = self.unlocked.iter().find(|key| key.id == id);
+        found.ok_or_else(|| Error::Locked { prefix: self.prefix.clone(), key_id: id })
+    }
+
+    fn knows(&self, id: u32) -> bool {
+        self.current.id == id || self.retiring.is_some_and(|check| check.id == id)
+    }
+
+    /// Takes a key in, if it is one of the prefix.
+    fn unlock(&mut self, key: SealKey) -> Result<(), Error> {
+        let fits =
+            [Some(self.current), self.retiring].iter().flatten().any(|check| check.fits(&key, &self.prefix));
+        if !fits {
+            return Err(Error::WrongKey { prefix: self.prefix.clone(), key_id: key.id });
+        }
+        if self.key(key.id).is_err() {
+            self.unlocked.try_reserve(1).map_err(|_| Error::NoMemory { len: size_of::<SealKey>() })?;
+            self.unlocked.push(key);
+        }
+        Ok(())
+    }
+
+    /// The value in a sealed one.
+    fn reveal(&self, key: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let not_authentic = || Error::NotAuthentic { key: Key::trusted(key) };
+        let parts = |sealed: &[u8]| {
+            let (header, rest) = sealed.split_first_chunk::<HEADER_LEN>()?;
+            let (text, tag) = rest.split_last_chunk::<TAG_LEN>()?;
+            let (id, nonce) = (*header.get(1..)?.first_chunk()?, *header.last_chunk()?);
+            (header.first() == Some(&VERSION)).then_some((u32::from_le_bytes(id), nonce, text.len(), *tag))
+        };
+        let (id, nonce, len, tag) =
+            parts(sealed).filter(|(id, ..)| self.knows(*id)).ok_or_else(not_authentic)?;
+        let seal_key = self.key(id)?;
+        let mut value = Zeroizing::new(Vec::new());
+        value.try_reserve_exact(len).map_err(|_| Error::NoMemory { len })?;
+        value.extend(sealed.iter().skip(HEADER_LEN).take(len));
+        if !seal_key.open(&nonce, &about("steadfast value", id, key), &mut value, &tag) {
+            return Err(not_authentic());
+        }
+        Ok(value)
+    }
+}
+
+impl Sealing {
+    /// What the index says of sealed prefixes. None of them is unlocked.
+    pub(crate) fn load(index: &Index) -> Result<Self, Error> {
+        let mut sealing = Self::default();
+        for kept in own_records(index, SEALED_ROOT) {
+            let bad = || Error::BadSetting { key: kept.key.into() };
+            let prefix =
+                Prefix::parse(kept.key.strip_prefix(SEALED_ROOT).unwrap_or("")).map_err(|_| bad())?;
+            let (current, retiring) = Sealed::decode(kept.value).ok_or_else(bad)?;
+            sealing.reserve()?;
+            let sealed = Sealed { prefix, current, retiring, unlocked: Vec::new(), rotated_to: None };
+            sealing.prefixes.push(sealed);
+        }
+        Ok(sealing)
+    }
+
+    fn reserve(&mut self) -> Result<(), Error> {
+        self.prefixes.try_reserve(1).map_err(|_| Error::NoMemory { len: size_of::<Sealed>() })
+    }
+
+    /// The sealed prefix that a key lies in.
+    fn of(&self, key: &str) -> Option<&Sealed> {
+        self.prefixes.iter().find(|sealed| sealed.prefix.covers_text(key))
+    }
+
+    /// Whether values of this key are sealed.
+    pub(crate) fn covers(&self, key: &str) -> bool {
+        self.of(key).is_some()
+    }
+
+    /// Whether a record would put something plain where nothing is.
+    pub(crate) fn would_be_plain(&self, record: &Record<'_>) -> bool {
+        match record {
+            Record::Put { key, form: Form::Plain, .. } | Record::Kept { key, form: Form::Plain, .. } => {
+                self.covers(key)
+            }
+            Record::Put { .. } | Record::Kept { .. } | Record::Delete { .. } => false,
+        }
+    }
+
+    /// Refuses a body with a plain value below a sealed prefix. Whoever builds a body seals such values; if one is left,
+    /// this is what keeps it off the medium.
+    pub(crate) fn admit<'b>(&self, mut records: impl Iterator<Item = Record<'b>>) -> Result<(), Error> {
+        if self.prefixes.is_empty() {
+            return Ok(());
+        }
+        match records.find(|record| self.would_be_plain(record)).and_then(|record| self.of(record.key())) {
+            Some(sealed) => Err(Error::Locked { prefix: sealed.prefix.clone(), key_id: sealed.current.id }),
+            None => Ok(()),
+        }
+    }
+
+    fn nonce(&mut self) -> Result<[u8; NONCE_LEN], Error> {
+        let mut nonce = [0; NONCE_LEN];
+        let nonces = self.nonces.as_mut().ok_or(Error::NoRandom)?;
+        nonces.fill(&mut nonce).map_err(|NoRandom| Error::NoRandom)?;
+        Ok(nonce)
+    }
+
+    /// A value as it is stored.
+    pub(crate) fn seal(&mut self, key: &str, value: &[u8]) -> Result<Vec<u8>, Error> {
+        let nonce = self.nonce()?;
+        let Some(sealed) = self.of(key) else { return Err(Error::NotSealed) };
+        let seal_key = sealed.key(sealed.current.id)?;
+        // All of it at once: growing would leave a copy of the plain value behind.
+        let len = HEADER_LEN + value.len() + TAG_LEN;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len).map_err(|_| Error::NoMemory { len })?;
+        bytes.push(VERSION);
+        bytes.extend_from_slice(&seal_key.id.to_le_bytes());
+        bytes.extend_from_slice(&nonce);
+        bytes.extend_from_slice(value);
+        let text = bytes.get_mut(HEADER_LEN..).unwrap_or(&mut []);
+        let tag = seal_key.lock(&nonce, &about("steadfast value", seal_key.id, key), text)?;
+        bytes.extend_from_slice(&tag);
+        Ok(bytes)
+    }
+
+    fn check_of(&mut self, key: &SealKey, prefix: &Prefix) -> Result<Check, Error> {
+        let nonce = self.nonce()?;
+        let tag = key.lock(&nonce, &about("steadfast prefix", key.id, prefix.as_str()), &mut [])?;
+        Ok(Check { id: key.id, nonce, tag })
+    }
+
+    fn exactly(&mut self, prefix: &Prefix) -> Result<&mut Sealed, Error> {
+        self.prefixes.iter_mut().find(|sealed| sealed.prefix == *prefix).ok_or(Error::NotSealed)
+    }
+}
+
+impl<D: BlockDevice> Store<D> {
+    /// Says where nonces come from. Without it nothing can be put below a sealed prefix; reading needs none.
+    pub fn set_nonces(&mut self, nonces: Box<dyn Nonces>) {
+        self.sealing.nonces = Some(nonces);
+    }
+
+    /// Seals a prefix: from now on what is put below it is encrypted, and it is unlocked with this key.
+    ///
+    /// Nothing may be there yet. Values that were plain would stay on the medium for as long as they are not overwritten,
+    /// so sealing them afterwards would promise too much: seal the prefix first, or move them, delete the old ones, and
+    /// [`Store::scrub`].
+    ///
+    /// # Durability
+    /// As [`Store::put`].
+    ///
+    /// # Errors
+    /// [`Error::SealedAlready`]: it lies in a sealed prefix, or one in it. [`Error::PrefixInUse`]: there are keys below it.
+    /// [`Error::PrefixTooLong`], [`Error::TooManySealed`], [`Error::NoRandom`]. Otherwise as [`Store::put`].
+    pub fn seal_prefix(&mut self, prefix: &Prefix, key: SealKey) -> Result<Revision, Error> {
+        let overlaps = |other: &Sealed| {
+            prefix.covers_text(other.prefix.as_str()) || other.prefix.covers_text(prefix.as_str())
+        };
+        if self.sealing.prefixes.iter().any(overlaps) {
+            return Err(Error::SealedAlready);
+        }
+        if self.sealing.prefixes.len() >= SEALED_PREFIXES_MAX {
+            return Err(Error::TooManySealed { limit: SEALED_PREFIXES_MAX });
+        }
+        self.check_unused(prefix)?;
+        let name = own_key(SEALED_ROOT, prefix)?;
+        let current = self.sealing.check_of(&key, prefix)?;
+        self.sealing.reserve()?;
+        let revision = self.commit_sealed(&name, &current, None)?;
+        let at = self.sealing.prefixes.partition_point(|other| other.prefix < *prefix);
+        let sealed = Sealed {
+            prefix: prefix.clone(),
+            current,
+            retiring: None,
+            unlocked: alloc::vec![key],
+            rotated_to: None,
+        };
+        self.sealing.prefixes.insert(at, sealed);
+        Ok(revision)
+    }
+
+    /// Makes a sealed prefix an ordinary one again, below which nothing may be.
+    ///
+    /// # Durability
+    /// As [`Store::put`].
+    ///
+    /// # Errors
+    /// [`Error::NotSealed`], [`Error::PrefixInUse`]. Otherwise as [`Store::delete`].
+    pub fn unseal_prefix(&mut self, prefix: &Prefix) -> Result<Revision, Error> {
+        self.sealing.exactly(prefix)?;
+        self.check_unused(prefix)?;
+        let name = own_key(SEALED_ROOT, prefix)?;
+        let revision = self.commit_records(&[Record::Delete { key: &name }])?;
+        self.sealing.prefixes.retain(|sealed| sealed.prefix != *prefix);
+        Ok(revision)
+    }
+
+    fn check_unused(&self, prefix: &Prefix) -> Result<(), Error> {
+        let mut from = self.index.from(Bound::Included(prefix.as_str()));
+        let starts = |kept: &crate::arena::Kept<'_>| kept.key.starts_with(prefix.as_str());
+        match from.by_ref().take_while(starts).any(|kept| prefix.covers_text(kept.key)) {
+            true => Err(Error::PrefixInUse),
+            false => Ok(()),
+        }
+    }
+
+    /// Lets values below a sealed prefix be read and put. While a rotation runs there are two keys: the new one is needed
+    /// to put, and each to read what is sealed with it.
+    ///
+    /// # Errors
+    /// [`Error::NotSealed`]; [`Error::WrongKey`]: it is not a key of this prefix.
+    pub fn unlock(&mut self, prefix: &Prefix, key: SealKey) -> Result<(), Error> {
+        self.sealing.exactly(prefix)?.unlock(key)
+    }
+
+    /// Forgets the keys of a prefix, and zeroes them.
+    ///
+    /// # Errors
+    /// [`Error::NotSealed`].
+    pub fn lock(&mut self, prefix: &Prefix) -> Result<(), Error> {
+        self.sealing.exactly(prefix)?.unlocked.clear();
+        Ok(())
+    }
+
+    /// The sealed prefixes, and the id of the key that each needs to be written to.
+    pub fn sealed_prefixes(&self) -> impl Iterator<Item = (&Prefix, u32)> {
+        self.sealing.prefixes.iter().map(|sealed| (&sealed.prefix, sealed.current.id))
+    }
+
+    /// The value of a key as it was put, decrypted if it is sealed; [`None`] if it has none.
+    ///
+    /// # Errors
+    /// [`Error::Locked`]: the key to it is not there. [`Error::NotAuthentic`]: it is not what was put under this key,
+    /// whatever it is; a plain value below a sealed prefix is not either. [`Error::NotSealed`]: it is sealed, and lies in no
+    /// sealed prefix. [`Error::NoMemory`].
+    pub fn reveal(&self, key: &Key) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+        let Some(kept) = self.index.get(key.as_str()) else { return Ok(None) };
+        match (self.sealing.of(key.as_str()), kept.form) {
+            (Some(sealed), Form::Sealed) => sealed.reveal(key.as_str(), kept.value).map(Some),
+            (Some(_), Form::Plain) => Err(Error::NotAuthentic { key: key.clone() }),
+            (None, Form::Sealed) => Err(Error::NotSealed),
+            (None, Form::Plain) => {
+                let (mut value, len) = (Zeroizing::new(Vec::new()), kept.value.len());
+                value.try_reserve_exact(len).map_err(|_| Error::NoMemory { len })?;
+                value.extend_from_slice(kept.value);
+                Ok(Some(value))
+            }
+        }
+    }
+
+    /// Replaces the key of a prefix, and seals every value anew: all of [`Store::begin_rotation`] and
+    /// [`Store::rotate_step`].
+    ///
+    /// # Errors
+    /// As these. What was done stays: begin again with the same new key.
+    pub fn rotate(&mut self, prefix: &Prefix, new: SealKey) -> Result<(), Error> {
+        self.begin_rotation(prefix, new)?;
+        while self.rotate_step(prefix)? == Rotation::Running {}
+        Ok(())
+    }
+
+    /// Gives a prefix a new key; what is put from now on is sealed with it. The old one stays until every value is sealed
+    /// anew. Where this rotation had begun before, it goes on.
+    ///
+    /// # Durability
+    /// As [`Store::put`]. After a crash, unlock the prefix with both keys and go on.
+    ///
+    /// # Errors
+    /// [`Error::NotSealed`]; [`Error::RotationRuns`], to another key; [`Error::Locked`]: the prefix is not unlocked;
+    /// [`Error::WrongKey`]: the new key has the id of the old one and other bytes. Otherwise as [`Store::put`].
+    pub fn begin_rotation(&mut self, prefix: &Prefix, new: SealKey) -> Result<(), Error> {
+        let sealed = self.sealing.exactly(prefix)?;
+        if sealed.current.id == new.id {
+            return sealed.unlock(new);
+        }
+        if sealed.retiring.is_some() {
+            return Err(Error::RotationRuns);
+        }
+        let retiring = sealed.current;
+        sealed.key(retiring.id)?;
+        sealed.unlocked.try_reserve(1).map_err(|_| Error::NoMemory { len: size_of::<SealKey>() })?;
+        let current = self.sealing.check_of(&new, prefix)?;
+        let name = own_key(SEALED_ROOT, prefix)?;
+        self.commit_sealed(&name, &current, Some(&retiring))?;
+        let sealed = self.sealing.exactly(prefix)?;
+        sealed.current = current;
+        sealed.retiring = Some(retiring);
+        sealed.rotated_to = None;
+        sealed.unlocked.push(new);
+        Ok(())
+    }
+
+    /// Seals some values anew. Each gets a new revision.
+    ///
+    /// # Durability
+    /// As [`Store::put`].
+    ///
+    /// # Errors
+    /// [`Error::NotSealed`]; [`Error::Locked`]: both keys are needed; [`Error::NotAuthentic`]: a value cannot be read, and
+    /// stands in the way until it is deleted or put anew. Otherwise as [`Store::put`].
+    pub fn rotate_step(&mut self, prefix: &Prefix) -> Result<Rotation, Error> {
+        let sealed = self.sealing.exactly(prefix)?;
+        let Some(retiring) = sealed.retiring else { return Ok(Rotation::Finished) };
+        let (current, after) = (sealed.current, sealed.rotated_to.take());
+        sealed.key(retiring.id)?;
+        sealed.key(current.id)?;
+        let (keys, last) = self.gather_old(prefix, retiring.id, after.as_deref());
+        if keys.is_empty() {
+            let name = own_key(SEALED_ROOT, prefix)?;
+            self.commit_sealed(&name, &current, None)?;
+            let sealed = self.sealing.exactly(prefix)?;
+            sealed.retiring = None;
+            sealed.unlocked.retain(|key| key.id == current.id);
+            return Ok(Rotation::Finished);
+        }
+        let mut body = Vec::new();
+        for key in &keys {
+            let Some(value) = self.reveal(key)? else { continue };
+            self.encode(&Record::Put { key: key.as_str(), value: &value, form: Form::Plain }, &mut body)?;
+        }
+        self.commit_body(&body, keys.len())?;
+        self.sealing.exactly(prefix)?.rotated_to = last;
+        Ok(Rotation::Running)
+    }
+
+    /// The next keys whose values are sealed with an old key, as many as go into a step.
+    fn gather_old(&self, prefix: &Prefix, id: u32, after: Option<&str>) -> (Vec<Key>, Option<Box<str>>) {
+        let len_max = STEP_LEN.min(self.journal.layout().body_len_max() / 4);
+        let (mut keys, mut len, mut last) = (Vec::new(), 0, None);
+        let start = after.map_or(Bound::Included(prefix.as_str()), Bound::Excluded);
+        let below = self.index.from(start).take_while(|kept| kept.key.starts_with(prefix.as_str()));
+        for kept in below.filter(|kept| prefix.covers_text(kept.key) && kept.form == Form::Sealed) {
+            let is_old = kept.value.get(1..NONCE_AT) == Some(&id.to_le_bytes());
+            if is_old && len + kept.record.len() > len_max && len > 0 {
+                break;
+            }
+            if is_old {
+                len += kept.record.len();
+                keys.push(Key::trusted(kept.key));
+                last = Some(kept.key);
+            }
+        }
+        (keys, last.map(Box::from))
+    }
+
+    fn commit_sealed(
+        &mut self,
+        name: &String,
+        current: &Check,
+        retiring: Option<&Check>,
+    ) -> Result<Revision, Error> {
+        let value = Sealed::encode(current, retiring);
+        self.commit_records(&[Record::Put { key: name, value: &value, form: Form::Plain }])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zeroes_itself<T: ZeroizeOnDrop>() {}
+
+    #[test]
+    fn keys_and_what_is_made_of_them_are_zeroed_when_they_are_let_go() {
+        zeroes_itself::<SealKey>();
+        zeroes_itself::<XChaCha20Poly1305>();
+        zeroes_itself::<Zeroizing<Vec<u8>>>();
+    }
+
+    #[test]
+    fn a_key_does_not_show_itself() {
+        let key = SealKey::new(7, Zeroizing::new([0xab; 32]));
+        assert_eq!(alloc::format!("{key:?}"), "SealKey { id: 7, .. }");
+    }
+
+    #[test]
+    fn the_record_of_a_prefix_reads_back_and_nothing_else_is_taken_for_one() {
+        let check = |id| Check { id, nonce: [2; NONCE_LEN], tag: [3; TAG_LEN] };
+        let one = Sealed::encode(&check(0x0605_0403), None);
+        assert_eq!(one, [&[1, 1, 3, 4, 5, 6][..], &[2; 24], &[3; 16]].concat());
+        assert_eq!(Sealed::decode(&one), Some((check(0x0605_0403), None)));
+        let two = Sealed::encode(&check(1), Some(&check(2)));
+        assert_eq!(Sealed::decode(&two), Some((check(1), Some(check(2)))));
+        assert_eq!(Sealed::decode(&Sealed::encode(&check(1), Some(&check(1)))), None);
+        for bytes in [&one, &two] {
+            for len in 0..bytes.len() {
+                assert_eq!(Sealed::decode(&bytes[..len]), None, "{len}");
+            }
+            assert_eq!(Sealed::decode(&[bytes.as_slice(), &[0]].concat()), None);
+            assert_eq!(Sealed::decode(&[&[2][..], &bytes[1..]].concat()), None, "a later version");
+        }
+        assert_eq!(Sealed::decode(&[&[1, 1][..], &two[2..]].concat()), None);
+    }
+
+    /// Key `00 01 .. 1f`, nonce `40 41 .. 57`; the bytes are those of another implementation, which was checked with the
+    /// vector of draft-irtf-cfrg-xchacha, A.3.1.
+    #[test]
+    fn golden_bytes() {
+        struct Forty;
+        impl Nonces for Forty {
+            fn fill(&mut self, bytes: &mut [u8]) -> Result<(), NoRandom> {
+                bytes.iter_mut().zip(0x40..).for_each(|(to, from)| *to = from);
+                Ok(())
+            }
+        }
+        let mut bytes = [0; 32];
+        bytes.iter_mut().zip(0..).for_each(|(to, from)| *to = from);
+        let key = SealKey::new(0x0403_0201, Zeroizing::new(bytes));
+        let prefix = Prefix::parse("/state/s").unwrap();
+        let mut sealing = Sealing { prefixes: Vec::new(), nonces: Some(Box::new(Forty)) };
+        let current = sealing.check_of(&key, &prefix).unwrap();
+        assert!(current.fits(&key, &prefix) && !current.fits(&key, &Prefix::root()));
+        let unlocked = alloc::vec![key];
+        sealing.prefixes.push(Sealed { prefix, current, retiring: None, unlocked, rotated_to: None });
+        let sealed = sealing.seal("/state/s/a", b"hello").unwrap();
+        assert_eq!(sealed.len(), 5 + usize::try_from(SEALED_OVERHEAD).unwrap());
+        assert_eq!(sealed[..NONCE_AT], [1, 1, 2, 3, 4]);
+        assert_eq!(sealed[NONCE_AT..HEADER_LEN].first_chunk(), Some(&[0x40, 0x41, 0x42]));
+        let hex: String = sealed[HEADER_LEN..].iter().map(|byte| alloc::format!("{byte:02x}")).collect();
+        assert_eq!(hex, "bc5c691cbf7e989fd010e80d43976d321b12707d68");
+        let of = &sealing.prefixes[0];
+        assert_eq!(of.reveal("/state/s/a", &sealed).unwrap().as_slice(), b"hello");
+        assert!(matches!(of.reveal("/state/s/b", &sealed), Err(Error::NotAuthentic { .. })));
+        for len in 0..sealed.len() {
+            assert!(
+                matches!(of.reveal("/state/s/a", &sealed[..len]), Err(Error::NotAuthentic { .. })),
+                "{len}"
+            );
+        }
+        for bit in 0..sealed.len() * 8 {
+            let mut bad = sealed.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(matches!(of.reveal("/state/s/a", &bad), Err(Error::NotAuthentic { .. })), "{bit}");
+        }
+    }
+}

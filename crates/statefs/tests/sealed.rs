@@ -1,0 +1,451 @@
+//! Sealed prefixes: who has the key reads what was put, and nobody else reads or makes up anything.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use journal::Journal;
+use media::{Geometry, MemDisk, SystemEntropy};
+use statefs::{
+    Access, Batch, Compaction, Error, ErrorKind, Form, KEY_LEN_MAX, Key, NoRandom, Nonces, Options,
+    Precondition, Prefix, Rotation, SEALED_OVERHEAD, SEALED_PREFIXES_MAX, Scrub, SealKey, Store, StoreId,
+    Suspects, VALUE_LEN_MAX, Zeroizing, salvage,
+};
+
+const SECRET: &[u8] = b"THE SECRET OF SECRETS";
+
+/// Numbers its nonces, remembers that it did, and never says the same twice, as the system would not.
+#[derive(Clone, Default)]
+struct CountingNonces(Arc<Mutex<u64>>);
+
+impl Nonces for CountingNonces {
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), NoRandom> {
+        let mut count = self.0.lock().unwrap();
+        *count += 1;
+        bytes.fill(0);
+        bytes[..8].copy_from_slice(&count.to_le_bytes());
+        Ok(())
+    }
+}
+
+struct NoNonces;
+
+impl Nonces for NoNonces {
+    fn fill(&mut self, _: &mut [u8]) -> Result<(), NoRandom> {
+        Err(NoRandom)
+    }
+}
+
+fn disk() -> MemDisk {
+    MemDisk::new(Geometry::new(4096, 256).unwrap()).unwrap()
+}
+
+fn options() -> Options {
+    Options::new(StoreId(*b"a store of tests"))
+}
+
+fn key(name: &str) -> Key {
+    Key::parse(&format!("/state/{name}")).unwrap()
+}
+
+fn prefix(name: &str) -> Prefix {
+    Prefix::parse(&format!("/state/{name}")).unwrap()
+}
+
+fn seal_key(id: u32) -> SealKey {
+    SealKey::new(id, Zeroizing::new([u8::try_from(id).unwrap(); 32]))
+}
+
+fn reopen(disk: &MemDisk, nonces: &CountingNonces) -> Store<MemDisk> {
+    let (mut store, _) = Store::open(disk.clone(), Access::Write).unwrap();
+    store.set_nonces(Box::new(nonces.clone()));
+    store
+}
+
+/// A store with `/state/s` sealed under key 1.
+fn sealed() -> (MemDisk, CountingNonces, Store<MemDisk>) {
+    let (disk, nonces) = (disk(), CountingNonces::default());
+    drop(Store::format(disk.clone(), &options()).unwrap());
+    let mut store = reopen(&disk, &nonces);
+    store.seal_prefix(&prefix("s"), seal_key(1)).unwrap();
+    (disk, nonces, store)
+}
+
+fn reveal(store: &Store<MemDisk>, name: &str) -> Vec<u8> {
+    store.reveal(&key(name)).unwrap().unwrap().to_vec()
+}
+
+fn has(disk: &MemDisk, needle: &[u8]) -> bool {
+    disk.image().unwrap().windows(needle.len()).any(|window| window == needle)
+}
+
+fn kind<T>(outcome: Result<T, Error>) -> ErrorKind {
+    match outcome {
+        Ok(_) => panic!("it was done"),
+        Err(error) => error.kind(),
+    }
+}
+
+#[test]
+fn every_way_of_writing_seals_and_no_plain_byte_is_ever_on_the_medium() {
+    let (disk, nonces, mut store) = sealed();
+    store.put(&key("s/put"), SECRET).unwrap();
+    store.put_buffered(&key("s/buffered"), SECRET).unwrap();
+    store.compare_and_swap(&key("s/swapped"), Precondition::Absent, SECRET).unwrap();
+    let mut batch = Batch::new();
+    batch.put(&key("s/batch"), SECRET).unwrap();
+    batch.put(&key("plain"), b"a value for all to read").unwrap();
+    batch.delete(&key("s/none")).unwrap();
+    store.batch(&batch).unwrap();
+    store.put(&key("s"), SECRET).unwrap();
+    store.put_buffered(&key("s/pending"), SECRET).unwrap();
+    let names = ["s", "s/batch", "s/buffered", "s/pending", "s/put", "s/swapped"];
+    let check = |store: &Store<MemDisk>| {
+        for name in names {
+            let value = store.get(&key(name)).unwrap();
+            assert_eq!(value.form, Form::Sealed, "{name}");
+            assert_eq!(value.bytes.len(), SECRET.len() + usize::try_from(SEALED_OVERHEAD).unwrap());
+            assert_eq!(reveal(store, name), SECRET, "{name}");
+            assert!(!format!("{value:?}").contains("84, 72, 69, 32, 83"), "{value:?}");
+        }
+        assert_eq!(store.get(&key("plain")).unwrap().form, Form::Plain);
+        assert_eq!(reveal(store, "plain"), b"a value for all to read");
+        assert_eq!(store.reveal(&key("s/none")).unwrap(), None);
+        assert!(!has(&disk, SECRET));
+    };
+    check(&store);
+    store.sync().unwrap();
+    check(&store);
+    while store.compact_step().unwrap() != Compaction::Finished {}
+    check(&store);
+    drop(store);
+    let mut store = reopen(&disk, &nonces);
+    store.unlock(&prefix("s"), seal_key(1)).unwrap();
+    check(&store);
+    store.rotate(&prefix("s"), seal_key(2)).unwrap();
+    check(&store);
+    assert!(has(&disk, b"a value for all to read"), "the search finds what is there");
+    assert!(!format!("{batch:?}").contains("84, 72, 69"), "{batch:?}");
+}
+
+#[test]
+fn without_the_key_nothing_is_written_and_nothing_is_read() {
+    let (disk, nonces, mut store) = sealed();
+    store.put(&key("s/a"), SECRET).unwrap();
+    store.put(&key("b"), b"plain").unwrap();
+    drop(store);
+    let mut store = reopen(&disk, &nonces);
+    let (before, stats) = (disk.image().unwrap(), store.stats());
+    let mut batch = Batch::new();
+    batch.put(&key("b"), b"plain").unwrap();
+    batch.put(&key("s/b"), SECRET).unwrap();
+    let outcomes = [
+        store.put(&key("s/a"), SECRET),
+        store.put_buffered(&key("s/b"), SECRET),
+        store.compare_and_swap(&key("s/c"), Precondition::Absent, SECRET),
+        store.batch(&batch),
+        store.reveal(&key("s/a")).map(|_| panic!("it was revealed")),
+    ];
+    for outcome in outcomes {
+        assert!(
+            matches!(&outcome, Err(Error::Locked { prefix: of, key_id: 1 }) if *of == prefix("s")),
+            "{outcome:?}"
+        );
+        assert_eq!(kind(outcome), ErrorKind::Locked);
+    }
+    assert_eq!(store.stats(), stats);
+    assert!(disk.image().unwrap() == before);
+    assert_eq!(store.sealed_prefixes().collect::<Vec<_>>(), [(&prefix("s"), 1)]);
+    assert_eq!(reveal(&store, "b"), b"plain");
+    let (mut reader, _) = Store::open(disk, Access::Read).unwrap();
+    assert_eq!(kind(reader.put(&key("s/a"), SECRET)), ErrorKind::ReadOnly);
+    reader.unlock(&prefix("s"), seal_key(1)).unwrap();
+    assert_eq!(reveal(&reader, "s/a"), SECRET);
+    store.delete(&key("s/a")).unwrap();
+    store.unlock(&prefix("s"), seal_key(1)).unwrap();
+    store.put(&key("s/a"), SECRET).unwrap();
+    store.lock(&prefix("s")).unwrap();
+    assert_eq!(kind(store.put(&key("s/a"), SECRET)), ErrorKind::Locked);
+}
+
+#[test]
+fn a_wrong_key_is_noticed_at_once() {
+    let (disk, nonces, store) = sealed();
+    drop(store);
+    let mut store = reopen(&disk, &nonces);
+    for wrong in [SealKey::new(1, Zeroizing::new([9; 32])), SealKey::new(2, Zeroizing::new([1; 32]))] {
+        let outcome = store.unlock(&prefix("s"), wrong);
+        assert!(matches!(outcome, Err(Error::WrongKey { .. })), "{outcome:?}");
+        assert_eq!(kind(outcome), ErrorKind::Locked);
+    }
+    assert!(matches!(store.unlock(&prefix("s/a"), seal_key(1)), Err(Error::NotSealed)));
+    store.unlock(&prefix("s"), seal_key(1)).unwrap();
+}
+
+/// Writes commits of bytes as they are, past the store: what someone does who can write to the device.
+fn forge(disk: &MemDisk, bodies: &[Vec<u8>]) {
+    let mut journal =
+        Journal::open::<journal::JournalError>(disk.clone(), Access::Write, &mut |_| Ok(())).unwrap().journal;
+    for body in bodies {
+        let _durable = journal.commit(body).unwrap();
+    }
+}
+
+/// A put of that kind: 1 plain, 129 sealed.
+fn put_record(kind: u8, key: &Key, value: &[u8]) -> Vec<u8> {
+    let key = key.as_str().as_bytes();
+    let len = u32::try_from(value.len()).unwrap().to_le_bytes();
+    [&[kind, u8::try_from(key.len()).unwrap()], len.as_slice(), key, value].concat()
+}
+
+#[test]
+fn what_was_moved_flipped_or_made_up_does_not_authenticate() {
+    let (disk, nonces, mut store) = sealed();
+    store.put(&key("s/a"), SECRET).unwrap();
+    store.put(&key("s/b"), SECRET).unwrap();
+    let sealed = store.get(&key("s/a")).unwrap().bytes.to_vec();
+    store.put(&key("s/old"), SECRET).unwrap();
+    drop(store);
+    let mut flipped = sealed.clone();
+    flipped[40] ^= 1;
+    let mut other_key = sealed.clone();
+    other_key[1] = 2;
+    forge(
+        &disk,
+        &[
+            put_record(129, &key("s/moved"), &sealed),
+            put_record(129, &key("s/b"), &sealed),
+            put_record(129, &key("s/flipped"), &flipped),
+            put_record(129, &key("s/other"), &other_key),
+            put_record(129, &key("s/short"), &sealed[..44]),
+            put_record(129, &key("s/empty"), b""),
+            put_record(1, &key("s/plain"), b"made up"),
+            put_record(129, &key("outside"), &sealed),
+        ],
+    );
+    let mut store = reopen(&disk, &nonces);
+    store.unlock(&prefix("s"), seal_key(1)).unwrap();
+    for name in ["s/moved", "s/b", "s/flipped", "s/other", "s/short", "s/empty", "s/plain"] {
+        let outcome = store.reveal(&key(name));
+        assert!(
+            matches!(&outcome, Err(Error::NotAuthentic { key: of }) if *of == key(name)),
+            "{name} {outcome:?}"
+        );
+        assert_eq!(kind(outcome), ErrorKind::Corrupt);
+    }
+    assert!(matches!(store.reveal(&key("outside")), Err(Error::NotSealed)));
+    assert_eq!(reveal(&store, "s/a"), SECRET);
+    assert_eq!(reveal(&store, "s/old"), SECRET);
+    // A rotation does not pass on what it cannot read.
+    let outcome = store.rotate(&prefix("s"), seal_key(2));
+    assert!(matches!(outcome, Err(Error::NotAuthentic { .. })), "{outcome:?}");
+    for name in ["s/moved", "s/b", "s/flipped", "s/short"] {
+        store.delete(&key(name)).unwrap();
+    }
+    store.rotate(&prefix("s"), seal_key(2)).unwrap();
+    assert_eq!(reveal(&store, "s/a"), SECRET);
+}
+
+#[test]
+fn a_bad_setting_is_refused_by_name() {
+    for name in ["/sealed/state/s", "/quota/state/s", "/quota/elsewhere"] {
+        let (disk, _, store) = sealed();
+        drop(store);
+        let key = name.as_bytes();
+        let head = [1, u8::try_from(key.len()).unwrap(), 1, 0, 0, 0];
+        forge(&disk, &[[&head, key, b"\x09"].concat()]);
+        let outcome = Store::open(disk, Access::Read).map(drop);
+        assert!(matches!(&outcome, Err(Error::BadSetting { key }) if **key == *name), "{outcome:?}");
+        assert_eq!(kind(outcome), ErrorKind::Corrupt);
+    }
+}
+
+#[test]
+fn no_nonce_is_ever_used_twice_across_deletes_opens_compactions_and_rotations() {
+    let (disk, nonces, mut store) = sealed();
+    let mut seen = BTreeSet::new();
+    let mut note = |store: &Store<MemDisk>| {
+        let sealed = store.get(&key("s/a")).unwrap().bytes.to_vec();
+        assert!(seen.insert(sealed[5..29].to_vec()), "{sealed:?}");
+    };
+    for life in 0..6_u32 {
+        store.put(&key("s/a"), SECRET).unwrap();
+        note(&store);
+        store.put(&key("s/a"), SECRET).unwrap();
+        note(&store);
+        store.delete(&key("s/a")).unwrap();
+        store.put_buffered(&key("s/a"), SECRET).unwrap();
+        note(&store);
+        if life % 2 == 0 {
+            while store.compact_step().unwrap() != Compaction::Finished {}
+        }
+        if life == 3 {
+            store.rotate(&prefix("s"), seal_key(2)).unwrap();
+            note(&store);
+        }
+        drop(store);
+        store = reopen(&disk, &nonces);
+        store.unlock(&prefix("s"), seal_key(if life < 3 { 1 } else { 2 })).unwrap();
+    }
+    assert_eq!(seen.len(), 6 * 3 + 1);
+    // And those of the system are as different as they are long.
+    store.set_nonces(Box::new(Arc::new(SystemEntropy)));
+    let mut nonce = || {
+        store.put(&key("s/a"), SECRET).unwrap();
+        store.get(&key("s/a")).unwrap().bytes[5..29].to_vec()
+    };
+    assert_ne!(nonce(), nonce());
+}
+
+#[test]
+fn without_random_bytes_nothing_is_sealed() {
+    let (disk, _, store) = sealed();
+    drop(store);
+    let (mut store, _) = Store::open(disk.clone(), Access::Write).unwrap();
+    store.unlock(&prefix("s"), seal_key(1)).unwrap();
+    let before = disk.image().unwrap();
+    for source in [None, Some(NoNonces)] {
+        if let Some(source) = source {
+            store.set_nonces(Box::new(source));
+        }
+        assert!(matches!(store.put(&key("s/a"), SECRET), Err(Error::NoRandom)));
+        assert!(matches!(store.seal_prefix(&prefix("t"), seal_key(1)), Err(Error::NoRandom)));
+        assert!(matches!(store.rotate(&prefix("s"), seal_key(2)), Err(Error::NoRandom)));
+    }
+    assert!(disk.image().unwrap() == before);
+    assert_eq!(Error::NoRandom.kind(), ErrorKind::Io);
+}
+
+#[test]
+fn a_sealed_value_may_be_forty_five_bytes_shorter() {
+    let (_, _, mut store) = sealed();
+    let longest = usize::try_from(VALUE_LEN_MAX - SEALED_OVERHEAD).unwrap();
+    assert_eq!(longest, 65_491);
+    store.put(&key("s/a"), &vec![1; longest]).unwrap();
+    assert_eq!(reveal(&store, "s/a").len(), longest);
+    let mut batch = Batch::new();
+    batch.put(&key("s/a"), &vec![1; longest + 1]).unwrap();
+    for outcome in [
+        store.put(&key("s/a"), &vec![1; longest + 1]),
+        store.put_buffered(&key("s/a"), &vec![1; longest + 1]),
+        store.batch(&batch),
+    ] {
+        let is_it = matches!(outcome, Err(Error::ValueTooLong { limit: 65_491, requested: 65_492 }));
+        assert!(is_it, "{outcome:?}");
+    }
+    store.put(&key("b"), &vec![1; longest + 45]).unwrap();
+}
+
+#[test]
+fn a_batch_that_is_too_long_when_it_is_sealed_is_refused() {
+    let disk = MemDisk::new(Geometry::new(512, 256).unwrap()).unwrap();
+    let journal = journal::Limits { frame_blocks_max: 2, in_flight_blocks_max: 4 };
+    let mut store = Store::format(disk, &Options { journal, ..options() }).unwrap();
+    store.set_nonces(Box::new(CountingNonces::default()));
+    store.seal_prefix(&prefix("s"), seal_key(1)).unwrap();
+    let of = |len: usize| {
+        let mut batch = Batch::new();
+        for name in ["s/a", "s/b", "s/c"] {
+            batch.put(&key(name), &vec![1; len]).unwrap();
+        }
+        batch
+    };
+    // Three records of 6 + 10 bytes and the value, sealed 45 bytes more, in 928 bytes.
+    store.batch(&of(248)).unwrap();
+    let outcome = store.batch(&of(249));
+    assert!(matches!(outcome, Err(Error::BatchTooLong { limit: 928, requested: 930 })), "{outcome:?}");
+}
+
+#[test]
+fn what_may_be_sealed_is_bounded_and_does_not_overlap() {
+    let (_, _, mut store) = sealed();
+    for name in ["/state/s", "/state/s/a", "/state"] {
+        let outcome = store.seal_prefix(&Prefix::parse(name).unwrap(), seal_key(1));
+        assert!(matches!(outcome, Err(Error::SealedAlready)), "{outcome:?}");
+    }
+    store.put(&key("t/a"), b"plain").unwrap();
+    assert!(matches!(store.seal_prefix(&prefix("t"), seal_key(1)), Err(Error::PrefixInUse)));
+    store.put(&key("u-v"), b"between u and what lies below it").unwrap();
+    store.put(&key("u/v"), b"plain").unwrap();
+    assert!(matches!(store.seal_prefix(&prefix("u"), seal_key(1)), Err(Error::PrefixInUse)));
+    store.delete(&key("u/v")).unwrap();
+    store.seal_prefix(&prefix("u"), seal_key(1)).unwrap();
+    store.put(&key("s/a"), b"sealed").unwrap();
+    assert!(matches!(store.unseal_prefix(&prefix("s")), Err(Error::PrefixInUse)));
+    store.delete(&key("s/a")).unwrap();
+    store.unseal_prefix(&prefix("s")).unwrap();
+    assert!(matches!(store.unseal_prefix(&prefix("s")), Err(Error::NotSealed)));
+    store.put(&key("s/a"), b"plain").unwrap();
+    assert_eq!(store.get(&key("s/a")).unwrap().form, Form::Plain);
+    for number in 1..SEALED_PREFIXES_MAX {
+        store.seal_prefix(&prefix(&format!("many/{number}")), seal_key(1)).unwrap();
+    }
+    let one_more = store.seal_prefix(&prefix("more"), seal_key(1));
+    assert!(matches!(one_more, Err(Error::TooManySealed { limit: SEALED_PREFIXES_MAX })), "{one_more:?}");
+    store.unseal_prefix(&prefix("u")).unwrap();
+    let longest = KEY_LEN_MAX - "/sealed".len();
+    let of = |len: usize| prefix(&"k".repeat(len - "/state/".len()));
+    let refused = store.seal_prefix(&of(longest + 1), seal_key(1));
+    assert!(matches!(refused, Err(Error::PrefixTooLong { limit: 248, requested: 249 })), "{refused:?}");
+    store.seal_prefix(&of(longest), seal_key(1)).unwrap();
+}
+
+#[test]
+fn a_rotation_goes_on_after_an_open_and_both_keys_read_meanwhile() {
+    let (disk, nonces, mut store) = sealed();
+    let name = |number: u32| format!("s/{number}");
+    for number in 0..100 {
+        store.put_buffered(&key(&name(number)), &[7; 3000]).unwrap();
+    }
+    store.begin_rotation(&prefix("s"), seal_key(2)).unwrap();
+    assert_eq!(store.rotate_step(&prefix("s")).unwrap(), Rotation::Running);
+    assert!(matches!(store.begin_rotation(&prefix("s"), seal_key(3)), Err(Error::RotationRuns)));
+    let ids = |store: &Store<MemDisk>| -> Vec<u8> {
+        (0..100).map(|number| store.get(&key(&name(number))).unwrap().bytes[1]).collect()
+    };
+    let new = ids(&store).into_iter().filter(|id| *id == 2).count();
+    assert!(new > 0 && new < 50, "a step is bounded: {new}");
+    drop(store);
+
+    let mut store = reopen(&disk, &nonces);
+    store.unlock(&prefix("s"), seal_key(1)).unwrap();
+    assert_eq!(kind(store.put(&key("s/x"), b"")), ErrorKind::Locked, "the old key is no more written with");
+    assert_eq!(kind(store.rotate_step(&prefix("s"))), ErrorKind::Locked);
+    let readable =
+        |store: &Store<MemDisk>| (0..100).filter(|number| store.reveal(&key(&name(*number))).is_ok()).count();
+    assert_eq!(readable(&store), 100 - new);
+    store.unlock(&prefix("s"), seal_key(2)).unwrap();
+    assert_eq!(readable(&store), 100);
+    store.put(&key("s/1"), &[7; 3000]).unwrap();
+    store.rotate(&prefix("s"), seal_key(2)).unwrap();
+    assert_eq!(ids(&store), [2; 100]);
+    assert_eq!(store.rotate_step(&prefix("s")).unwrap(), Rotation::Finished);
+    let wrong = store.begin_rotation(&prefix("s"), SealKey::new(2, Zeroizing::new([8; 32])));
+    assert!(matches!(wrong, Err(Error::WrongKey { key_id: 2, .. })), "{wrong:?}");
+    drop(store);
+
+    let mut store = reopen(&disk, &nonces);
+    assert!(matches!(store.unlock(&prefix("s"), seal_key(1)), Err(Error::WrongKey { .. })));
+    assert!(matches!(store.begin_rotation(&prefix("s"), seal_key(3)), Err(Error::Locked { key_id: 2, .. })));
+    store.unlock(&prefix("s"), seal_key(2)).unwrap();
+    assert_eq!(readable(&store), 100);
+}
+
+#[test]
+fn salvage_keeps_what_is_sealed_as_it_is() {
+    let (disk, nonces, mut store) = sealed();
+    store.put(&key("s/a"), SECRET).unwrap();
+    store.set_quota(&prefix("s"), statefs::Quota { hard: Some(1), ..Default::default() }).unwrap();
+    store.close().unwrap();
+    let to = self::disk();
+    let other = Options::new(StoreId([6; 16]));
+    assert_eq!(salvage(disk, to.clone(), &other, Suspects::Leave).unwrap().certain, 1);
+    assert!(!has(&to, SECRET));
+    let mut store = reopen(&to, &nonces);
+    assert_eq!(store.quotas().next().unwrap().used_keys, 1);
+    assert_eq!(kind(store.put(&key("s/b"), SECRET)), ErrorKind::Locked);
+    store.unlock(&prefix("s"), seal_key(1)).unwrap();
+    assert_eq!(reveal(&store, "s/a"), SECRET);
+    assert_eq!(store.scrub().unwrap(), Scrub::Finished);
+    assert_eq!(reveal(&store, "s/a"), SECRET);
+}
