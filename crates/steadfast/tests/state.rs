@@ -266,6 +266,104 @@ fn one_writer_at_a_time_and_readers_beside_it() {
     expect(dir, &["put", "image", "/state/a", "two"], 0);
 }
 
+/// An image with a store in it that has lost something.
+fn rotten() -> tempfile::TempDir {
+    let root = fresh();
+    let dir = root.path();
+    expect(dir, &["put", "image", "/state/lost", "the bytes that rot"], 0);
+    expect(dir, &["put", "image", "/state/last", "after the loss"], 0);
+    let mut image = fs::read(dir.join("image")).unwrap();
+    let [at] = places(&image, b"the bytes that rot")[..] else { panic!("not once") };
+    image[at] ^= 1;
+    set(dir.join("image"), &image);
+    root
+}
+
+#[test]
+fn what_is_being_written_is_live_and_not_damaged() {
+    let root = rotten();
+    let dir = root.path();
+    let looks = [
+        &["get", "image", "/state/last"][..],
+        &["ls", "image"],
+        &["fsck", "image"],
+        &["dump", "image"],
+        &["stats", "image"],
+    ];
+    let held = OsFs.open_dir(dir).unwrap().open("image".as_ref(), Access::ReadWrite).unwrap();
+    held.lock(LockWait::DoNotWait).unwrap();
+    for arguments in looks {
+        let (stdout, stderr) = expect(dir, arguments, 6);
+        assert!(stdout.is_empty() && stderr.contains("the store is live"), "{arguments:?}: {stderr}");
+        assert!(!stderr.contains("damage"), "{stderr}");
+    }
+    assert_eq!(json(dir, &["fsck", "image"], 6)["error"]["code"], "live");
+    drop(held);
+    // Nobody writes it: it is what it looks like, and the look has kept no lock.
+    for (arguments, exit) in looks.into_iter().zip([0, 3, 3, 3, 3]) {
+        expect(dir, arguments, exit);
+    }
+    let held = OsFs.open_dir(dir).unwrap().open("image".as_ref(), Access::ReadWrite).unwrap();
+    held.lock(LockWait::DoNotWait).unwrap();
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_block_device_is_an_image_and_overwritten_only_when_told_to() {
+    let device = testbed::need!(testbed::LoopDevice::attach(1 << 20, 512));
+    let root = tempfile::tempdir().unwrap();
+    let (dir, path) = (root.path(), device.path().to_str().unwrap());
+    let before = fs::read(device.image()).unwrap();
+    expect(dir, &["init", path, "--size", "1MiB"], 1);
+    expect(dir, &["init", path], 2);
+    expect(dir, &["init", path, "--overwrite-device", "--size", "1MiB"], 2);
+    expect(dir, &["init", path, "--overwrite-device", "--block-size", "1000"], 2);
+    assert!(expect(dir, &["fsck", path], 1).1.contains("there is no store"));
+    assert!(fs::read(device.image()).unwrap() == before, "nothing has been written to it");
+
+    let made = json(dir, &["init", path, "--overwrite-device"], 0);
+    assert_eq!((&made["bytes"], &made["durability"]), (&(1 << 20).into(), &"durable".into()));
+    expect(dir, &["put", path, "/state/a", "one"], 0);
+    expect(dir, &["put", path, "/state/b", "two"], 0);
+    expect(dir, &["rm", path, "/state/b"], 0);
+    expect(dir, &["cas", path, "/state/c", "three", "--absent"], 0);
+    assert_eq!(expect(dir, &["get", path, "/state/a"], 0).0, "one");
+    assert_eq!(expect(dir, &["ls", path], 0).0, "/state/a\n/state/c\n");
+    assert_eq!(expect(dir, &["dump", path], 0).0.lines().count(), 2);
+    assert_eq!(json(dir, &["stats", path], 0)["block_size"], 4096);
+    expect(dir, &["fsck", path], 0);
+    // It can be copied into a file, and a file is no device.
+    expect(dir, &["salvage", path, "image"], 0);
+    assert_eq!(expect(dir, &["get", "image", "/state/c"], 0).0, "three");
+    for other in ["image", "/dev/null"] {
+        assert!(expect(dir, &["init", other, "--overwrite-device"], 2).1.contains("not a block device"));
+    }
+    assert_eq!(expect(dir, &["get", "image", "/state/c"], 0).0, "three");
+
+    // One writer, and readers beside it.
+    let node = OsFs.open_dir("/dev".as_ref()).unwrap();
+    let held = node.open_disk(device.path().file_name().unwrap(), Access::ReadWrite).unwrap();
+    for arguments in [&["put", path, "/state/a", "two"][..], &["init", path, "--overwrite-device"]] {
+        assert!(expect(dir, arguments, 6).1.contains("another writer holds it"));
+    }
+    assert_eq!(expect(dir, &["get", path, "/state/a"], 0).0, "one");
+    drop(held);
+    expect(dir, &["put", path, "/state/a", "two"], 0);
+
+    // Damage on a device that is being written is live as well.
+    let mut image = fs::read(device.image()).unwrap();
+    let [at] = places(&image, b"three")[..] else { panic!("not once") };
+    image[at] ^= 1;
+    let file = node.open_disk(device.path().file_name().unwrap(), Access::ReadWrite).unwrap();
+    let from = at / 4096 * 4096;
+    assert_eq!(file.write_at(u64::try_from(from).unwrap(), &image[from..from + 4096]).unwrap(), 4096);
+    file.sync_data().unwrap();
+    file.lock(LockWait::DoNotWait).unwrap();
+    assert!(expect(dir, &["fsck", path], 6).1.contains("the store is live"));
+    drop(file);
+    expect(dir, &["fsck", path], 3);
+}
+
 #[test]
 fn damage_is_told_apart_and_the_rest_can_be_saved() {
     let root = fresh();

@@ -62,9 +62,10 @@ fn durable(out: &mut impl io::Write) -> Result<(), Box<dyn Error>> {
     let at = |quarter: usize| ratios.get(ratios.len() * quarter / 4).copied().unwrap_or(0.0);
     writeln!(
         out,
-        "one writer, {} puts of 155 bytes, block of 4 KiB, on {}",
+        "one writer, {} puts of 155 bytes, block of 4 KiB, on {} ({})",
         SLICES * SLICE,
-        dir.path().display()
+        dir.path().display(),
+        raw.mode()
     )?;
     writeln!(out, "  raw write + flush {:>8.1} µs", micros(&mut raw_all))?;
     writeln!(out, "  durable put       {:>8.1} µs", micros(&mut ours_all))?;

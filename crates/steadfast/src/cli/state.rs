@@ -10,6 +10,9 @@ use super::parse_bytes;
 #[derive(Debug, Subcommand)]
 pub(crate) enum StateCommand {
     /// Make an empty store in a new file. A file that exists is never touched.
+    ///
+    /// A raw block device (`/dev/sdx`) can hold a store as well, where no file system is between it and the writes; every
+    /// command takes its path as IMAGE. `init` overwrites it only with --overwrite-device.
     Init(StateInit),
     /// Give a key a value, durably.
     ///
@@ -61,8 +64,11 @@ pub(crate) struct StateInit {
     /// The image: a file that does not exist yet. Only its owner may read and write it.
     pub(crate) image: PathBuf,
     /// Bytes of the image (`16MiB`): a whole number of blocks. About two fifths of it can be filled.
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
-    pub(crate) size: u64,
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, required_unless_present = "overwrite_device")]
+    pub(crate) size: Option<u64>,
+    /// The image is a block device, all of it, and whatever it holds is lost.
+    #[arg(long, conflicts_with = "size")]
+    pub(crate) overwrite_device: bool,
     /// Bytes of a block: a power of two from 512 to 65536. Each commit takes at least one.
     #[arg(long, value_name = "BYTES", default_value_t = 4096)]
     pub(crate) block_size: u32,

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use media::{BlockDevice, FileDisk};
 use serde_json::{Value, json};
-use statefs::{Batch, Certainty, Error, Key, Precondition, Prefix, Revision, Store, VALUE_LEN_MAX};
+use statefs::{Batch, Certainty, Error, Key, Options, Precondition, Prefix, Revision, Store, VALUE_LEN_MAX};
 
 use super::bytes_words;
 use crate::cli::{StateCas, StateCommand, StateInit, StatePut, StateRm};
@@ -56,18 +56,25 @@ fn not_a_key(text: &str, error: statefs::KeyError) -> Failure {
 }
 
 fn init(args: &StateInit, medium: &Medium, output: &Output) -> Outcome {
-    let geometry = image::geometry(args.size, args.block_size)?;
-    let id = image::create(medium, output, &args.image, geometry, |disk, options| {
+    let make = |disk: &FileDisk, options: &Options| {
         let store = Store::format(disk, options)?;
         let id = store.store_id();
         store.close()?;
         Ok(id)
-    })?;
-    let words = format!("made a store in `{}`: {}, durable", args.image.display(), bytes_words(args.size));
+    };
+    // Without the flag there is a size.
+    let (id, bytes) = match args.size {
+        Some(size) => {
+            let geometry = image::geometry(size, args.block_size)?;
+            (image::create(medium, output, &args.image, geometry, make)?, size)
+        }
+        None => image::overwrite_device(medium, &args.image, args.block_size, make)?,
+    };
+    let words = format!("made a store in `{}`: {}, durable", args.image.display(), bytes_words(bytes));
     output.done(
         words,
         json!({
-            "image": shown(&args.image), "store_id": id.to_string(), "bytes": args.size,
+            "image": shown(&args.image), "store_id": id.to_string(), "bytes": bytes,
             "block_size": args.block_size, "durability": "durable",
         }),
     )?;

@@ -23,6 +23,10 @@ pub(crate) enum StateTrouble {
     ReadOnly(&'static str),
     /// Another writer has it.
     Held,
+    /// It is a block device that somebody has claimed.
+    InUse,
+    /// Damage was seen, and somebody was writing each time.
+    Live,
 }
 
 impl From<Error> for StateTrouble {
@@ -63,7 +67,7 @@ impl StateTrouble {
             },
             Self::Damaged => Exit::Corrupt,
             Self::ReadOnly(_) => Exit::Denied,
-            Self::Held => Exit::Held,
+            Self::Held | Self::InUse | Self::Live => Exit::Held,
         }
     }
 
@@ -92,7 +96,8 @@ impl StateTrouble {
             },
             Self::Damaged => "damaged",
             Self::ReadOnly(_) => "read_only",
-            Self::Held => "locked",
+            Self::Held | Self::InUse => "locked",
+            Self::Live => "live",
         }
     }
 
@@ -124,6 +129,10 @@ impl StateTrouble {
                 Some("`steadfast state fsck` says what is lost, `steadfast state salvage` saves the rest")
             }
             Self::Held => Some("try again when the other one has ended; readers need no lock"),
+            Self::InUse => Some(
+                "try again when the other writer has ended, or unmount the device; readers need no claim",
+            ),
+            Self::Live => Some("try again when the writer has ended, or pauses"),
             Self::Disk(_) | Self::ReadOnly(_) => None,
         }
     }
@@ -162,6 +171,16 @@ impl fmt::Display for StateTrouble {
             Self::Damaged => return f.write_str("the store is damaged and can only be read"),
             Self::ReadOnly(why) => return write!(f, "the store can only be read: {why}"),
             Self::Held => return f.write_str("another writer holds the lock of the image"),
+            Self::InUse => {
+                return f.write_str(
+                    "the device is in use: another writer holds it, or a file system on it is mounted",
+                );
+            }
+            Self::Live => {
+                return f.write_str(
+                    "the store is live: it is being written, and did not hold still to be judged",
+                );
+            }
         };
         while let Some(cause) = source {
             write!(f, ": {cause}")?;

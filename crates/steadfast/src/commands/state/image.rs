@@ -1,20 +1,31 @@
-//! Images: files that hold a store. Making them, opening them to read or to write.
+//! Images: files and raw block devices that hold a store. Making them, opening them to read or to write.
 
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use journal::{JournalError, Layout};
-use media::{Access, BlockDevice as _, Dir, File, FileDisk, FileDiskError, Geometry, LockWait, Reason};
-use statefs::{Error, ErrorKind, Options, Recovery, Store, StoreId, Verdict};
+use media::{
+    Access, BlockDevice as _, Dir, DiskMedium, File, FileDisk, FileDiskError, FileKind, Geometry, LockWait,
+    Reason,
+};
+use statefs::{Check, Error, ErrorKind, Health, Options, Recovery, Store, StoreId, Verdict};
 
 use crate::commands::parent_and_name;
-use crate::failure::{Failure, Outcome, StateTrouble};
+use crate::failure::{Exit, Failure, Outcome, StateTrouble};
 use crate::medium::Medium;
 use crate::output::Output;
 
 /// The block sizes there are, the usual one first.
 const BLOCK_SIZES: [u32; 8] = [4096, 512, 1024, 2048, 8192, 16_384, 32_768, 65_536];
+
+/// A store has four superblocks, so what has fewer blocks holds none.
+const BLOCKS_MIN: u64 = 4;
+
+/// How often a reader looks at a store that seems damaged while somebody writes it, and how long it waits in between.
+const LOOKS_MAX: u32 = 5;
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 /// An image that is there.
 pub(super) struct Image<'p> {
@@ -22,14 +33,15 @@ pub(super) struct Image<'p> {
     file: Arc<dyn File>,
 }
 
-/// Opens an image, without a lock.
+/// Opens an image, without a lock. A block device is claimed, if it is to be written.
 pub(super) fn open<'p>(medium: &Medium, path: &'p Path, access: Access) -> Outcome<Image<'p>> {
     let (dir, name) = place(medium, path)?;
-    let file = dir.open(name, access).map_err(|error| match Reason::of(&error) {
+    let file = dir.open_disk(name, access).map_err(|error| match Reason::of(&error) {
         Reason::SymlinkLoop => Failure::Usage {
             message: format!("`{}` is a symbolic link", path.display()),
             hint: Some("name the file that it leads to".to_owned()),
         },
+        Reason::Busy => Failure::state(path, StateTrouble::InUse),
         _ => Failure::io("opening the image", path, error),
     })?;
     Ok(Image { path, file })
@@ -37,13 +49,55 @@ pub(super) fn open<'p>(medium: &Medium, path: &'p Path, access: Access) -> Outco
 
 /// Opens the store of an image to be read, beside whoever writes it.
 pub(super) fn reader(medium: &Medium, path: &Path) -> Outcome<(Store<FileDisk>, Recovery)> {
-    open(medium, path, Access::Read)?.with_disk(|disk| Store::open(disk, statefs::Access::Read))
+    let open_store = |disk| Store::open(disk, statefs::Access::Read);
+    look(medium, path, open_store, |(_, recovery)| matches!(recovery.tail, Verdict::Damaged { .. }))
+}
+
+/// Checks the store of an image, beside whoever writes it.
+pub(super) fn check(medium: &Medium, path: &Path) -> Outcome<Check> {
+    look(medium, path, statefs::fsck, |check| check.health == Health::Damaged)
+}
+
+/// Looks at an image. Somebody may be writing it: then what is read at different times need not fit together, and looks
+/// like damage. So damage is believed only if it is there while nobody can write.
+fn look<T>(
+    medium: &Medium,
+    path: &Path,
+    mut attempt: impl FnMut(FileDisk) -> Result<T, Error>,
+    is_damaged: impl Fn(&T) -> bool,
+) -> Outcome<T> {
+    let image = open(medium, path, Access::Read)?;
+    for looks_left in (0..LOOKS_MAX).rev() {
+        let found = image.with_disk(&mut attempt);
+        let is_doubtful = match &found {
+            Ok(found) => is_damaged(found),
+            Err(failure) => failure.exit() == Exit::Corrupt,
+        };
+        if !is_doubtful {
+            return found;
+        }
+        match image.file.lock(LockWait::DoNotWait) {
+            Ok(()) => {
+                // A writer that comes now is told that the image is held. If there is damage, it could not write either.
+                let settled = image.with_disk(&mut attempt);
+                image.file.unlock().map_err(|e| Failure::io("releasing the lock of the image", path, e))?;
+                return settled;
+            }
+            Err(error) if Reason::of(&error) == Reason::WouldBlock => {}
+            // Without locks nobody can tell.
+            Err(_) => return found,
+        }
+        if looks_left > 0 {
+            medium.env().clock.sleep(LOOK_PAUSE);
+        }
+    }
+    Err(Failure::state(path, StateTrouble::Live))
 }
 
 /// Takes the lock of an image, and opens its store to be written.
 pub(super) fn writer(medium: &Medium, path: &Path) -> Outcome<Store<FileDisk>> {
     let image = open(medium, path, Access::ReadWrite)?;
-    lock(path, &*image.file)?;
+    image.hold()?;
     let (store, recovery) = image.with_disk(|disk| Store::open(disk, statefs::Access::Write))?;
     match (recovery.tail, recovery.read_only) {
         (Verdict::Damaged { .. }, _) => Err(Failure::state(path, StateTrouble::Damaged)),
@@ -58,19 +112,22 @@ impl Image<'_> {
         let fail = |trouble: StateTrouble| Failure::state(self.path, trouble);
         let mut first: Option<StateTrouble> = None;
         for block_size in BLOCK_SIZES {
-            if !self.may_have_blocks_of(block_size)? {
-                continue;
-            }
-            let (trouble, told) = match self.attempt(block_size, &mut attempt) {
-                Ok(done) => return Ok(done),
-                Err(trouble) => {
-                    let told = told_block_size(&trouble);
-                    (trouble, told)
+            let disk = match self.open_disk(block_size) {
+                Ok(disk) if disk.geometry().block_count() < BLOCKS_MIN => continue,
+                Err(FileDiskError::Length { len, .. }) if len < u64::from(block_size) * BLOCKS_MIN => {
+                    continue;
                 }
+                outcome => outcome,
             };
+            let trouble = match disk.map_err(StateTrouble::from).and_then(|disk| Ok(attempt(disk)?)) {
+                Ok(done) => return Ok(done),
+                Err(trouble) => trouble,
+            };
+            let told = told_block_size(&trouble);
             match (told, &trouble) {
                 (Some(told), _) if told != block_size => {
-                    return self.attempt(told, &mut attempt).map_err(fail);
+                    let disk = self.open_disk(told).map_err(|error| fail(error.into()))?;
+                    return attempt(disk).map_err(|error| fail(error.into()));
                 }
                 (None, StateTrouble::Disk(FileDiskError::Length { .. })) => {}
                 (None, StateTrouble::Store(error)) if is_no_root(error) => {}
@@ -88,24 +145,26 @@ impl Image<'_> {
         ))
     }
 
-    /// A store has four superblocks, so a file of fewer blocks holds none of this block size.
-    fn may_have_blocks_of(&self, block_size: u32) -> Outcome<bool> {
-        let found = self.file.metadata().map_err(|e| Failure::io("examining the image", self.path, e))?;
-        Ok(found.len >= u64::from(block_size) * 4)
-    }
-
     /// As a disk with blocks of a size that is known.
     pub(super) fn disk(&self, block_size: u32) -> Outcome<FileDisk> {
-        FileDisk::open(Arc::clone(&self.file), block_size).map_err(|error| Failure::state(self.path, error))
+        self.open_disk(block_size).map_err(|error| Failure::state(self.path, error))
     }
 
-    fn attempt<T>(
-        &self,
-        block_size: u32,
-        attempt: &mut impl FnMut(FileDisk) -> Result<T, Error>,
-    ) -> Result<T, StateTrouble> {
-        let disk = FileDisk::open(Arc::clone(&self.file), block_size)?;
-        Ok(attempt(disk)?)
+    fn open_disk(&self, block_size: u32) -> Result<FileDisk, FileDiskError> {
+        FileDisk::open(Arc::clone(&self.file), block_size)
+    }
+
+    /// Shuts other writers out, or fails because one is there.
+    fn hold(&self) -> Outcome<()> {
+        let found = self.file.metadata().map_err(|e| Failure::io("examining the image", self.path, e))?;
+        if found.kind == FileKind::File {
+            return lock(self.path, &*self.file);
+        }
+        // The claim of the device keeps them out. The lock shows readers that somebody writes; that something else has
+        // locked the node, as a service that looks at new devices does for a moment, is no reason to stop.
+        match self.file.lock(LockWait::DoNotWait) {
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 }
 
@@ -123,6 +182,33 @@ fn is_no_root(error: &Error) -> bool {
         if matches!(**error, JournalError::NoStore | JournalError::SuperblocksLost))
 }
 
+/// Overwrites a block device; `fill` makes the store. Gives its length as well.
+pub(super) fn overwrite_device<T>(
+    medium: &Medium,
+    path: &Path,
+    block_size: u32,
+    fill: impl FnOnce(&FileDisk, &Options) -> Result<T, Error>,
+) -> Outcome<(T, u64)> {
+    // Refuses a block size that there is not.
+    let _valid = geometry(u64::from(block_size), block_size)?;
+    let image = open(medium, path, Access::ReadWrite)?;
+    let disk = match image.open_disk(block_size) {
+        Ok(disk) if disk.mode().medium == DiskMedium::BlockDevice => disk,
+        Ok(_) | Err(FileDiskError::NotRegular { .. }) => {
+            return Err(Failure::Usage {
+                message: format!("`{}` is not a block device", path.display()),
+                hint: Some("without --overwrite-device, `init` makes a file".to_owned()),
+            });
+        }
+        Err(FileDiskError::Length { len, .. }) => return Err(not_whole(len, block_size)),
+        Err(error) => return Err(Failure::state(path, error)),
+    };
+    image.hold()?;
+    let options = options_for(medium, path, disk.geometry())?;
+    let made = fill(&disk, &options).map_err(|error| Failure::state(path, error))?;
+    Ok((made, disk.geometry().byte_len()))
+}
+
 /// Makes a file of zeros that can hold a store, with its lock held; `fill` makes the store. If that fails, the file is
 /// removed again.
 pub(super) fn create<T>(
@@ -132,9 +218,7 @@ pub(super) fn create<T>(
     geometry: Geometry,
     fill: impl FnOnce(&FileDisk, &Options) -> Result<T, Error>,
 ) -> Outcome<T> {
-    let options = Options::new(new_store_id(medium)?);
-    let fits = Layout::of(geometry, options.journal).map_err(JournalError::from).map_err(Error::from);
-    fits.map_err(|error| Failure::state(path, error))?;
+    let options = options_for(medium, path, geometry)?;
     let (dir, name) = place(medium, path)?;
     let disk = FileDisk::create(&*dir, name, geometry).map_err(|error| Failure::state(path, error))?;
     let made = lock(path, &**disk.file())
@@ -147,6 +231,14 @@ pub(super) fn create<T>(
     made
 }
 
+/// The options of a new store, if one fits.
+fn options_for(medium: &Medium, path: &Path, geometry: Geometry) -> Outcome<Options> {
+    let options = Options::new(new_store_id(medium)?);
+    let fits = Layout::of(geometry, options.journal).map_err(JournalError::from).map_err(Error::from);
+    fits.map_err(|error| Failure::state(path, error))?;
+    Ok(options)
+}
+
 /// The geometry of an image, if there is one of that size.
 pub(super) fn geometry(size: u64, block_size: u32) -> Outcome<Geometry> {
     let _valid = Geometry::new(block_size, 1).map_err(|_| Failure::Usage {
@@ -155,10 +247,14 @@ pub(super) fn geometry(size: u64, block_size: u32) -> Outcome<Geometry> {
     })?;
     let whole = size.is_multiple_of(u64::from(block_size));
     let count = size / u64::from(block_size);
-    Geometry::new(block_size, count).ok().filter(|_| whole).ok_or_else(|| Failure::Usage {
+    Geometry::new(block_size, count).ok().filter(|_| whole).ok_or_else(|| not_whole(size, block_size))
+}
+
+fn not_whole(size: u64, block_size: u32) -> Failure {
+    Failure::Usage {
         message: format!("{size} bytes are not a whole number of blocks of {block_size} bytes"),
-        hint: Some("take a size such as 16MiB".to_owned()),
-    })
+        hint: Some("take a size such as 16MiB, or another --block-size".to_owned()),
+    }
 }
 
 /// The block size that was told when the store was made.
@@ -184,4 +280,55 @@ fn place<'p>(medium: &Medium, path: &'p Path) -> Outcome<(Arc<dyn Dir>, &'p OsSt
     let (parent, name) = parent_and_name(path)?;
     let dir = medium.fs().open_dir(parent).map_err(|e| Failure::io("opening the directory", parent, e))?;
     Ok((dir, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often a look reads an image that is damaged the first `damaged` times, with the lock held by a writer or not; and
+    /// what it says in the end.
+    fn looks(damaged: u32, is_written: bool) -> (u32, Outcome<bool>) {
+        let root = tempfile::tempdir().unwrap();
+        let medium = Medium::from_env().unwrap();
+        let dir = medium.fs().open_dir(root.path()).unwrap();
+        let file = dir.create_exclusive("image".as_ref(), media::Mode::PRIVATE).unwrap();
+        file.set_len(65_536).unwrap();
+        if is_written {
+            file.lock(LockWait::DoNotWait).unwrap();
+        }
+        let mut count = 0;
+        let attempt = |_| {
+            count += 1;
+            if !is_written && count > 1 {
+                // No writer may come while it is judged for good.
+                let refused = file.lock(LockWait::DoNotWait).unwrap_err();
+                assert_eq!(Reason::of(&refused), Reason::WouldBlock);
+            }
+            Ok(count <= damaged)
+        };
+        let found = look(&medium, &root.path().join("image"), attempt, |&is_damaged| is_damaged);
+        if !is_written {
+            file.lock(LockWait::DoNotWait).unwrap();
+        }
+        (count, found)
+    }
+
+    #[test]
+    fn damage_is_believed_only_while_nobody_writes() {
+        assert!(matches!(looks(0, false), (1, Ok(false))));
+        assert!(matches!(looks(0, true), (1, Ok(false))));
+        // Gone at the second look: a writer had been at it.
+        assert!(matches!(looks(1, false), (2, Ok(false))));
+        assert!(matches!(looks(2, false), (2, Ok(true))));
+        for damaged in 1..LOOKS_MAX {
+            let (count, found) = looks(damaged, true);
+            assert!(matches!(found, Ok(false)), "{found:?}");
+            assert_eq!(count, damaged + 1);
+        }
+        for damaged in [LOOKS_MAX, u32::MAX] {
+            let (count, found) = looks(damaged, true);
+            assert_eq!((count, found.unwrap_err().exit()), (LOOKS_MAX, Exit::Held));
+        }
+    }
 }

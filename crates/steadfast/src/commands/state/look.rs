@@ -93,7 +93,7 @@ pub(super) fn stats(path: &Path, medium: &Medium, output: &Output) -> Outcome {
 }
 
 pub(super) fn fsck(path: &Path, medium: &Medium, output: &Output) -> Outcome {
-    let check = image::open(medium, path, Access::Read)?.with_disk(statefs::fsck)?;
+    let check = image::check(medium, path)?;
     let (exit, word) = match check.health {
         Health::Clean => (Exit::Ok, "clean"),
         Health::TornTail => (Exit::NotSo, "torn_tail"),
