@@ -320,9 +320,9 @@ impl Sealing {
 
     /// A value as it is stored.
     pub(crate) fn seal(&mut self, key: &str, value: &[u8]) -> Result<Vec<u8>, Error> {
+        let sealed = self.of(key).ok_or(Error::NotSealed)?;
+        let seal_key = sealed.key(sealed.current.id)?.clone();
         let nonce = self.nonce()?;
-        let Some(sealed) = self.of(key) else { return Err(Error::NotSealed) };
-        let seal_key = sealed.key(sealed.current.id)?;
         // All of it at once: growing would leave a copy of the plain value behind.
         let len = HEADER_LEN + value.len() + TAG_LEN;
         let mut bytes = Vec::new();

@@ -25,8 +25,8 @@ impl<D: BlockDevice> Store<D> {
     /// `Ok`: it survives power loss, and so does everything written before it. It is shown to readers only then.
     ///
     /// # Errors
-    /// By [`Error::kind`]: `Invalid`, `NoSpace`, `NoMemory`, `ReadOnly`, `Io` (of a compaction that had to make room):
-    /// nothing has changed. `Poisoned`: after the next
+    /// By [`Error::kind`]: `Invalid`, `NoSpace` (a quota's as well), `Locked`, `NoMemory`, `ReadOnly`, `Io` (of a compaction
+    /// that had to make room, or no random bytes to seal with): nothing has changed. `Poisoned`: after the next
     /// open the key has the old value or the new one; until then readers see the old one, and nothing is written any more.
     pub fn put(&mut self, key: &Key, value: &[u8]) -> Result<Revision, Error> {
         self.check_value(key.as_str(), value.len())?;

@@ -301,6 +301,8 @@ fn no_nonce_is_ever_used_twice_across_deletes_opens_compactions_and_rotations() 
 fn without_random_bytes_nothing_is_sealed() {
     let (disk, _, store) = sealed();
     drop(store);
+    let mut locked = Store::open(disk.clone(), Access::Write).unwrap().0;
+    assert_eq!(kind(locked.put(&key("s/a"), SECRET)), ErrorKind::Locked, "that comes first");
     let (mut store, _) = Store::open(disk.clone(), Access::Write).unwrap();
     store.unlock(&prefix("s"), seal_key(1)).unwrap();
     let before = disk.image().unwrap();
