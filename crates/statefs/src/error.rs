@@ -7,6 +7,7 @@ use journal::{JournalError, JournalErrorKind};
 use crate::batch::Precondition;
 use crate::key::{Key, KeyError};
 use crate::record::{BadRecord, Revision};
+use crate::snapshot::{NameError, SnapshotName};
 
 /// Why the store did not do what it was asked to. [`Error::kind`] says what to do about it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -59,6 +60,31 @@ pub enum Error {
         wanted: Precondition,
         /// Its revision; [`None`] if it has no value.
         found: Option<Revision>,
+    },
+    /// The text is no name of a snapshot. Nothing was written.
+    #[error("not a name of a snapshot")]
+    SnapshotName(#[from] NameError),
+    /// There is a snapshot of that name. Nothing was written.
+    #[error("there is a snapshot `{name}` already, of revision {revision}")]
+    SnapshotExists {
+        /// Its name.
+        name: SnapshotName,
+        /// When it was taken.
+        revision: Revision,
+    },
+    /// There is no snapshot of that name.
+    #[error("there is no snapshot `{name}`")]
+    NoSnapshot {
+        /// The name.
+        name: SnapshotName,
+    },
+    /// There are as many snapshots as there may be. Nothing was written.
+    #[error("too many snapshots: limit={limit} used={used}")]
+    TooManySnapshots {
+        /// The most there may be.
+        limit: usize,
+        /// How many there are.
+        used: usize,
     },
     /// There would be too many keys. Nothing was written.
     #[error("too many keys: limit={limit} used={used} requested={requested}")]
@@ -124,7 +150,7 @@ pub enum ErrorKind {
     Conflict,
     /// Delete something, or use a larger device.
     NoSpace,
-    /// There is no store.
+    /// There is no store, or no snapshot of that name.
     NotFound,
     /// The device failed: look at it.
     Io,
@@ -149,9 +175,14 @@ impl Error {
             | Self::BatchTooLong { .. }
             | Self::EmptyBatch
             | Self::DuplicateKey { .. }
+            | Self::SnapshotName(_)
             | Self::Limits => ErrorKind::Invalid,
-            Self::Conflict { .. } => ErrorKind::Conflict,
-            Self::TooManyKeys { .. } | Self::TooManyBytes { .. } | Self::NoSpace { .. } => ErrorKind::NoSpace,
+            Self::Conflict { .. } | Self::SnapshotExists { .. } => ErrorKind::Conflict,
+            Self::NoSnapshot { .. } => ErrorKind::NotFound,
+            Self::TooManySnapshots { .. }
+            | Self::TooManyKeys { .. }
+            | Self::TooManyBytes { .. }
+            | Self::NoSpace { .. } => ErrorKind::NoSpace,
             Self::Corrupt { .. } | Self::OtherEngine => ErrorKind::Corrupt,
             Self::Journal(error) => match error.kind() {
                 JournalErrorKind::Invalid => ErrorKind::Invalid,

@@ -10,6 +10,7 @@
 //! |---|---|---|
 //! | [`Store::put`], [`Store::delete`], [`Store::batch`], [`Store::compare_and_swap`] | old or new, a batch as a whole | new |
 //! | [`Store::put_buffered`] | old or new | old or new, until [`Store::sync`] has returned `Ok` |
+//! | [`Store::snapshot`], [`Store::drop_snapshot`] | it is there whole, or not | it is there, or gone |
 //! | compaction | nothing changes | nothing changes |
 //!
 //! - what a reader is shown of a durable write, a power cut cannot take back: it is shown after the flush.
@@ -28,12 +29,14 @@ mod batch;
 mod compact;
 mod error;
 mod fsck;
+mod history;
 mod index;
 mod key;
 mod limits;
 mod list;
 mod record;
 mod salvage;
+mod snapshot;
 mod space;
 mod store;
 mod write;
@@ -48,4 +51,5 @@ pub use limits::{BATCH_OPS_MAX, KEY_LEN_MAX, Limits, VALUE_LEN_MAX};
 pub use list::{Listed, Page};
 pub use record::{BadRecord, Form, Revision};
 pub use salvage::{Salvaged, Suspects, salvage};
+pub use snapshot::{NameError, SNAPSHOTS_MAX, Snapshot, SnapshotName, SnapshotView};
 pub use store::{Certainty, Options, Recovery, Stats, Store, Value};

@@ -9,8 +9,9 @@ use media::BlockDevice;
 
 use crate::batch::{Batch, Precondition};
 use crate::error::Error;
+use crate::history::charged;
 use crate::index::Totals;
-use crate::key::Key;
+use crate::key::{self, Key};
 use crate::record::{Form, RECORDS_MAX, Record, Records, Revision};
 use crate::store::{Idle, Store};
 
@@ -40,15 +41,20 @@ impl<D: BlockDevice> Store<D> {
     /// # Errors
     /// As [`Store::put`], and never `NoSpace` for want of room for live data.
     pub fn delete(&mut self, key: &Key) -> Result<Option<Revision>, Error> {
+        self.delete_stored(key.as_str())
+    }
+
+    /// Takes the value of a user's key, or of one of the store's own, away.
+    pub(crate) fn delete_stored(&mut self, key: &str) -> Result<Option<Revision>, Error> {
         self.refuse_unless_writable()?;
-        if self.index.get(key.as_str()).is_none() {
+        if self.index.get(key).is_none() {
             // It may have been taken away in memory only.
             if self.durable < self.last {
                 let _durable = self.sync()?;
             }
             return Ok(None);
         }
-        self.commit_records(&[Record::Delete { key: key.as_str() }]).map(Some)
+        self.commit_records(&[Record::Delete { key }]).map(Some)
     }
 
     /// Gives a key a value if it is as expected.
@@ -181,7 +187,7 @@ impl<D: BlockDevice> Store<D> {
         self.journal.seal_for_good().map_err(Error::from)
     }
 
-    fn refuse_unless_writable(&self) -> Result<(), Error> {
+    pub(crate) fn refuse_unless_writable(&self) -> Result<(), Error> {
         if let Some(why) = self.journal.read_only() {
             return Err(JournalError::ReadOnly { why }.into());
         }
@@ -220,17 +226,23 @@ impl<D: BlockDevice> Store<D> {
 
     /// Refuses what would not fit, before anything is written.
     fn check_space(&self, body: &[u8]) -> Result<(), Error> {
-        let used = self.index.totals();
-        let (mut more, mut less) = (Totals::default(), Totals::default());
+        let history = self.index.history();
+        let used = self.index.charged();
+        let (mut more, mut less, mut past) = (Totals::default(), Totals::default(), history.totals());
+        let mut has_snapshots = !history.has_no_snapshots();
         for record in records(body) {
             if let Some(old) = self.index.get(record.key()) {
                 less = less.plus(old.totals());
+                if history.keeps(old.key, old.revision) {
+                    past = past.plus(Totals::of_past(old.key.len(), old.value.len()));
+                }
             }
             if let Record::Put { key, value, .. } = record {
                 more = more.plus(Totals::of(key.len(), value.len()));
+                has_snapshots |= key::snapshot_of(key).is_some();
             }
         }
-        let next = used.plus(more).less(less);
+        let next = charged(self.index.totals().plus(more).less(less), past, has_snapshots);
         let keys_max = u64::from(self.limits.keys_max);
         if next.keys > keys_max && next.keys > used.keys {
             let requested = next.keys - used.keys;
@@ -255,7 +267,7 @@ impl<D: BlockDevice> Store<D> {
         Ok(())
     }
 
-    fn commit_records(&mut self, all: &[Record<'_>]) -> Result<Revision, Error> {
+    pub(crate) fn commit_records(&mut self, all: &[Record<'_>]) -> Result<Revision, Error> {
         let mut body = core::mem::take(&mut self.body);
         body.clear();
         let outcome = all
