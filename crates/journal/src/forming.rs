@@ -1,18 +1,20 @@
 //! [`Forming`]: a store that is being made, and has no root before all it begins with is durable.
 //!
 //! ```text
-//! slots, headers     zeros ══
-//! region A                    copied copied … closing header ══
-//! slots 1 and 3                                                 root ══
+//! slots              zeros ══
+//! both regions               zeros for headers, copied copied … closing header ══
+//! slots 1 and 3                                                                   root ══
 //! ```
-//! `══` is a flush. Cut short, there is no root and no store. The header of the region comes behind everything else of it,
-//! because a header without a root looks like a store that has lost its roots.
+//! `══` is a flush. The roots of an older store go first, and durably: with a root left and a header gone it would be there,
+//! and damaged. Where only some of them are gone it is whole, because the root before the last one finds the region in force
+//! as a copy that was completed. From then on there is no store until there is a root. The header of the region comes behind
+//! everything else of it, because a header without a root looks like a store that has lost its roots.
 
 use media::BlockDevice;
 
 use crate::error::JournalError;
 use crate::frame::{Kind, StoreId};
-use crate::layout::{Layout, Limits, RESERVE_BLOCKS, Side};
+use crate::layout::{Layout, Limits, RESERVE_BLOCKS, SLOTS, Side};
 use crate::superblock::{ENGINE_LEN_MAX, Superblock};
 use crate::writer::{Barrier, Journal, Place};
 
@@ -64,12 +66,13 @@ impl<D: BlockDevice> Journal<D> {
             engine: engine.to_vec(),
         };
         let zeros = alloc::vec![0; layout.block_size()];
-        let headers = [layout.block(Side::A, 0), layout.block(Side::B, 0)];
-        let slots = (0..4).map(|slot| layout.slot(slot));
-        for at in slots.chain(headers) {
-            device.write(at, &zeros)?;
+        for slot in 0..SLOTS {
+            device.write(layout.slot(slot), &zeros)?;
         }
         device.flush()?;
+        for side in [Side::A, Side::B] {
+            device.write(layout.block(side, 0), &zeros)?;
+        }
         Ok(Forming { journal: Journal::over(device, layout, root), base_seq })
     }
 }
