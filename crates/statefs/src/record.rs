@@ -46,6 +46,11 @@ pub(crate) const RECORD_LEN_MAX_WITHOUT_VALUE: usize = PAST_HEADER_LEN + KEY_LEN
 /// The most records of a body.
 pub(crate) const RECORDS_MAX: usize = 1 << INDEX_BITS;
 
+/// The fewest bytes of a record in a copied frame: the shortest key is `/state/a`.
+pub(crate) const COPIED_LEN_MIN: usize = KEPT_HEADER_LEN + 8;
+/// The sequence numbers that a revision has room for end here.
+pub(crate) const SEQ_END: u64 = 1 << (u64::BITS - INDEX_BITS);
+
 const INDEX_BITS: u32 = 16;
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
@@ -97,10 +102,15 @@ impl Revision {
         self.0
     }
 
+    /// The sequence number of its frame.
+    pub(crate) fn seq(self) -> u64 {
+        self.0 >> INDEX_BITS
+    }
+
     /// Of a record by its place; [`None`] if the numbers are used up (after 2^48 frames).
     pub(crate) fn of(seq: u64, index: usize) -> Option<Self> {
         let index = u64::try_from(index).ok().filter(|index| *index < 1 << INDEX_BITS)?;
-        (seq < 1 << (u64::BITS - INDEX_BITS)).then_some(Self(seq << INDEX_BITS | index))
+        (seq < SEQ_END).then_some(Self(seq << INDEX_BITS | index))
     }
 }
 
