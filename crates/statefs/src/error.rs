@@ -86,6 +86,12 @@ pub enum Error {
         /// How many there are.
         used: usize,
     },
+    /// Something that would be backed up is suspect.
+    #[error("the store is damaged, and a backup could not say what in it is suspect")]
+    Damaged,
+    /// What is backed up is not there any more as it was when the backup was begun.
+    #[error("the store was written to, or the snapshot dropped, since the backup was begun")]
+    BackupOvertaken,
     /// There would be too many keys. Nothing was written.
     #[error("too many keys: limit={limit} used={used} requested={requested}")]
     TooManyKeys {
@@ -177,13 +183,15 @@ impl Error {
             | Self::DuplicateKey { .. }
             | Self::SnapshotName(_)
             | Self::Limits => ErrorKind::Invalid,
-            Self::Conflict { .. } | Self::SnapshotExists { .. } => ErrorKind::Conflict,
+            Self::Conflict { .. } | Self::SnapshotExists { .. } | Self::BackupOvertaken => {
+                ErrorKind::Conflict
+            }
             Self::NoSnapshot { .. } => ErrorKind::NotFound,
             Self::TooManySnapshots { .. }
             | Self::TooManyKeys { .. }
             | Self::TooManyBytes { .. }
             | Self::NoSpace { .. } => ErrorKind::NoSpace,
-            Self::Corrupt { .. } | Self::OtherEngine => ErrorKind::Corrupt,
+            Self::Corrupt { .. } | Self::OtherEngine | Self::Damaged => ErrorKind::Corrupt,
             Self::Journal(error) => match error.kind() {
                 JournalErrorKind::Invalid => ErrorKind::Invalid,
                 JournalErrorKind::NoSpace => ErrorKind::NoSpace,

@@ -182,6 +182,11 @@ pub(crate) fn charged(live: Totals, past: Totals, has_snapshots: bool) -> Totals
 }
 
 impl Past {
+    fn as_record<'a>(&self, arena: &'a Arena) -> Option<Record<'a>> {
+        let Kept { key, value, revision, form, .. } = arena.get(self.place)?;
+        Some(Record::Past { key, value, revision, until: self.until, form })
+    }
+
     fn totals(&self, key: &str) -> Totals {
         Totals::of_past(key.len(), self.value_len)
     }
@@ -207,6 +212,21 @@ impl<'a> Versions<'a> {
     pub(crate) fn at(&self, revision: Revision, arena: &'a Arena) -> Option<(Kept<'a>, Place)> {
         let past = self.past.iter().find(|past| past.from < revision && revision < past.until)?;
         Some((arena.get(past.place)?, past.place))
+    }
+
+    /// What is past, as records.
+    pub(crate) fn past_records(&self, arena: &'a Arena) -> impl Iterator<Item = Record<'a>> + use<'a> {
+        self.past.iter().filter_map(|past| past.as_record(arena))
+    }
+
+    /// What is current, as a record.
+    pub(crate) fn live_record(&self) -> Option<Record<'a>> {
+        self.live.map(|live| live.as_record())
+    }
+
+    /// A key that has this and never had anything else.
+    pub(crate) fn only(live: Kept<'a>) -> Self {
+        Self { key: live.key, past: &[], live: Some(live) }
     }
 
     /// What the key has, if it had it then.

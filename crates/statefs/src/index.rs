@@ -168,6 +168,11 @@ impl Index {
         }
     }
 
+    /// Whether anything is, or that something has no value.
+    pub(crate) fn is_anything_suspect(&self) -> bool {
+        self.suspect_before.is_some()
+    }
+
     /// Something is missing here: whatever is in the index may have been changed by it.
     pub(crate) fn suspect_all(&mut self) {
         self.suspect_before = Some(self.arena.end());

@@ -11,6 +11,7 @@
 //! | [`Store::put`], [`Store::delete`], [`Store::batch`], [`Store::compare_and_swap`] | old or new, a batch as a whole | new |
 //! | [`Store::put_buffered`] | old or new | old or new, until [`Store::sync`] has returned `Ok` |
 //! | [`Store::snapshot`], [`Store::drop_snapshot`] | it is there whole, or not | it is there, or gone |
+//! | [`restore`], [`salvage`] | what was there before, or no store, or the new one whole | the new one |
 //! | compaction | nothing changes | nothing changes |
 //!
 //! - what a reader is shown of a durable write, a power cut cannot take back: it is shown after the flush.
@@ -25,9 +26,11 @@
 extern crate alloc;
 
 mod arena;
+mod backup;
 mod batch;
 mod compact;
 mod error;
+mod form;
 mod fsck;
 mod history;
 mod index;
@@ -41,6 +44,12 @@ mod space;
 mod store;
 mod write;
 
+pub use backup::{
+    Backup, BackupError, BackupInfo, BadBackup, Extent, PIECE_LEN_MAX, Progress, RestoreOptions, Source,
+    check_backup, restore,
+};
+#[cfg(feature = "std")]
+pub use backup::{reading_from, writing_to};
 pub use batch::{Batch, Precondition};
 pub use compact::Compaction;
 pub use error::{Error, ErrorKind};

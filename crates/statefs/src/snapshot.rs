@@ -235,7 +235,7 @@ impl<'s> SnapshotView<'s> {
     pub fn certainty(&self, key: &Key) -> Certainty {
         match self.get(key) {
             Some(value) => value.certainty,
-            None if self.index.history().is_whole_at(self.revision) => Certainty::Certain,
+            None if self.is_whole() => Certainty::Certain,
             None => Certainty::Suspect,
         }
     }
@@ -261,6 +261,19 @@ impl<'s> SnapshotView<'s> {
         users.map(move |(kept, place)| (Key::trusted(kept.key), view.value(kept, place)))
     }
 
+    /// Whether everything in it is certain, and that there was nothing else.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.index.history().is_whole_at(self.revision)
+    }
+
+    /// The same as [`SnapshotView::stored`], as if nothing had happened since.
+    pub(crate) fn current_versions(
+        &self,
+        start: Bound<&str>,
+    ) -> impl Iterator<Item = Versions<'s>> + use<'s> {
+        self.stored(start).map(|(kept, _)| Versions::only(kept))
+    }
+
     /// The records there were, those of the store's own included, but for those of snapshots.
     pub(crate) fn stored(
         &self,
@@ -283,7 +296,7 @@ impl<'s> SnapshotView<'s> {
             Some(place) => self.index.is_suspect_at(place),
             None => self.index.is_suspect(kept.key),
         };
-        let is_suspect = may_be_older && !self.index.history().is_whole_at(self.revision);
+        let is_suspect = may_be_older && !self.is_whole();
         Value {
             bytes: kept.value,
             revision: kept.revision,

@@ -339,6 +339,48 @@ fn in_a_damaged_store_a_snapshot_says_what_is_certain() {
     assert_eq!(before.certainty(&key("/state/b")), Certainty::Suspect);
 }
 
+/// The record of the snapshot is in a frame of the copy that is there, and what it shows in one that is not.
+#[test]
+fn where_a_part_of_a_copy_is_lost_no_snapshot_is_certain() {
+    let disk = disk(64);
+    let mut store = Store::format(disk.clone(), &options()).unwrap();
+    store.put(&key("/state/a"), &[1; 600]).unwrap();
+    store.put(&key("/state/b"), &[1; 600]).unwrap();
+    store.snapshot(&snapshot_name("x")).unwrap();
+    store.delete(&key("/state/b")).unwrap();
+    compact(&mut store);
+    store.put(&key("/state/c"), b"later").unwrap();
+    drop(store);
+    // Region B: header, two frames of two blocks, closing.
+    disk.write(BlockIndex::new(2 + 30 + 3), &[0xEE; 512]).unwrap();
+    let (store, recovery) = Store::open(disk, Access::Read).unwrap();
+    assert!(matches!(recovery.tail, Verdict::Damaged { .. }), "{recovery:?}");
+    let view = store.at(&snapshot_name("x")).unwrap();
+    let seen = |name| view.get(&key(name)).map(|value| value.certainty);
+    assert_eq!((seen("/state/a"), seen("/state/b")), (Some(Certainty::Suspect), None));
+    assert_eq!(view.certainty(&key("/state/b")), Certainty::Suspect, "it had a value");
+}
+
+/// So much is overwritten that records in memory are moved to leave the dead behind.
+#[test]
+fn what_is_past_moves_with_the_records_in_memory() {
+    let disk = MemDisk::new(Geometry::new(4096, 4096).unwrap()).unwrap();
+    let mut store = Store::format(disk, &statefs::Options::new(StoreId([1; 16]))).unwrap();
+    let name = |nth: u8| key(&format!("/state/{nth}"));
+    for nth in 0..40 {
+        store.put_buffered(&name(nth), &[nth; 500]).unwrap();
+    }
+    store.snapshot(&snapshot_name("x")).unwrap();
+    for round in 0..100 {
+        for nth in 0..40 {
+            store.put_buffered(&name(nth), &[round; 2000]).unwrap();
+        }
+        let view = store.at(&snapshot_name("x")).unwrap();
+        assert!((0..40).all(|nth| view.get(&name(nth)).unwrap().bytes == [nth; 500]), "round {round}");
+    }
+    assert_eq!(store.stats().past_values, 40);
+}
+
 /// A store whose witness is told what is asked and answered. A snapshot is a cell for each value that it shows, and one for
 /// itself.
 struct Told<'d> {
