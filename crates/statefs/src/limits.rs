@@ -37,9 +37,9 @@ pub(crate) const LEN: usize = 26;
 /// What a store is limited to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The most keys.
+    /// The most keys. A value that only a snapshot has counts as one more, and so does each record of the store's own.
     pub keys_max: u32,
-    /// The most bytes of keys and values together. Never more than five sixths of a region, which is two fifths of the device and a little.
+    /// The most bytes of keys and values together, with those that only a snapshot has. Never more than five sixths of a region, which is two fifths of the device and a little.
     pub live_bytes_max: u64,
     /// The most bytes of a value, up to [`VALUE_LEN_MAX`]. Never more than fits into a frame.
     pub value_len_max: u32,

@@ -10,6 +10,7 @@ use media::BlockDevice;
 
 use crate::compact::Copying;
 use crate::error::Error;
+use crate::form::admit;
 use crate::index::{Index, Totals};
 use crate::key::{self, Key};
 use crate::limits::Limits;
@@ -158,11 +159,7 @@ impl<D: BlockDevice> Store<D> {
     /// # Errors
     /// [`Error::Limits`]: nothing was written. [`Error::Journal`]: the device is too small, or failed.
     pub fn format(device: D, options: &Options) -> Result<Self, Error> {
-        let layout = journal::Layout::of(device.geometry(), options.journal).map_err(JournalError::from)?;
-        let limits = options.limits.on(&layout);
-        if !limits.is_in_range() {
-            return Err(Error::Limits);
-        }
+        let (limits, _) = admit(device.geometry(), options, Totals::default(), 0)?;
         let journal = Journal::format(device, options.store_id, options.journal, &limits.encode())?;
         Ok(Self::over(journal, limits, Index::default(), Revision::from_u64(0)))
     }
@@ -198,7 +195,7 @@ impl<D: BlockDevice> Store<D> {
         let recovery = Recovery {
             live_keys: users.keys,
             live_bytes: users.bytes,
-            suspect_keys: index.count_suspect(),
+            suspect_keys: index.count_suspect().saturating_sub(own_suspects(&index)),
             frames_replayed: report.frames,
             tail: report.verdict,
             was_sealed: report.was_sealed,
@@ -299,6 +296,12 @@ impl<D: BlockDevice> Store<D> {
 fn users_totals(index: &Index) -> Totals {
     let own = index.from(Bound::Unbounded).take_while(|kept| !key::is_users(kept.key));
     own.fold(index.totals(), |totals, kept| totals.less(kept.totals()))
+}
+
+/// How many of the store's own records are suspect.
+fn own_suspects(index: &Index) -> u64 {
+    let own = index.from(Bound::Unbounded).take_while(|kept| !key::is_users(kept.key));
+    u64::try_from(own.filter(|kept| index.is_suspect(kept.key)).count()).unwrap_or(u64::MAX)
 }
 
 /// Puts what a frame says into the index.

@@ -381,6 +381,68 @@ fn what_is_past_moves_with_the_records_in_memory() {
     assert_eq!(store.stats().past_values, 40);
 }
 
+/// Copied frames that nobody wrote: whole, and with records in any order, of any revisions, with any snapshots.
+#[test]
+fn a_history_that_nobody_wrote_is_read_without_panic() {
+    let engine = {
+        let disk = disk(64);
+        drop(Store::format(disk.clone(), &options()).unwrap());
+        let opened = journal::Journal::open::<journal::JournalError>(disk, Access::Read, &mut |_| Ok(()));
+        opened.unwrap().journal.engine().to_vec()
+    };
+    let (mut opened, mut shown) = (0, 0);
+    for seed in 0..4000 {
+        let mut random = Random::new(seed);
+        let disk = disk(64);
+        let limits = options().journal;
+        let mut forming =
+            journal::Journal::form(disk.clone(), StoreId([7; 16]), limits, &engine, 40).unwrap();
+        for _ in 0..random.below(4) {
+            let mut body = Vec::new();
+            for _ in 0..=random.below(8) {
+                let revision = u64::from(random.below(12)).to_le_bytes();
+                let (key, value): (&[u8], &[u8]) = match random.below(6) {
+                    0 => (b"/snapshot/x", &[1]),
+                    1 => (b"/snapshot/y", &[1]),
+                    2 | 3 => (b"/state/a", b"1"),
+                    _ => (b"/state/b", b"22"),
+                };
+                let is_past = key.starts_with(b"/state") && random.below(2) == 0;
+                body.extend_from_slice(&[if is_past { 4 } else { 3 }, u8::try_from(key.len()).unwrap()]);
+                body.extend_from_slice(&u32::try_from(value.len()).unwrap().to_le_bytes());
+                body.extend_from_slice(&revision);
+                if is_past {
+                    let longer = u64::from(random.below(12)) + u64::from(random.below(40) > 0);
+                    body.extend_from_slice(&(u64::from_le_bytes(revision) + longer).to_le_bytes());
+                }
+                body.extend_from_slice(key);
+                body.extend_from_slice(value);
+            }
+            forming.copy(&body).unwrap();
+        }
+        drop(forming.finish().unwrap());
+        let mut store = match Store::open(disk.clone(), Access::Write) {
+            Ok((store, _)) => store,
+            Err(Error::Corrupt { what: statefs::BadRecord::Interval, .. }) => continue,
+            Err(error) => panic!("{error}"),
+        };
+        opened += 1;
+        let seen = |store: &Store<MemDisk>| {
+            let view = |snapshot: statefs::Snapshot| {
+                let view = store.at(&snapshot.name).unwrap();
+                view.iter().map(|(key, value)| owned(key, value)).collect::<Vec<_>>()
+            };
+            store.snapshots().map(view).collect::<Vec<_>>()
+        };
+        let before = seen(&store);
+        shown += before.iter().flatten().count();
+        compact(&mut store);
+        let (store, _) = Store::open(disk, Access::Read).unwrap();
+        assert_eq!(seen(&store), before, "seed {seed}");
+    }
+    assert!(opened > 2000 && shown > 2000, "{opened} {shown}");
+}
+
 /// A store whose witness is told what is asked and answered. A snapshot is a cell for each value that it shows, and one for
 /// itself.
 struct Told<'d> {
