@@ -105,10 +105,11 @@ impl History {
     /// Keeps what a key had until then.
     pub(crate) fn insert(&mut self, kept: Kept<'_>, place: Place, until: Revision) {
         let past = Past { from: kept.revision, until, place, value_len: kept.value.len() };
-        if !self.past.contains_key(kept.key) {
-            self.past.insert(kept.key.into(), Vec::new());
-        }
-        let Some(intervals) = self.past.get_mut(kept.key) else { return };
+        let Some(intervals) = self.past.get_mut(kept.key) else {
+            self.totals = self.totals.plus(past.totals(kept.key));
+            self.past.insert(kept.key.into(), alloc::vec![past]);
+            return;
+        };
         match intervals.binary_search_by_key(&past.from, |other| other.from) {
             Ok(at) => {
                 // Where a write in between was lost, one of the two ends too late.

@@ -542,6 +542,49 @@ fn of_a_damaged_store_only_a_snapshot_from_before_can_be_saved() {
     assert!(backup(&store, Source::Snapshot(&snapshot_name("x"))) == of_x);
 }
 
+/// Any bytes where records and the fields of the header are, under checksums that are right.
+#[test]
+fn backups_that_nobody_wrote_are_refused_or_restored_whole() {
+    let whole = backup(&small(&disk(64)), Source::Now);
+    let records = 124..whole.len() - 36;
+    let (mut restored, mut refused) = (0, 0);
+    for seed in 0..6000 {
+        let mut random = Random::new(seed);
+        let bytes = forge(whole.clone(), |bytes| {
+            for _ in 0..=random.below(3) {
+                let span = if random.below(8) == 0 { 10..108 } else { records.clone() };
+                let at =
+                    span.start + usize::try_from(random.below(u32::try_from(span.len()).unwrap())).unwrap();
+                bytes[at] = match random.below(4) {
+                    0 => u8::try_from(random.below(256)).unwrap(),
+                    1 => b'a' + u8::try_from(random.below(3)).unwrap(),
+                    _ => u8::try_from(random.below(9)).unwrap(),
+                };
+            }
+        });
+        let device = disk(64);
+        match restore_to(&bytes, device.clone()) {
+            Ok(info) => {
+                let store = open(device);
+                // What is past and no snapshot has is forgotten.
+                assert!(check(&backup(&store, Source::Now)).unwrap().records <= info.records, "seed {seed}");
+                restored += 1;
+            }
+            Err(BackupError::Refused { .. }) => {
+                let error = Store::open(device, Access::Read).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::NotFound);
+                refused += 1;
+            }
+            Err(BackupError::Store(error)) => {
+                assert!(matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Invalid), "{error}");
+                refused += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(restored > 500 && refused > 2000, "{restored} {refused}");
+}
+
 /// Stores by chance, restored to devices by chance.
 #[test]
 fn whatever_a_store_holds_comes_back() {
