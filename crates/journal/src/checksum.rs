@@ -1,14 +1,16 @@
 //! CRC32C, in hardware where there is an operating system to ask what the processor can do.
 
-/// Continues the checksum of what came before with `bytes`; begin with 0.
+/// Continues the CRC32C of what came before with `bytes`; begin with 0.
 #[cfg(feature = "std")]
-pub(crate) fn append(crc: u32, bytes: &[u8]) -> u32 {
+#[must_use]
+pub fn append(crc: u32, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc, bytes)
 }
 
-/// The same with a table.
+/// Continues the CRC32C of what came before with `bytes`; begin with 0.
 #[cfg(not(feature = "std"))]
-pub(crate) fn append(crc: u32, bytes: &[u8]) -> u32 {
+#[must_use]
+pub fn append(crc: u32, bytes: &[u8]) -> u32 {
     table::append(crc, bytes)
 }
 

@@ -26,6 +26,7 @@ extern crate alloc;
 
 mod checksum;
 mod error;
+mod forming;
 pub mod frame;
 mod layout;
 mod open;
@@ -37,7 +38,9 @@ mod switch;
 mod wipe;
 mod writer;
 
+pub use checksum::append as crc32c;
 pub use error::{JournalError, JournalErrorKind};
+pub use forming::Forming;
 pub use frame::{Kind, StoreId};
 pub use layout::{FRAME_BLOCKS_MAX, Layout, LayoutError, Limits};
 pub use open::{Access, Frame, Opened, Report};

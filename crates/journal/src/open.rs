@@ -10,8 +10,8 @@ use crate::frame::{Kind, StoreId, decode};
 use crate::layout::{Layout, Limits, Side, pair_of};
 pub use crate::replay::Frame;
 use crate::replay::{Region, Replayed, Verdict, replay};
-use crate::superblock::{ENGINE_LEN_MAX, Slot, Superblock, read_slots};
-use crate::writer::{Barrier, Journal, OpenRecord, Place, Stats};
+use crate::superblock::{Slot, Superblock, read_slots};
+use crate::writer::{Barrier, Journal, OpenRecord, Stats};
 
 /// What a store is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct Report {
     pub was_sealed: bool,
     /// Whether something may be missing behind the last frame that was read. Only where there is damage.
     pub gap_at_end: bool,
+    /// Whether everything that was copied when the region came into force is there.
+    pub copied_is_whole: bool,
     /// Valid superblocks of the pair in force, of two.
     pub roots_valid: u8,
     /// How many of them were rewritten.
@@ -63,7 +65,7 @@ pub struct Opened<D> {
 impl<D: BlockDevice> Journal<D> {
     /// Makes an empty store: wipes whatever roots there are, and writes new ones.
     ///
-    /// `store` must be random. `engine` are up to [`ENGINE_LEN_MAX`] bytes that are found again at every open.
+    /// `store` must be random. `engine` are up to [`crate::superblock::ENGINE_LEN_MAX`] bytes that are found again at every open.
     ///
     /// # Durability
     /// `Ok`: the store is there. Cut short, there is the old store, no store, or the new one; never a mixture.
@@ -71,42 +73,11 @@ impl<D: BlockDevice> Journal<D> {
     /// # Errors
     /// [`JournalError::Layout`], [`JournalError::Device`].
     pub fn format(device: D, store: StoreId, limits: Limits, engine: &[u8]) -> Result<Self, JournalError> {
-        let layout = Layout::of(device.geometry(), limits)?;
-        if engine.len() > ENGINE_LEN_MAX {
-            return Err(JournalError::FrameTooLong { len: engine.len(), len_max: ENGINE_LEN_MAX });
-        }
-        let root = Superblock {
-            store,
-            block_size: u32::try_from(layout.block_size()).unwrap_or(u32::MAX),
-            generation: 1,
-            epoch: 1,
-            region_blocks: layout.region_blocks(),
-            side: Side::A,
-            copied_blocks: 2,
-            copied_seq: 2,
-            limits,
-            previous: 0,
-            incarnation: 1,
-            engine: engine.to_vec(),
-        };
-        let zeros = alloc::vec![0; layout.block_size()];
-        let headers = [layout.block(Side::A, 0), layout.block(Side::B, 0)];
-        let slots = (0..4).map(|slot| layout.slot(slot));
-        for at in slots.chain(headers) {
-            device.write(at, &zeros)?;
-        }
-        device.flush()?;
-        let mut journal = Self::over(device, layout, root.clone());
-        let first = |at, seq| Place { side: Side::A, epoch: 1, at, seq };
-        journal.issue(Kind::Header, &[], first(0, 1), Barrier::None)?;
-        journal.issue(Kind::Closing, &[], first(1, 2), Barrier::None)?;
-        journal.flush_now()?;
-        journal.write_root(&root)?;
-        Ok(journal)
+        Self::form(device, store, limits, engine, 1)?.finish()
     }
 
     /// A journal at the beginning of its region.
-    fn over(device: D, layout: Layout, root: Superblock) -> Self {
+    pub(crate) fn over(device: D, layout: Layout, root: Superblock) -> Self {
         Self {
             device,
             layout,
@@ -173,6 +144,7 @@ impl<D: BlockDevice> Journal<D> {
             next_seq: replayed.next_seq,
             was_sealed: replayed.is_sealed,
             gap_at_end: replayed.gap_at_end,
+            copied_is_whole: replayed.copied_blocks.is_some(),
             roots_valid: found.valid_in_force(),
             roots_repaired: 0,
             switch_finished: root != found.root,

@@ -37,6 +37,14 @@ pub(crate) struct Kept<'a> {
     pub(crate) form: Form,
 }
 
+impl<'a> Kept<'a> {
+    /// As a record.
+    pub(crate) fn as_record(&self) -> Record<'a> {
+        let Self { key, value, revision, form, .. } = *self;
+        Record::Kept { key, value, revision, form }
+    }
+}
+
 impl Arena {
     /// Bytes of records, live or not.
     pub(crate) fn len(&self) -> u64 {

@@ -95,6 +95,8 @@ impl Ring {
         let (key, kind) = match *record {
             Record::Put { key, .. } | Record::Kept { key, .. } => (key, ChangeKind::Put),
             Record::Delete { key } => (key, ChangeKind::Delete),
+            // Nothing changes by it.
+            Record::Past { .. } => return,
         };
         if !key::is_users(key) {
             return;

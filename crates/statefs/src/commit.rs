@@ -41,9 +41,27 @@ pub(crate) struct Gathered {
     /// What was buffered, at the beginning: bytes, and operations.
     shown_len: usize,
     shown_ops: usize,
-    /// What showing the rest will add to what is alive, and take from it.
-    more: Totals,
-    less: Totals,
+    /// What showing the rest will change.
+    delta: Delta,
+}
+
+/// How what is alive, and what is past, changes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Delta {
+    pub(crate) more: Totals,
+    pub(crate) less: Totals,
+    /// What becomes past, because a snapshot has it.
+    pub(crate) past: Totals,
+}
+
+impl Delta {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            more: self.more.plus(other.more),
+            less: self.less.plus(other.less),
+            past: self.past.plus(other.past),
+        }
+    }
 }
 
 impl Gathered {
@@ -55,8 +73,7 @@ impl Gathered {
     fn forget_unshown(&mut self) {
         self.body.truncate(self.shown_len);
         self.ops = self.shown_ops;
-        self.more = Totals::default();
-        self.less = Totals::default();
+        self.delta = Delta::default();
     }
 
     fn clear(&mut self) {
@@ -106,7 +123,7 @@ impl Unshown {
         for (nth, record) in records(body).enumerate() {
             let revision = Revision::of(seq, first + nth).ok_or(JournalError::NumbersUsedUp)?;
             let totals = match record {
-                Record::Delete { .. } => None,
+                Record::Delete { .. } | Record::Past { .. } => None,
                 Record::Put { key, value, .. } | Record::Kept { key, value, .. } => {
                     Some(Totals::of(key.len(), value.len()))
                 }
@@ -150,10 +167,12 @@ impl<D: BlockDevice> Store<D> {
         self.index.get(key).map(|kept| (kept.revision, kept.totals()))
     }
 
-    /// What will be alive then.
-    pub(crate) fn totals_ahead(&self) -> Totals {
-        self.frames_ahead()
-            .fold(self.index.totals(), |totals, frame| totals.plus(frame.more).less(frame.less))
+    /// What will be alive then, and what will be past.
+    pub(crate) fn totals_ahead(&self) -> (Totals, Totals) {
+        let now = (self.index.totals(), self.index.history().totals());
+        self.frames_ahead().fold(now, |(live, past), Gathered { delta, .. }| {
+            (live.plus(delta.more).less(delta.less), past.plus(delta.past))
+        })
     }
 
     fn frames_ahead(&self) -> impl Iterator<Item = &Gathered> {
@@ -171,7 +190,7 @@ impl<D: BlockDevice> Store<D> {
         ops: usize,
         company: Company,
     ) -> Result<Option<Revision>, Error> {
-        let (more, less) = self.check_space(body)?;
+        let delta = self.check_space(body)?;
         // What is durable must be shown, so memory for that comes first.
         let (unshown_len, unshown_ops) = self.frames_ahead().fold((body.len(), ops), |(len, ops), frame| {
             (len + frame.body.len() - frame.shown_len, ops + frame.ops - frame.shown_ops)
@@ -185,8 +204,7 @@ impl<D: BlockDevice> Store<D> {
         self.extend_pending(body)?;
         self.charge(body);
         self.pending.ops += ops;
-        self.pending.more = self.pending.more.plus(more);
-        self.pending.less = self.pending.less.plus(less);
+        self.pending.delta = self.pending.delta.plus(delta);
         if company == Company::Others {
             self.unshown.note(body, seq, first)?;
         }

@@ -3,22 +3,20 @@
 //! A step copies what is alive when it is taken, not when the copy began. That is as right: the commits since then follow
 //! in the new region, and for every key they touch the last of them decides.
 
-use core::ops::Bound;
-
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use journal::JournalError;
 use media::BlockDevice;
 
 use crate::error::Error;
+use crate::history::{Cursor, gather};
 use crate::store::{Idle, Store};
 
 /// How far a copy is.
 #[derive(Debug)]
 pub(crate) struct Copying {
-    /// The last key that was copied.
-    after: Option<Box<str>>,
+    /// The last record that was copied.
+    after: Option<Cursor>,
     /// Whether that was the last of all.
     is_whole: bool,
 }
@@ -72,28 +70,14 @@ impl<D: BlockDevice> Store<D> {
             return self.finish();
         }
         let mut body = Vec::new();
-        let (after, is_whole) = self.gather(copying.after.as_deref(), &mut body)?;
+        let after = copying.after.as_ref();
+        let all = self.index.versions(Cursor::start(after));
+        let (after, is_whole) = gather(all, self.index.arena(), after, self.space.frame_len, &mut body)?;
         if !body.is_empty() {
             self.journal.copy(&body)?;
         }
         self.copying = Some(Copying { after, is_whole });
         Ok(Compaction::Running)
-    }
-
-    /// Fills a frame with what comes next; the last key in it, and whether that was all.
-    fn gather(&self, after: Option<&str>, body: &mut Vec<u8>) -> Result<(Option<Box<str>>, bool), Error> {
-        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut last = after;
-        for kept in self.index.from(start) {
-            if body.len() + kept.record.len() > self.space.frame_len && !body.is_empty() {
-                return Ok((last.map(Box::from), false));
-            }
-            let len = kept.record.len();
-            body.try_reserve(len).map_err(|_| Error::NoMemory { len })?;
-            body.extend_from_slice(kept.record);
-            last = Some(kept.key);
-        }
-        Ok((last.map(Box::from), true))
     }
 
     fn finish(&mut self) -> Result<Compaction, Error> {
@@ -127,7 +111,7 @@ impl<D: BlockDevice> Store<D> {
         }
         let room = self.journal.room();
         if blocks > room {
-            let used = self.space.blocks_of(self.index.totals().record_bytes);
+            let used = self.space.blocks_of(self.index.charged().record_bytes);
             return Err(Error::NoSpace { limit: room, used, requested: blocks });
         }
         Ok(())
@@ -150,7 +134,7 @@ impl<D: BlockDevice> Store<D> {
     /// that a copy would give has been used.
     fn is_time_to_compact(&self) -> bool {
         let room = self.journal.room();
-        let steps = self.space.frames_of(self.index.totals().record_bytes) + 2;
+        let steps = self.space.frames_of(self.index.charged().record_bytes) + 2;
         room <= steps.saturating_mul(2) && room < self.journal.used_since_switch()
     }
 }

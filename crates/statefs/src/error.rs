@@ -7,6 +7,7 @@ use journal::{JournalError, JournalErrorKind};
 use crate::batch::Precondition;
 use crate::key::{Key, KeyError, Prefix};
 use crate::record::{BadRecord, Revision};
+use crate::snapshot::{NameError, SnapshotName};
 
 /// Why the store did not do what it was asked to. [`Error::kind`] says what to do about it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -60,6 +61,37 @@ pub enum Error {
         /// Its revision; [`None`] if it has no value.
         found: Option<Revision>,
     },
+    /// The text is no name of a snapshot. Nothing was written.
+    #[error("not a name of a snapshot")]
+    SnapshotName(#[from] NameError),
+    /// There is a snapshot of that name. Nothing was written.
+    #[error("there is a snapshot `{name}` already, of revision {revision}")]
+    SnapshotExists {
+        /// Its name.
+        name: SnapshotName,
+        /// When it was taken.
+        revision: Revision,
+    },
+    /// There is no snapshot of that name.
+    #[error("there is no snapshot `{name}`")]
+    NoSnapshot {
+        /// The name.
+        name: SnapshotName,
+    },
+    /// There are as many snapshots as there may be. Nothing was written.
+    #[error("too many snapshots: limit={limit} used={used}")]
+    TooManySnapshots {
+        /// The most there may be.
+        limit: usize,
+        /// How many there are.
+        used: usize,
+    },
+    /// Something that would be backed up is suspect.
+    #[error("the store is damaged, and a backup could not say what in it is suspect")]
+    Damaged,
+    /// What is backed up is not there any more as it was when the backup was begun.
+    #[error("the store was written to, or the snapshot dropped, since the backup was begun")]
+    BackupOvertaken,
     /// There would be too many keys. Nothing was written.
     #[error("too many keys: limit={limit} used={used} requested={requested}")]
     TooManyKeys {
@@ -225,7 +257,7 @@ pub enum ErrorKind {
     NoSpace,
     /// Unlock the prefix, with its key.
     Locked,
-    /// There is no store.
+    /// There is no store, or no snapshot of that name.
     NotFound,
     /// The device failed: look at it.
     Io,
@@ -252,6 +284,7 @@ impl Error {
             | Self::BatchTooLong { .. }
             | Self::EmptyBatch
             | Self::DuplicateKey { .. }
+            | Self::SnapshotName(_)
             | Self::Limits
             | Self::QuotaOrder
             | Self::TooManyQuotas { .. }
@@ -263,8 +296,12 @@ impl Error {
             | Self::RotationRuns => ErrorKind::Invalid,
             Self::Locked { .. } | Self::WrongKey { .. } => ErrorKind::Locked,
             Self::NoRandom => ErrorKind::Io,
-            Self::Conflict { .. } => ErrorKind::Conflict,
-            Self::TooManyKeys { .. }
+            Self::Conflict { .. } | Self::SnapshotExists { .. } | Self::BackupOvertaken => {
+                ErrorKind::Conflict
+            }
+            Self::NoSnapshot { .. } => ErrorKind::NotFound,
+            Self::TooManySnapshots { .. }
+            | Self::TooManyKeys { .. }
             | Self::TooManyBytes { .. }
             | Self::QuotaExceeded { .. }
             | Self::QuotaKeysExceeded { .. }
@@ -272,7 +309,8 @@ impl Error {
             Self::Corrupt { .. }
             | Self::OtherEngine
             | Self::NotAuthentic { .. }
-            | Self::BadSetting { .. } => ErrorKind::Corrupt,
+            | Self::BadSetting { .. }
+            | Self::Damaged => ErrorKind::Corrupt,
             Self::Journal(error) => match error.kind() {
                 JournalErrorKind::Invalid => ErrorKind::Invalid,
                 JournalErrorKind::NoSpace => ErrorKind::NoSpace,

@@ -22,6 +22,8 @@ use core::ops::Bound;
 
 use crate::arena::{Arena, Kept, Place};
 use crate::error::Error;
+use crate::history::{AllVersions, History, charged};
+use crate::key;
 use crate::limits::KEY_LEN_MAX;
 use crate::record::{Form, KEPT_HEADER_LEN, PUT_HEADER_LEN, Record, Revision};
 
@@ -108,6 +110,7 @@ pub(crate) struct Index {
     overlay: BTreeMap<Box<str>, Place>,
     dead: usize,
     totals: Totals,
+    history: History,
     /// What stands before it in the arena may be older than it should be.
     suspect_before: Option<Place>,
 }
@@ -117,14 +120,42 @@ impl Index {
         self.totals
     }
 
+    /// What must fit into a region: what is current, what is past, and room for the one to become the other.
+    pub(crate) fn charged(&self) -> Totals {
+        charged(self.totals, self.history.totals(), !self.history.has_no_snapshots())
+    }
+
+    /// What is past.
+    pub(crate) fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// What is past, to be told that something is not needed, or was lost.
+    pub(crate) fn history_mut(&mut self) -> &mut History {
+        &mut self.history
+    }
+
+    /// Where records are.
+    pub(crate) fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
     /// The record that a key has.
     pub(crate) fn get(&self, key: &str) -> Option<Kept<'_>> {
-        let place = match self.find(key) {
-            Found::Array(_, entry) => entry.is_live.then_some(entry.place)?,
-            Found::Overlay(place) => place,
-            Found::Nowhere => return None,
-        };
-        self.arena.get(place)
+        self.arena.get(self.place_of(key)?)
+    }
+
+    fn place_of(&self, key: &str) -> Option<Place> {
+        match self.find(key) {
+            Found::Array(_, entry) => entry.is_live.then_some(entry.place),
+            Found::Overlay(place) => Some(place),
+            Found::Nowhere => None,
+        }
+    }
+
+    /// Whether what stands at a place may be older than it should be.
+    pub(crate) fn is_suspect_at(&self, place: Place) -> bool {
+        self.suspect_before.is_some_and(|before| place < before)
     }
 
     /// Whether the record that a key has may be older than it should be; that it has none always may.
@@ -135,6 +166,11 @@ impl Index {
             Found::Overlay(place) => place < before,
             Found::Nowhere => true,
         }
+    }
+
+    /// Whether anything is, or that something has no value.
+    pub(crate) fn is_anything_suspect(&self) -> bool {
+        self.suspect_before.is_some()
     }
 
     /// Something is missing here: whatever is in the index may have been changed by it.
@@ -224,12 +260,47 @@ impl Index {
     /// [`Error::NoMemory`]: the index is as it was.
     pub(crate) fn apply(&mut self, record: &Record<'_>, revision: Revision) -> Result<(), Error> {
         match *record {
-            Record::Put { key, value, form } => self.put(key, value, revision, form),
-            Record::Kept { key, value, revision, form } => self.put(key, value, revision, form),
-            Record::Delete { key } => {
-                self.delete(key);
-                Ok(())
+            Record::Put { key, value, form } => {
+                self.retire(key, revision);
+                self.put(key, value, revision, form)?;
+                self.take_if_snapshot(key, revision);
             }
+            Record::Kept { key, value, revision, form } => {
+                self.put(key, value, revision, form)?;
+                self.take_if_snapshot(key, revision);
+            }
+            Record::Past { key, value, revision, until, form } => {
+                let place = self.arena.push(key, value, revision, form)?;
+                if let Some(kept) = self.arena.get(place) {
+                    self.history.insert(kept, place, until);
+                }
+            }
+            Record::Delete { key } => {
+                self.retire(key, revision);
+                self.delete(key);
+                if let Some(name) = key::snapshot_of(key) {
+                    self.history.forget(name);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the key has becomes past.
+    fn retire(&mut self, key: &str, until: Revision) {
+        if self.history.has_no_snapshots() {
+            return;
+        }
+        if let Some(place) = self.place_of(key)
+            && let Some(kept) = self.arena.get(place)
+        {
+            self.history.retire(kept, place, until);
+        }
+    }
+
+    fn take_if_snapshot(&mut self, key: &str, revision: Revision) {
+        if let Some(name) = key::snapshot_of(key) {
+            self.history.take(name, revision);
         }
     }
 
@@ -289,7 +360,8 @@ impl Index {
         if self.suspect_before.is_some() {
             return Ok(());
         }
-        let dead_len = self.arena.len().saturating_sub(self.totals.record_bytes);
+        let live_len = self.totals.record_bytes.saturating_add(self.history.arena_len());
+        let dead_len = self.arena.len().saturating_sub(live_len);
         if dead_len > DEAD_LEN_MAX.saturating_add(self.totals.record_bytes / 2) {
             return self.rewrite();
         }
@@ -329,6 +401,7 @@ impl Index {
         for kept in self.from(Bound::Unbounded) {
             fresh.put(kept.key, kept.value, kept.revision, kept.form)?;
         }
+        fresh.history = self.history.moved(&self.arena, &mut fresh.arena)?;
         *self = fresh;
         Ok(())
     }
@@ -336,6 +409,14 @@ impl Index {
     /// The records of all keys from one on, in order.
     pub(crate) fn from<'a>(&'a self, start: Bound<&str>) -> impl Iterator<Item = Kept<'a>> + use<'a> {
         self.places_from(start).filter_map(|place| self.arena.get(place))
+    }
+
+    /// All there is of all keys from one on, in order.
+    pub(crate) fn versions<'a>(
+        &'a self,
+        start: Bound<&str>,
+    ) -> AllVersions<'a, impl Iterator<Item = Kept<'a>> + use<'a>> {
+        AllVersions::of(self.from(start), &self.history, start)
     }
 
     fn places_from<'a>(&'a self, start: Bound<&str>) -> Places<'a> {

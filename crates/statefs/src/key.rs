@@ -136,8 +136,13 @@ pub(crate) fn check(text: &str) -> Result<(), KeyError> {
     check_under(ROOT, text)
 }
 
+/// The name of the snapshot whose record has this key, if it is such a record's.
+pub(crate) fn snapshot_of(text: &str) -> Option<&str> {
+    text.strip_prefix(SNAPSHOT_ROOT)?.strip_prefix('/')
+}
+
 /// The rules of what a record may have as its key: a user's key, or one of the store's own, which has the same form under
-/// another root.
+/// another root. (That of a snapshot is further checked where snapshots are.)
 pub(crate) fn check_stored(text: &str) -> Result<(), KeyError> {
     let own = [QUOTA_ROOT, SEALED_ROOT, SNAPSHOT_ROOT].into_iter().find(|root| text.starts_with(root));
     check_under(own.unwrap_or(ROOT), text)

@@ -11,6 +11,8 @@
 //! | [`Store::put`], [`Store::delete`], [`Store::batch`], [`Store::compare_and_swap`] | old or new, a batch as a whole | new |
 //! | [`Store::put_buffered`] | old or new | old or new, until [`Store::sync`] has returned `Ok` |
 //! | [`Store::scrub`], compaction | nothing changes | nothing changes |
+//! | [`Store::snapshot`], [`Store::drop_snapshot`] | it is there whole, or not | it is there, or gone |
+//! | [`restore`], [`salvage`] | what was there before, or no store, or the new one whole | the new one |
 //!
 //! - what a reader is shown of a durable write, a power cut cannot take back: it is shown after the flush.
 //! - a [`Revision`] is never handed out twice.
@@ -26,13 +28,16 @@
 extern crate alloc;
 
 mod arena;
+mod backup;
 mod batch;
 mod changes;
 mod commit;
 mod compact;
 mod error;
+mod form;
 mod fsck;
 mod histogram;
+mod history;
 mod index;
 mod key;
 mod limits;
@@ -45,10 +50,17 @@ mod sealed;
 mod settings;
 #[cfg(feature = "std")]
 mod shared;
+mod snapshot;
 mod space;
 mod store;
 mod write;
 
+pub use backup::{
+    Backup, BackupError, BackupInfo, BadBackup, Extent, PIECE_LEN_MAX, Progress, RestoreOptions, Source,
+    check_backup, restore,
+};
+#[cfg(feature = "std")]
+pub use backup::{reading_from, writing_to};
 pub use batch::{Batch, Precondition};
 pub use changes::{CHANGES_LEN_MAX, CHANGES_MAX, Change, ChangeKind, Changes};
 pub use compact::Compaction;
@@ -66,5 +78,6 @@ pub use scrub::{Scrub, Verified};
 pub use sealed::{NoRandom, Nonces, Rotation, SEALED_OVERHEAD, SEALED_PREFIXES_MAX, SealKey};
 #[cfg(feature = "std")]
 pub use shared::{OwnedValue, SharedStats, SharedStore, Ticker, WAITING_MAX};
+pub use snapshot::{NameError, SNAPSHOTS_MAX, Snapshot, SnapshotName, SnapshotView};
 pub use store::{Certainty, Options, Recovery, Stats, Store, Value};
 pub use zeroize::Zeroizing;

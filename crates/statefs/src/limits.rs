@@ -31,14 +31,15 @@ pub const BATCH_OPS_MAX: u16 = u16::MAX;
 
 const MAGIC: [u8; 4] = *b"SFKV";
 const VERSION: u16 = 1;
-const LEN: usize = 26;
+/// Bytes of the limits as they are kept.
+pub(crate) const LEN: usize = 26;
 
 /// What a store is limited to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The most keys.
+    /// The most keys. A value that only a snapshot has counts as one more, and so does each record of the store's own.
     pub keys_max: u32,
-    /// The most bytes of keys and values together. Never more than five sixths of a region, which is two fifths of the device and a little.
+    /// The most bytes of keys and values together, with those that only a snapshot has. Never more than five sixths of a region, which is two fifths of the device and a little.
     pub live_bytes_max: u64,
     /// The most bytes of a value, up to [`VALUE_LEN_MAX`]. Never more than fits into a frame.
     pub value_len_max: u32,
@@ -73,6 +74,17 @@ impl Limits {
         }
     }
 
+    /// What was asked for when the store was formatted: where a limit is what the device can keep, nobody asked for it.
+    pub(crate) fn asked_on(self, layout: &Layout) -> Self {
+        let all = Self { live_bytes_max: u64::MAX, value_len_max: VALUE_LEN_MAX, ..self };
+        let kept = all.on(layout);
+        let live_bytes_max =
+            if self.live_bytes_max == kept.live_bytes_max { all.live_bytes_max } else { self.live_bytes_max };
+        let value_len_max =
+            if self.value_len_max == kept.value_len_max { all.value_len_max } else { self.value_len_max };
+        Self { live_bytes_max, value_len_max, ..self }
+    }
+
     pub(crate) fn is_in_range(&self) -> bool {
         self.keys_max > 0
             && self.value_len_max <= VALUE_LEN_MAX
@@ -80,7 +92,7 @@ impl Limits {
             && self.list_page_max > 0
     }
 
-    /// As it stands in a superblock.
+    /// As it stands in a superblock and in a backup.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(LEN);
         bytes.extend_from_slice(&MAGIC);
@@ -93,7 +105,7 @@ impl Limits {
         bytes
     }
 
-    /// What a superblock says.
+    /// What a superblock or a backup says.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let is_ours = bytes.len() == LEN
             && bytes.starts_with(&MAGIC)

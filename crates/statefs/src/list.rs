@@ -5,6 +5,7 @@ use core::ops::Bound;
 
 use media::BlockDevice;
 
+use crate::arena::Kept;
 use crate::error::Error;
 use crate::key::{Key, Prefix};
 use crate::record::Revision;
@@ -37,31 +38,50 @@ impl<D: BlockDevice> Store<D> {
     /// # Errors
     /// [`Error::NoMemory`].
     pub fn list(&self, prefix: &Prefix, after: Option<&Key>, max: usize) -> Result<Page<'_>, Error> {
-        let max = max.min(usize::from(self.limits.list_page_max));
-        let mut page = Page { entries: Vec::new(), next: None };
-        let len = max.saturating_mul(size_of::<Listed<'_>>());
-        let live = usize::try_from(self.index.totals().keys).unwrap_or(usize::MAX);
-        page.entries.try_reserve_exact(max.min(live)).map_err(|_| Error::NoMemory { len })?;
-        let start = match after {
-            Some(after) if after.as_str() >= prefix.as_str() => Bound::Excluded(after.as_str()),
-            Some(_) | None => Bound::Included(prefix.as_str()),
-        };
-        // What lies below a prefix does not stand right behind it: `/state/a-b` comes between `/state/a` and `/state/a/b`.
-        let below = alloc::format!("{prefix}/");
-        let itself = self.index.from(start).next().filter(|kept| kept.key == prefix.as_str());
-        let start = match start {
-            Bound::Excluded(after) if after >= below.as_str() => start,
-            Bound::Excluded(_) | Bound::Included(_) | Bound::Unbounded => Bound::Included(below.as_str()),
-        };
-        let covered = self.index.from(start).take_while(|kept| prefix.covers_text(kept.key));
-        for kept in itself.into_iter().chain(covered) {
-            if page.entries.len() >= max {
-                page.next = page.entries.last().map(|last| Key::trusted(last.key));
-                break;
-            }
-            let listed = Listed { key: kept.key, revision: kept.revision, value_len: kept.value.len() };
-            page.entries.push(listed);
-        }
-        Ok(page)
+        let bounds =
+            Bounds { max: max.min(usize::from(self.limits.list_page_max)), keys: self.index.totals().keys };
+        page(|start| self.index.from(start).map(|kept| (kept.key, Some(kept))), prefix, after, bounds)
     }
+}
+
+/// How many entries a page may have, and how many keys there are at most.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) max: usize,
+    pub(crate) keys: u64,
+}
+
+/// A page of what `from` gives in order: keys, and what they have, if they have something.
+pub(crate) fn page<'s, I: Iterator<Item = (&'s str, Option<Kept<'s>>)>>(
+    from: impl Fn(Bound<&str>) -> I,
+    prefix: &Prefix,
+    after: Option<&Key>,
+    bounds: Bounds,
+) -> Result<Page<'s>, Error> {
+    let max = bounds.max;
+    let mut page = Page { entries: Vec::new(), next: None };
+    let len = max.saturating_mul(size_of::<Listed<'_>>());
+    let keys = usize::try_from(bounds.keys).unwrap_or(usize::MAX);
+    page.entries.try_reserve_exact(max.min(keys)).map_err(|_| Error::NoMemory { len })?;
+    let start = match after {
+        Some(after) if after.as_str() >= prefix.as_str() => Bound::Excluded(after.as_str()),
+        Some(_) | None => Bound::Included(prefix.as_str()),
+    };
+    // What lies below a prefix does not stand right behind it: `/state/a-b` comes between `/state/a` and `/state/a/b`.
+    let below = alloc::format!("{prefix}/");
+    let itself = from(start).next().filter(|(key, _)| *key == prefix.as_str());
+    let start = match start {
+        Bound::Excluded(after) if after >= below.as_str() => start,
+        Bound::Excluded(_) | Bound::Included(_) | Bound::Unbounded => Bound::Included(below.as_str()),
+    };
+    let covered = from(start).take_while(|(key, _)| prefix.covers_text(key));
+    for kept in itself.into_iter().chain(covered).filter_map(|(_, kept)| kept) {
+        if page.entries.len() >= max {
+            page.next = page.entries.last().map(|last| Key::trusted(last.key));
+            break;
+        }
+        let listed = Listed { key: kept.key, revision: kept.revision, value_len: kept.value.len() };
+        page.entries.push(listed);
+    }
+    Ok(page)
 }

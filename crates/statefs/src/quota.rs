@@ -194,7 +194,7 @@ fn totals_of(record: &Record<'_>) -> Totals {
         Record::Put { key, value, .. } | Record::Kept { key, value, .. } => {
             Totals::of(key.len(), value.len())
         }
-        Record::Delete { .. } => Totals::default(),
+        Record::Delete { .. } | Record::Past { .. } => Totals::default(),
     }
 }
 

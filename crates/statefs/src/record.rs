@@ -2,21 +2,26 @@
 //!
 //! A body is records, one behind the other. All integers are little-endian.
 //!
-//! | put | | delete | | kept | |
-//! |---|---|---|---|---|---|
-//! | 0 | kind, 1 | 0 | kind, 2 | 0 | kind, 3 |
-//! | 1 | key length *k*, 1 byte | 1 | key length *k*, 1 byte | 1 | key length *k*, 1 byte |
-//! | 2 | value length *v*, 4 bytes | 2 | key | 2 | value length *v*, 4 bytes |
-//! | 6 | key | | | 6 | revision, 8 bytes |
-//! | 6 + *k* | value | | | 14 | key |
-//! | | | | | 14 + *k* | value |
+//! | put | | delete | | kept | | past | |
+//! |---|---|---|---|---|---|---|---|
+//! | 0 | kind, 1 | 0 | kind, 2 | 0 | kind, 3 | 0 | kind, 4 |
+//! | 1 | key length *k*, 1 byte | 1 | key length *k*, 1 byte | 1 | key length *k*, 1 byte | 1 | key length *k*, 1 byte |
+//! | 2 | value length *v*, 4 bytes | 2 | key | 2 | value length *v*, 4 bytes | 2 | value length *v*, 4 bytes |
+//! | 6 | key | | | 6 | revision, 8 bytes | 6 | revision, 8 bytes |
+//! | 6 + *k* | value | | | 14 | key | 14 | revision of its end, 8 bytes |
+//! | | | | | 14 + *k* | value | 22 | key |
+//! | | | | | | | 22 + *k* | value |
 //!
-//! The kind of a put, and of what is kept, has 128 added to it where the value is sealed ([`Form`]).
+//! The kind of a put, of what is kept and of what is past has 128 added to it where the value is sealed ([`Form`]).
 //!
 //! A body is **valid if and only if**
 //! 1. it is a sequence of whole records, from 1 to 65,536 of them, and nothing stands behind the last;
 //! 2. each key is a key ([`crate::Key`]) or one that the store keeps for itself, and each value has at most 65,536 bytes;
-//! 3. in a commit every record is a put or a delete; in a copied frame every record is kept.
+//! 3. in a commit every record is a put or a delete; in a copied frame every record is kept or past;
+//! 4. what is past ended after it began.
+//!
+//! What is past is a value that a key had from its revision until that of its end, and that a snapshot still has. It says
+//! nothing of the value that the key has now.
 //!
 //! A put has the revision that its place gives it: the sequence number of the frame, and its number in the frame. What is
 //! copied keeps the revision it had. Later records overrule earlier ones, whatever their revisions.
@@ -34,15 +39,23 @@ use crate::limits::{KEY_LEN_MAX, VALUE_LEN_MAX};
 pub(crate) const KEPT_HEADER_LEN: usize = 14;
 /// Bytes of a put before its key.
 pub(crate) const PUT_HEADER_LEN: usize = 6;
-/// The longest record that keeps an empty value.
-pub(crate) const RECORD_LEN_MAX_WITHOUT_VALUE: usize = KEPT_HEADER_LEN + KEY_LEN_MAX;
+/// Bytes of a past record before its key.
+pub(crate) const PAST_HEADER_LEN: usize = 22;
+/// The longest record that keeps an empty value, current or past.
+pub(crate) const RECORD_LEN_MAX_WITHOUT_VALUE: usize = PAST_HEADER_LEN + KEY_LEN_MAX;
 /// The most records of a body.
 pub(crate) const RECORDS_MAX: usize = 1 << INDEX_BITS;
+
+/// The fewest bytes of a record in a copied frame: the shortest key is `/state/a`.
+pub(crate) const COPIED_LEN_MIN: usize = KEPT_HEADER_LEN + 8;
+/// The sequence numbers that a revision has room for end here.
+pub(crate) const SEQ_END: u64 = 1 << (u64::BITS - INDEX_BITS);
 
 const INDEX_BITS: u32 = 16;
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
 const KEPT: u8 = 3;
+const PAST: u8 = 4;
 /// Added to the kind where the value is sealed.
 const SEALED: u8 = 0x80;
 
@@ -89,10 +102,15 @@ impl Revision {
         self.0
     }
 
+    /// The sequence number of its frame.
+    pub(crate) fn seq(self) -> u64 {
+        self.0 >> INDEX_BITS
+    }
+
     /// Of a record by its place; [`None`] if the numbers are used up (after 2^48 frames).
     pub(crate) fn of(seq: u64, index: usize) -> Option<Self> {
         let index = u64::try_from(index).ok().filter(|index| *index < 1 << INDEX_BITS)?;
-        (seq < 1 << (u64::BITS - INDEX_BITS)).then_some(Self(seq << INDEX_BITS | index))
+        (seq < SEQ_END).then_some(Self(seq << INDEX_BITS | index))
     }
 }
 
@@ -111,23 +129,30 @@ pub(crate) enum Record<'b> {
     Delete { key: &'b str },
     /// This key had this value when the region was copied.
     Kept { key: &'b str, value: &'b [u8], revision: Revision, form: Form },
+    /// This key had this value from one revision until another.
+    Past { key: &'b str, value: &'b [u8], revision: Revision, until: Revision, form: Form },
 }
 
 impl<'b> Record<'b> {
     /// Its key.
     pub(crate) fn key(&self) -> &'b str {
         match self {
-            Self::Put { key, .. } | Self::Delete { key } | Self::Kept { key, .. } => key,
+            Self::Put { key, .. }
+            | Self::Delete { key }
+            | Self::Kept { key, .. }
+            | Self::Past { key, .. } => key,
         }
     }
 
     /// Appends it. The key is a key, and the value within its limit.
     pub(crate) fn encode(&self, into: &mut Vec<u8>) -> Result<(), Error> {
         let (key, value) = match self {
-            Self::Put { key, value, .. } | Self::Kept { key, value, .. } => (key, *value),
+            Self::Put { key, value, .. } | Self::Kept { key, value, .. } | Self::Past { key, value, .. } => {
+                (key, *value)
+            }
             Self::Delete { key } => (key, [].as_slice()),
         };
-        let len = KEPT_HEADER_LEN + key.len() + value.len();
+        let len = PAST_HEADER_LEN + key.len() + value.len();
         into.try_reserve(len).map_err(|_| Error::NoMemory { len })?;
         let key_len = [u8::try_from(key.len()).unwrap_or(u8::MAX)];
         let value_len = u32::try_from(value.len()).unwrap_or(u32::MAX).to_le_bytes();
@@ -146,6 +171,13 @@ impl<'b> Record<'b> {
                 into.extend_from_slice(&key_len);
                 into.extend_from_slice(&value_len);
                 into.extend_from_slice(&revision.0.to_le_bytes());
+            }
+            Self::Past { revision, until, form, .. } => {
+                into.push(PAST | form.flag());
+                into.extend_from_slice(&key_len);
+                into.extend_from_slice(&value_len);
+                into.extend_from_slice(&revision.0.to_le_bytes());
+                into.extend_from_slice(&until.0.to_le_bytes());
             }
         }
         into.extend_from_slice(key.as_bytes());
@@ -169,6 +201,12 @@ pub enum BadRecord {
     /// The value is too long.
     #[error("the value is too long: len={0}")]
     ValueTooLong(u32),
+    /// What is past ended before it began.
+    #[error("what is past ended before it began")]
+    Interval,
+    /// The record of a snapshot is of a later version.
+    #[error("the record of a snapshot is of a later version")]
+    Snapshot,
     /// There are none, or too many.
     #[error("the frame has no records, or too many")]
     Count,
@@ -202,8 +240,16 @@ impl<'b> Records<'b> {
             (Kind::Commit, DELETE) if form == Form::Plain => Record::Delete { key: self.key(key_len)? },
             (Kind::Copied, KEPT) => {
                 let value_len = self.value_len()?;
-                let revision = Revision(u64::from_le_bytes(self.chunk()?));
+                let revision = self.revision()?;
                 Record::Kept { key: self.key(key_len)?, value: self.take(value_len)?, revision, form }
+            }
+            (Kind::Copied, PAST) => {
+                let value_len = self.value_len()?;
+                let (revision, until) = (self.revision()?, self.revision()?);
+                if revision >= until {
+                    return Err(BadRecord::Interval);
+                }
+                Record::Past { key: self.key(key_len)?, value: self.take(value_len)?, revision, until, form }
             }
             _ => return Err(BadRecord::Kind(code)),
         };
@@ -224,6 +270,10 @@ impl<'b> Records<'b> {
 
     fn byte(&mut self) -> Result<u8, BadRecord> {
         self.chunk::<1>().map(|[byte]| byte)
+    }
+
+    fn revision(&mut self) -> Result<Revision, BadRecord> {
+        self.chunk().map(u64::from_le_bytes).map(Revision)
     }
 
     fn value_len(&mut self) -> Result<usize, BadRecord> {
@@ -272,6 +322,14 @@ mod tests {
     const KEPT_SEALED: Record<'_> =
         Record::Kept { key: "/state/c", value: b"!", revision: Revision(1), form: Form::Sealed };
 
+    const PAST_D: Record<'_> = Record::Past {
+        key: "/state/d",
+        value: b"?",
+        revision: Revision(1),
+        until: Revision(0x0807_0605_0403_0201),
+        form: Form::Plain,
+    };
+
     fn body(records: &[Record<'_>]) -> Vec<u8> {
         let mut body = Vec::new();
         for record in records {
@@ -292,6 +350,9 @@ mod tests {
         let copied = body(&[KEPT_C]);
         assert_eq!(copied, b"\x03\x08\x01\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08/state/c!");
         assert_eq!(decode(Kind::Copied, &copied), Ok(vec![KEPT_C]));
+        let past = body(&[PAST_D]);
+        assert_eq!(past, b"\x04\x08\x01\0\0\0\x01\0\0\0\0\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08/state/d?");
+        assert_eq!(decode(Kind::Copied, &past), Ok(vec![PAST_D]));
         let sealed = body(&[PUT_SEALED]);
         assert_eq!(sealed, b"\x81\x08\x03\0\0\0/state/axyz");
         assert_eq!(decode(Kind::Commit, &sealed), Ok(vec![PUT_SEALED]));
@@ -303,6 +364,7 @@ mod tests {
     #[test]
     fn records_have_their_place() {
         assert_eq!(decode(Kind::Commit, &body(&[KEPT_C])), Err(BadRecord::Kind(KEPT)));
+        assert_eq!(decode(Kind::Commit, &body(&[PAST_D])), Err(BadRecord::Kind(PAST)));
         assert_eq!(decode(Kind::Copied, &body(&[PUT_A])), Err(BadRecord::Kind(PUT)));
         assert_eq!(decode(Kind::Seal, &body(&[PUT_A])), Err(BadRecord::Kind(PUT)));
         assert_eq!(decode(Kind::Commit, b"\x82\x08/state/b"), Err(BadRecord::Kind(DELETE | SEALED)));
@@ -320,7 +382,9 @@ mod tests {
 
     #[test]
     fn no_truncation_is_valid_and_no_flipped_bit_panics() {
-        for (kind, whole) in [(Kind::Commit, body(&[PUT_A])), (Kind::Copied, body(&[KEPT_C]))] {
+        let bodies = [(Kind::Commit, PUT_A), (Kind::Copied, KEPT_C), (Kind::Copied, PAST_D)]
+            .map(|(k, r)| (k, body(&[r])));
+        for (kind, whole) in bodies {
             for len in 0..whole.len() {
                 assert!(decode(kind, &whole[..len]).is_err(), "{len}");
             }
@@ -332,6 +396,16 @@ mod tests {
                     assert_eq!(body(&records), bad, "what is valid has one form");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_is_past_lasted_for_a_while() {
+        for (from, until, is_valid) in [(1, 2, true), (2, 2, false), (3, 2, false)] {
+            let (revision, until) = (Revision(from), Revision(until));
+            let past =
+                body(&[Record::Past { key: "/state/d", value: b"", revision, until, form: Form::Plain }]);
+            assert_eq!(decode(Kind::Copied, &past).is_ok(), is_valid, "{from} {until:?}");
         }
     }
 

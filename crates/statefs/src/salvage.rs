@@ -1,11 +1,14 @@
 //! Reading everything, and saving what can be read into a new store.
 
+use core::ops::Bound;
+
 use journal::Access;
 use media::BlockDevice;
 
+use crate::arena::Kept;
 use crate::error::Error;
-use crate::key::{self, Key, QUOTA_ROOT, SEALED_ROOT};
-use crate::settings::own_records;
+use crate::form::{Forming, Load};
+use crate::key::{self, Key};
 use crate::store::{Certainty, Options, Store, Value};
 
 /// What to do with keys whose newest value may have been lost.
@@ -44,15 +47,18 @@ impl<D: BlockDevice> Store<D> {
 
 /// Saves what can be read on one device into a new store on another one. The first is only read.
 ///
-/// Values get new revisions; what is sealed stays as it is. Quotas and which prefixes are sealed are taken over. Deletions that were lost are not known: a key that had been deleted in what was lost is back,
-/// as a suspect.
+/// Values are taken as they are: sealed ones stay sealed, and all keep their revisions; those of the new store are greater.
+/// What the store keeps for itself (quotas, what belongs to sealed prefixes) is taken, suspect or not. Snapshots are not, nor
+/// what only they have. Deletions that were lost are not known: a key that had been deleted in what was lost is back, as a
+/// suspect.
 ///
 /// # Durability
-/// `Ok`: everything that was saved is durable, and the new store is closed. Cut short, the new store holds a part.
+/// `Ok`: the new store is there, durable and closed. Cut short, there is whatever was on the second device, or no store, or
+/// the new one; never a part.
 ///
 /// # Errors
-/// As [`Store::open`] of the first, [`Store::format`] of the second, and [`Store::put`]; `NoSpace`, if the second is too
-/// small.
+/// As [`Store::open`] of the first. `NoSpace` and `Invalid`: the second is too small, or the limits are; nothing was written.
+/// As [`Store::format`]: there is no store on the second.
 pub fn salvage<D: BlockDevice, E: BlockDevice>(
     from: D,
     to: E,
@@ -60,23 +66,32 @@ pub fn salvage<D: BlockDevice, E: BlockDevice>(
     suspects: Suspects,
 ) -> Result<Salvaged, Error> {
     let (from, _) = Store::open(from, Access::Read)?;
-    let mut to = Store::format(to, options)?;
     let mut salvaged = Salvaged::default();
-    for (key, value) in from.iter() {
+    let mut load = Load::default();
+    for kept in from.index.from(Bound::Unbounded).filter(|kept| takes(&from, kept, suspects)) {
+        load.add(&kept.as_record());
+    }
+    for (_, value) in from.iter() {
         match (value.certainty, suspects) {
             (Certainty::Certain, _) => salvaged.certain += 1,
             (Certainty::Suspect, Suspects::Take) => salvaged.suspect_taken += 1,
-            (Certainty::Suspect, Suspects::Leave) => {
-                salvaged.suspect_left += 1;
-                continue;
-            }
+            (Certainty::Suspect, Suspects::Leave) => salvaged.suspect_left += 1,
         }
-        to.import(key.as_str(), value.bytes, value.form)?;
     }
-    // Whatever else is suspect: without these, nobody could read what is sealed.
-    for kept in [QUOTA_ROOT, SEALED_ROOT].into_iter().flat_map(|root| own_records(&from.index, root)) {
-        to.import(kept.key, kept.value, kept.form)?;
+    let seq = from.journal.next_seq().max(from.last.seq());
+    let value_len = u64::try_from(load.value_len).unwrap_or(u64::MAX);
+    let mut to = Forming::begin(to, options, load.charged(), value_len, seq)?;
+    for kept in from.index.from(Bound::Unbounded).filter(|kept| takes(&from, kept, suspects)) {
+        to.add(&kept.as_record())?;
     }
-    to.close()?;
+    to.finish()?;
     Ok(salvaged)
+}
+
+fn takes<D: BlockDevice>(from: &Store<D>, kept: &Kept<'_>, suspects: Suspects) -> bool {
+    match suspects {
+        _ if !key::is_users(kept.key) => key::snapshot_of(kept.key).is_none(),
+        Suspects::Take => true,
+        Suspects::Leave => !from.index.is_suspect(kept.key),
+    }
 }

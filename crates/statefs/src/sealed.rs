@@ -295,7 +295,7 @@ impl Sealing {
             Record::Put { key, form: Form::Plain, .. } | Record::Kept { key, form: Form::Plain, .. } => {
                 self.covers(key)
             }
-            Record::Put { .. } | Record::Kept { .. } | Record::Delete { .. } => false,
+            Record::Put { .. } | Record::Kept { .. } | Record::Past { .. } | Record::Delete { .. } => false,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::index::{Index, Totals};
 use crate::key::Prefix;
 use crate::limits::KEY_LEN_MAX;
 use crate::quota::Quotas;
-use crate::record::{Form, Record, Revision};
+use crate::record::{Form, Record};
 use crate::sealed::{SEALED_OVERHEAD, Sealing};
 use crate::store::Store;
 use crate::write::records;
@@ -57,7 +57,9 @@ impl<D: BlockDevice> Store<D> {
                 let value = self.sealing.seal(key, value)?;
                 Record::Put { key, value: &value, form: Form::Sealed }.encode(into)
             }
-            Record::Put { .. } | Record::Delete { .. } | Record::Kept { .. } => record.encode(into),
+            Record::Put { .. } | Record::Delete { .. } | Record::Kept { .. } | Record::Past { .. } => {
+                record.encode(into)
+            }
         }
     }
 
@@ -69,17 +71,6 @@ impl<D: BlockDevice> Store<D> {
         let mut sealed = Vec::new();
         records(body).try_for_each(|record| self.encode(&record, &mut sealed))?;
         Ok(Some(sealed))
-    }
-
-    /// Buffers a value of another store, in the form it has there: what is sealed stays as it is. A key that the store keeps
-    /// for itself takes effect when the store is opened again, so that nothing stands in the way of what follows.
-    pub(crate) fn import(&mut self, key: &str, value: &[u8], form: Form) -> Result<Revision, Error> {
-        let (limit, requested) = (u64::from(self.limits.value_len_max), u64::try_from(value.len()));
-        let requested = requested.unwrap_or(u64::MAX);
-        if requested > limit {
-            return Err(Error::ValueTooLong { limit, requested });
-        }
-        self.buffer(&Record::Put { key, value, form })
     }
 
     /// Refuses what a prefix does not allow, before anything is written: every body comes by here.

@@ -3,7 +3,7 @@
 use journal::Layout;
 
 use crate::limits::Limits;
-use crate::record::RECORD_LEN_MAX_WITHOUT_VALUE;
+use crate::record::{COPIED_LEN_MIN, RECORD_LEN_MAX_WITHOUT_VALUE, RECORDS_MAX};
 
 /// Blocks of a copied frame, where records are not larger.
 const COPIED_FRAME_BLOCKS: u64 = 64;
@@ -34,7 +34,9 @@ impl Space {
         let frame_len = usize::try_from(blocks)
             .unwrap_or(usize::MAX)
             .saturating_mul(payload_len)
-            .min(layout.body_len_max());
+            .min(layout.body_len_max())
+            // However short they are, no more than a body may have.
+            .min(RECORDS_MAX * COPIED_LEN_MIN);
         // A frame ends where the next record does not fit: so it has no less than this, or it and the next together have
         // more than one may have.
         let fill = frame_len.saturating_sub(record_len).max(frame_len / 2).max(1);

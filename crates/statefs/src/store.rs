@@ -7,21 +7,23 @@ use core::time::Duration;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use journal::{Access, Frame, Journal, JournalError, Kind, Opened, StoreId, Verdict};
+use journal::{Access, Frame, Journal, JournalError, Opened, StoreId, Verdict};
 use media::BlockDevice;
 
 use crate::changes::Ring;
 use crate::commit::{Gathered, Unshown};
 use crate::compact::Copying;
 use crate::error::Error;
+use crate::form::admit;
 use crate::histogram::Histogram;
-use crate::index::Index;
+use crate::index::{Index, Totals};
 use crate::key::{self, Key};
 use crate::limits::Limits;
 use crate::quota::Quotas;
-use crate::record::{Form, Records, Revision};
+use crate::record::{Form, Record, Records, Revision};
 use crate::scrub::Scrubbing;
 use crate::sealed::Sealing;
+use crate::snapshot;
 use crate::space::Space;
 
 /// What a store is made with.
@@ -67,6 +69,8 @@ pub struct Recovery {
     pub roots_repaired: u8,
     /// Whether a compaction that a crash had interrupted was finished.
     pub switch_finished: bool,
+    /// Snapshots there are.
+    pub snapshots: usize,
     /// Why nothing can be written, if that is so.
     pub read_only: Option<&'static str>,
 }
@@ -100,7 +104,13 @@ pub struct Stats {
     pub live_keys: u64,
     /// Bytes of keys and values.
     pub live_bytes: u64,
-    /// Blocks that a copy of them needs at most.
+    /// Snapshots there are.
+    pub snapshots: usize,
+    /// Values that no key has any more, kept because a snapshot has them.
+    pub past_values: u64,
+    /// Bytes of their keys and of them.
+    pub past_bytes: u64,
+    /// Blocks that a copy of everything that is kept needs at most.
     pub live_blocks: u64,
     /// The most blocks it may need.
     pub capacity_blocks: u64,
@@ -166,11 +176,7 @@ impl<D: BlockDevice> Store<D> {
     /// # Errors
     /// [`Error::Limits`]: nothing was written. [`Error::Journal`]: the device is too small, or failed.
     pub fn format(device: D, options: &Options) -> Result<Self, Error> {
-        let layout = journal::Layout::of(device.geometry(), options.journal).map_err(JournalError::from)?;
-        let limits = options.limits.on(&layout);
-        if !limits.is_in_range() {
-            return Err(Error::Limits);
-        }
+        let (limits, _) = admit(device.geometry(), options, Totals::default(), 0)?;
         let journal = Journal::format(device, options.store_id, options.journal, &limits.encode())?;
         Ok(Self::over(journal, limits, Index::default(), Revision::from_u64(0)))
     }
@@ -195,10 +201,18 @@ impl<D: BlockDevice> Store<D> {
         if report.gap_at_end {
             index.suspect_all();
         }
+        if let Verdict::Damaged { first_lost, .. } = report.verdict {
+            // Where a part of the copy is lost, nobody knows of when it was.
+            let first_lost = if report.copied_is_whole { first_lost } else { 0 };
+            index.history_mut().lost_from(Revision::of(first_lost, 0).unwrap_or(Revision::from_u64(0)));
+        }
+        // Only now is it known which snapshots there are.
+        index.history_mut().prune();
+        let users = users_totals(&index);
         let recovery = Recovery {
-            live_keys: users_keys(&index),
-            live_bytes: index.totals().bytes,
-            suspect_keys: index.count_suspect(),
+            live_keys: users.keys,
+            live_bytes: users.bytes,
+            suspect_keys: index.count_suspect().saturating_sub(own_suspects(&index)),
             frames_replayed: report.frames,
             tail: report.verdict,
             was_sealed: report.was_sealed,
@@ -206,6 +220,7 @@ impl<D: BlockDevice> Store<D> {
             roots_valid: report.roots_valid,
             roots_repaired: report.roots_repaired,
             switch_finished: report.switch_finished,
+            snapshots: index.history().snapshots().len(),
             read_only: journal.read_only(),
         };
         let mut store = Self::over(journal, limits, index, last);
@@ -322,11 +337,14 @@ impl<D: BlockDevice> Store<D> {
     /// What is held and what was done.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let totals = self.index.totals();
+        let (users, past) = (users_totals(&self.index), self.index.history().totals());
         Stats {
-            live_keys: users_keys(&self.index),
-            live_bytes: totals.bytes,
-            live_blocks: self.space.blocks_of(totals.record_bytes),
+            live_keys: users.keys,
+            live_bytes: users.bytes,
+            snapshots: self.index.history().snapshots().len(),
+            past_values: past.keys,
+            past_bytes: past.bytes,
+            live_blocks: self.space.blocks_of(self.index.charged().record_bytes),
             capacity_blocks: self.space.capacity_blocks,
             pending_ops: self.pending.ops,
             frame_ops: self.frame_ops,
@@ -336,10 +354,16 @@ impl<D: BlockDevice> Store<D> {
     }
 }
 
-/// How many keys are users'. Those of the store itself are few, and come first.
-fn users_keys(index: &Index) -> u64 {
-    let own = index.from(Bound::Unbounded).take_while(|kept| !key::is_users(kept.key)).count();
-    index.totals().keys.saturating_sub(u64::try_from(own).unwrap_or(u64::MAX))
+/// What is users'. What the store keeps for itself is little, and comes first.
+fn users_totals(index: &Index) -> Totals {
+    let own = index.from(Bound::Unbounded).take_while(|kept| !key::is_users(kept.key));
+    own.fold(index.totals(), |totals, kept| totals.less(kept.totals()))
+}
+
+/// How many of the store's own records are suspect.
+fn own_suspects(index: &Index) -> u64 {
+    let own = index.from(Bound::Unbounded).take_while(|kept| !key::is_users(kept.key));
+    u64::try_from(own.filter(|kept| index.is_suspect(kept.key)).count()).unwrap_or(u64::MAX)
 }
 
 /// Puts what a frame says into the index.
@@ -348,12 +372,15 @@ pub(crate) fn load(index: &mut Index, last: &mut Revision, frame: &Frame<'_>) ->
         index.suspect_all();
     }
     for (nth, record) in Records::of(frame.kind, frame.body).enumerate() {
+        let record = record.and_then(snapshot::checked);
         let record = record.map_err(|what| Error::Corrupt { seq: frame.seq, index: nth, what })?;
         let revision = Revision::of(frame.seq, nth).ok_or(JournalError::NumbersUsedUp)?;
         index.apply(&record, revision)?;
-        if frame.kind == Kind::Commit {
-            *last = revision;
-        }
+        *last = (*last).max(match record {
+            Record::Put { .. } | Record::Delete { .. } => revision,
+            Record::Kept { revision, .. } => revision,
+            Record::Past { until, .. } => until,
+        });
     }
     index.tidy()
 }

@@ -8,10 +8,11 @@ use journal::{JournalError, Kind};
 use media::BlockDevice;
 
 use crate::batch::{Batch, Precondition};
-use crate::commit::Company;
+use crate::commit::{Company, Delta};
 use crate::error::Error;
+use crate::history::charged;
 use crate::index::Totals;
-use crate::key::Key;
+use crate::key::{self, Key};
 use crate::record::{Form, Record, Records, Revision};
 use crate::store::{Idle, Store};
 
@@ -41,15 +42,20 @@ impl<D: BlockDevice> Store<D> {
     /// # Errors
     /// As [`Store::put`], and never `NoSpace` for want of room for live data.
     pub fn delete(&mut self, key: &Key) -> Result<Option<Revision>, Error> {
+        self.delete_stored(key.as_str())
+    }
+
+    /// Takes the value of a user's key, or of one of the store's own, away.
+    pub(crate) fn delete_stored(&mut self, key: &str) -> Result<Option<Revision>, Error> {
         self.refuse_unless_writable()?;
-        if self.index.get(key.as_str()).is_none() {
+        if self.index.get(key).is_none() {
             // It may have been taken away in memory only.
             if self.durable < self.last {
                 let _durable = self.sync()?;
             }
             return Ok(None);
         }
-        self.commit_records(&[Record::Delete { key: key.as_str() }]).map(Some)
+        self.commit_records(&[Record::Delete { key }]).map(Some)
     }
 
     /// Gives a key a value if it is as expected.
@@ -223,20 +229,27 @@ impl<D: BlockDevice> Store<D> {
         }
     }
 
-    /// Refuses what would not fit, before anything is written. What it adds to what is alive, and takes from it.
-    pub(crate) fn check_space(&self, body: &[u8]) -> Result<(Totals, Totals), Error> {
+    /// Refuses what would not fit, before anything is written. What showing it will change.
+    pub(crate) fn check_space(&self, body: &[u8]) -> Result<Delta, Error> {
         self.admit(body)?;
-        let used = self.totals_ahead();
-        let (mut more, mut less) = (Totals::default(), Totals::default());
+        let history = self.index.history();
+        let mut delta = Delta::default();
+        let mut has_snapshots = !history.has_no_snapshots();
         for record in records(body) {
-            if let Some((_, old)) = self.ahead(record.key()) {
-                less = less.plus(old);
+            if let Some((revision, old)) = self.ahead(record.key()) {
+                delta.less = delta.less.plus(old);
+                if history.keeps(record.key(), revision) {
+                    delta.past = delta.past.plus(old.as_past());
+                }
             }
             if let Record::Put { key, value, .. } = record {
-                more = more.plus(Totals::of(key.len(), value.len()));
+                delta.more = delta.more.plus(Totals::of(key.len(), value.len()));
+                has_snapshots |= key::snapshot_of(key).is_some();
             }
         }
-        let next = used.plus(more).less(less);
+        let (live, past) = self.totals_ahead();
+        let used = charged(live, past, !history.has_no_snapshots());
+        let next = charged(live.plus(delta.more).less(delta.less), past.plus(delta.past), has_snapshots);
         let keys_max = u64::from(self.limits.keys_max);
         if next.keys > keys_max && next.keys > used.keys {
             let requested = next.keys - used.keys;
@@ -258,7 +271,7 @@ impl<D: BlockDevice> Store<D> {
         if used_blocks > limit {
             return Err(Error::NoSpace { limit, used: used_blocks, requested: used_blocks + frame_blocks });
         }
-        Ok((more, less))
+        Ok(delta)
     }
 
     pub(crate) fn commit_records(&mut self, all: &[Record<'_>]) -> Result<Revision, Error> {

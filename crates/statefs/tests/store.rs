@@ -601,3 +601,18 @@ fn a_write_that_failed_is_not_shown_and_ends_all_writing() {
         store.put(&key("a"), b"newer").expect("a new open is a new start");
     }
 }
+
+/// Blocks so large and keys so short that a copied frame could have more records than one may have.
+#[test]
+fn a_copy_of_very_many_very_small_values_can_be_read_again() {
+    let disk = disk(65_536, 200);
+    let mut store = format(&disk);
+    let count = 70_000_u32;
+    for nth in 0..count {
+        store.put_buffered(&key(&nth.to_string()), b"").unwrap();
+    }
+    while store.compact_step().unwrap() == Compaction::Running {}
+    store.close().unwrap();
+    let (_, recovery) = Store::open(disk, Access::Read).unwrap();
+    assert_eq!(recovery.live_keys, u64::from(count));
+}

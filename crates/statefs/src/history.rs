@@ -1,0 +1,334 @@
+//! History: the values that keys had and no longer have, as far as a snapshot still has them.
+//!
+//! A snapshot is a record of the store's own; its revision *s* is when it was taken. A value that a key had from revision
+//! *from* until revision *until* belongs to it where *from* < *s* < *until*. Nothing is written when a value becomes past:
+//! its record is still in the region, and replay in order finds the same history again. Compaction copies what is past
+//! as records of their own, in front of the key's current one.
+//!
+//! Commits that were made during a copy are replayed behind it, and may be older than what was copied. So:
+//! - an interval that ends before it begins is not one, and is not kept: it comes from an older put over a newer copy;
+//! - an interval has one place, its key and its beginning: what is found twice is kept once;
+//! - nothing is forgotten during replay, because the record of the snapshot that needs it may come later. It is forgotten at
+//!   the end of replay, and when a snapshot is dropped.
+//!
+//! Invariants
+//! - the intervals of a key are in order of their beginnings, and do not overlap but where something was lost.
+//! - the totals are those of all intervals.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet, btree_map};
+use alloc::vec::Vec;
+use core::cmp::Ordering;
+use core::iter::Peekable;
+use core::ops::Bound;
+
+use crate::arena::{Arena, Kept, Place};
+use crate::error::Error;
+use crate::index::Totals;
+use crate::key;
+use crate::record::{KEPT_HEADER_LEN, PAST_HEADER_LEN, Record, Revision};
+
+/// Bytes that a record is longer when it is past.
+const LONGER: u64 = 8;
+
+const _: () = assert!(PAST_HEADER_LEN == KEPT_HEADER_LEN + 8, "that many");
+
+/// A value that a key had.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Past {
+    from: Revision,
+    until: Revision,
+    place: Place,
+    value_len: usize,
+}
+
+/// What is past and still needed, and by what.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    snapshots: BTreeMap<Box<str>, Revision>,
+    revisions: BTreeSet<Revision>,
+    past: BTreeMap<Box<str>, Vec<Past>>,
+    totals: Totals,
+    /// The state of the store before this revision is known whole, whatever is suspect now.
+    first_lost: Option<Revision>,
+}
+
+impl History {
+    /// The snapshots there are, by name.
+    pub(crate) fn snapshots(&self) -> impl ExactSizeIterator<Item = (&str, Revision)> {
+        self.snapshots.iter().map(|(name, revision)| (&**name, *revision))
+    }
+
+    /// When the snapshot of that name was taken.
+    pub(crate) fn snapshot(&self, name: &str) -> Option<Revision> {
+        self.snapshots.get(name).copied()
+    }
+
+    /// Takes note that there is a snapshot of that name.
+    pub(crate) fn take(&mut self, name: &str, revision: Revision) {
+        self.forget(name);
+        self.snapshots.insert(name.into(), revision);
+        self.revisions.insert(revision);
+    }
+
+    /// Takes note that there is no snapshot of that name. What it alone has stays until [`History::prune`].
+    pub(crate) fn forget(&mut self, name: &str) {
+        if let Some(revision) = self.snapshots.remove(name) {
+            self.revisions.remove(&revision);
+        }
+    }
+
+    /// Whether there is nothing that may need what becomes past.
+    pub(crate) fn has_no_snapshots(&self) -> bool {
+        self.revisions.is_empty()
+    }
+
+    /// Whether a snapshot has what a key had then.
+    fn is_needed(&self, from: Revision, until: Revision) -> bool {
+        let between = (Bound::Excluded(from), Bound::Excluded(until));
+        from < until && self.revisions.range(between).next().is_some()
+    }
+
+    /// Whether a value of the key that was written with this revision would be kept, were it taken away now.
+    pub(crate) fn keeps(&self, key: &str, from: Revision) -> bool {
+        key::snapshot_of(key).is_none() && self.revisions.last().is_some_and(|last| from < *last)
+    }
+
+    /// What a key had is no longer what it has.
+    pub(crate) fn retire(&mut self, kept: Kept<'_>, place: Place, until: Revision) {
+        // A snapshot is there or not; what it was called is nobody's value.
+        if key::snapshot_of(kept.key).is_none() && self.is_needed(kept.revision, until) {
+            self.insert(kept, place, until);
+        }
+    }
+
+    /// Keeps what a key had until then.
+    pub(crate) fn insert(&mut self, kept: Kept<'_>, place: Place, until: Revision) {
+        let past = Past { from: kept.revision, until, place, value_len: kept.value.len() };
+        let Some(intervals) = self.past.get_mut(kept.key) else {
+            self.totals = self.totals.plus(past.totals(kept.key));
+            self.past.insert(kept.key.into(), alloc::vec![past]);
+            return;
+        };
+        match intervals.binary_search_by_key(&past.from, |other| other.from) {
+            Ok(at) => {
+                // Where a write in between was lost, one of the two ends too late.
+                if let Some(same) = intervals.get_mut(at) {
+                    same.until = same.until.min(until);
+                }
+            }
+            Err(at) => {
+                intervals.insert(at, past);
+                self.totals = self.totals.plus(past.totals(kept.key));
+            }
+        }
+    }
+
+    /// Forgets what no snapshot has.
+    pub(crate) fn prune(&mut self) {
+        let mut past = core::mem::take(&mut self.past);
+        let mut totals = Totals::default();
+        past.retain(|key, intervals| {
+            intervals.retain(|past| self.is_needed(past.from, past.until));
+            totals = intervals.iter().fold(totals, |totals, past| totals.plus(past.totals(key)));
+            !intervals.is_empty()
+        });
+        self.past = past;
+        self.totals = totals;
+    }
+
+    /// Something of this revision, and of later ones, was lost.
+    pub(crate) fn lost_from(&mut self, revision: Revision) {
+        self.first_lost = Some(revision);
+    }
+
+    /// Whether everything is known of what was so at this revision.
+    pub(crate) fn is_whole_at(&self, revision: Revision) -> bool {
+        self.first_lost.is_none_or(|lost| revision < lost)
+    }
+
+    /// What is past.
+    pub(crate) fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Bytes of the records in memory of what is past.
+    pub(crate) fn arena_len(&self) -> u64 {
+        self.totals.record_bytes.saturating_sub(self.totals.keys.saturating_mul(LONGER))
+    }
+
+    /// The same history, its records moved into another arena.
+    pub(crate) fn moved(&self, from: &Arena, to: &mut Arena) -> Result<Self, Error> {
+        let mut moved = Self {
+            snapshots: self.snapshots.clone(),
+            revisions: self.revisions.clone(),
+            first_lost: self.first_lost,
+            ..Self::default()
+        };
+        for past in self.past.values().flatten() {
+            let Some(kept) = from.get(past.place) else { continue };
+            let place = to.push(kept.key, kept.value, kept.revision, kept.form)?;
+            moved.insert(kept, place, past.until);
+        }
+        Ok(moved)
+    }
+}
+
+/// What must fit into a region, where so much is current and so much is past. While there are snapshots, any value may become
+/// past, and its record is longer then: that much is set aside, so that a delete always fits.
+pub(crate) fn charged(live: Totals, past: Totals, has_snapshots: bool) -> Totals {
+    let longer = if has_snapshots { live.keys.saturating_mul(LONGER) } else { 0 };
+    let all = live.plus(past);
+    Totals { record_bytes: all.record_bytes.saturating_add(longer), ..all }
+}
+
+impl Past {
+    fn as_record<'a>(&self, arena: &'a Arena) -> Option<Record<'a>> {
+        let Kept { key, value, revision, form, .. } = arena.get(self.place)?;
+        Some(Record::Past { key, value, revision, until: self.until, form })
+    }
+
+    fn totals(&self, key: &str) -> Totals {
+        Totals::of_past(key.len(), self.value_len)
+    }
+}
+
+impl Totals {
+    /// One value that is past.
+    pub(crate) fn of_past(key_len: usize, value_len: usize) -> Self {
+        Self::of(key_len, value_len).as_past()
+    }
+
+    /// The same one value, when it is past.
+    pub(crate) fn as_past(self) -> Self {
+        Self { record_bytes: self.record_bytes.saturating_add(LONGER), ..self }
+    }
+}
+
+/// All there is of a key.
+pub(crate) struct Versions<'a> {
+    pub(crate) key: &'a str,
+    past: &'a [Past],
+    live: Option<Kept<'a>>,
+}
+
+impl<'a> Versions<'a> {
+    /// What the key had at a revision.
+    pub(crate) fn at(&self, revision: Revision, arena: &'a Arena) -> Option<(Kept<'a>, Place)> {
+        let past = self.past.iter().find(|past| past.from < revision && revision < past.until)?;
+        Some((arena.get(past.place)?, past.place))
+    }
+
+    /// What is past, as records.
+    pub(crate) fn past_records(&self, arena: &'a Arena) -> impl Iterator<Item = Record<'a>> + use<'a> {
+        self.past.iter().filter_map(|past| past.as_record(arena))
+    }
+
+    /// What is current, as a record.
+    pub(crate) fn live_record(&self) -> Option<Record<'a>> {
+        self.live.map(|live| live.as_record())
+    }
+
+    /// A key that has this and never had anything else.
+    pub(crate) fn only(live: Kept<'a>) -> Self {
+        Self { key: live.key, past: &[], live: Some(live) }
+    }
+
+    /// What the key has, if it had it then.
+    pub(crate) fn live_at(&self, revision: Revision) -> Option<Kept<'a>> {
+        self.live.filter(|live| live.revision < revision)
+    }
+}
+
+/// Every key that has a value or had one, in order.
+pub(crate) struct AllVersions<'a, I: Iterator<Item = Kept<'a>>> {
+    live: Peekable<I>,
+    past: Peekable<btree_map::Range<'a, Box<str>, Vec<Past>>>,
+}
+
+impl<'a, I: Iterator<Item = Kept<'a>>> AllVersions<'a, I> {
+    /// `live` are the current records from `start` on.
+    pub(crate) fn of(live: I, history: &'a History, start: Bound<&str>) -> Self {
+        let past = history.past.range::<str, _>((start, Bound::Unbounded));
+        Self { live: live.peekable(), past: past.peekable() }
+    }
+}
+
+impl<'a, I: Iterator<Item = Kept<'a>>> Iterator for AllVersions<'a, I> {
+    type Item = Versions<'a>;
+
+    fn next(&mut self) -> Option<Versions<'a>> {
+        let order = match (self.live.peek(), self.past.peek()) {
+            (Some(live), Some((key, _))) => live.key.cmp(key),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return None,
+        };
+        let live = if order == Ordering::Greater { None } else { self.live.next() };
+        let past = if order == Ordering::Less { None } else { self.past.next() };
+        let key = live.map(|live| live.key).or_else(|| past.map(|(key, _)| &**key))?;
+        Some(Versions { key, past: past.map_or(&[], |(_, intervals)| intervals.as_slice()), live })
+    }
+}
+
+/// The last record that was copied.
+#[derive(Debug, Clone)]
+pub(crate) struct Cursor {
+    key: Box<str>,
+    /// Where it was past, its beginning: what began later, and what is current, has not been copied.
+    past: Option<Revision>,
+}
+
+impl Cursor {
+    /// Where to look on.
+    pub(crate) fn start(after: Option<&Self>) -> Bound<&str> {
+        match after {
+            None => Bound::Unbounded,
+            Some(Self { key, past: None }) => Bound::Excluded(key),
+            Some(Self { key, past: Some(_) }) => Bound::Included(key),
+        }
+    }
+}
+
+/// Fills a frame with what comes next, in order, as far as it fits into `len_max` bytes, though at least one record; the last
+/// of them, and whether that was all.
+///
+/// A step ends anywhere among the versions of a key. The next one goes on with those that began later: a value that was
+/// current in between and has become past is one of them.
+pub(crate) fn gather<'a>(
+    all: impl Iterator<Item = Versions<'a>>,
+    arena: &'a Arena,
+    after: Option<&Cursor>,
+    len_max: usize,
+    body: &mut Vec<u8>,
+) -> Result<(Option<Cursor>, bool), Error> {
+    let mut last: Option<(&str, Option<Revision>)> = None;
+    let cursor = |last: Option<(&str, Option<Revision>)>| match last {
+        Some((key, past)) => Some(Cursor { key: key.into(), past }),
+        None => after.cloned(),
+    };
+    for versions in all {
+        let done = after.filter(|after| *after.key == *versions.key).and_then(|after| after.past);
+        let past = versions.past.iter().filter(|past| done.is_none_or(|done| past.from > done));
+        for past in past {
+            let Some(kept) = arena.get(past.place) else { continue };
+            let Kept { key, value, revision, form, .. } = kept;
+            if body.len() + kept.record.len() + PAST_HEADER_LEN - KEPT_HEADER_LEN > len_max
+                && !body.is_empty()
+            {
+                return Ok((cursor(last), false));
+            }
+            Record::Past { key, value, revision, until: past.until, form }.encode(body)?;
+            last = Some((versions.key, Some(past.from)));
+        }
+        let Some(live) = versions.live else { continue };
+        if body.len() + live.record.len() > len_max && !body.is_empty() {
+            return Ok((cursor(last), false));
+        }
+        let len = live.record.len();
+        body.try_reserve(len).map_err(|_| Error::NoMemory { len })?;
+        body.extend_from_slice(live.record);
+        last = Some((versions.key, None));
+    }
+    Ok((cursor(last), true))
+}
