@@ -10,7 +10,7 @@ use crate::layout::{Layout, Limits, Side, pair_of};
 pub use crate::replay::Frame;
 use crate::replay::{Region, Replayed, Verdict, replay};
 use crate::superblock::{ENGINE_LEN_MAX, Slot, Superblock, read_slots};
-use crate::writer::{Barrier, Journal, OpenRecord, Place, Stats};
+use crate::writer::{Barrier, Journal, OpenRecord, Place, RootSource, Stats};
 
 /// What a store is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,10 +89,13 @@ impl<D: BlockDevice> Journal<D> {
             engine: engine.to_vec(),
         };
         let zeros = alloc::vec![0; layout.block_size()];
-        let headers = [layout.block(Side::A, 0), layout.block(Side::B, 0)];
-        let slots = (0..4).map(|slot| layout.slot(slot));
-        for at in slots.chain(headers) {
-            device.write(at, &zeros)?;
+        for slot in 0..4 {
+            device.write(layout.slot(slot), &zeros)?;
+        }
+        // As long as any slot of an older store may be left, so must its regions be: it is found whole, or not at all.
+        device.flush()?;
+        for side in [Side::A, Side::B] {
+            device.write(layout.block(side, 0), &zeros)?;
         }
         device.flush()?;
         let mut journal = Self::over(device, layout, root.clone());
@@ -124,6 +127,7 @@ impl<D: BlockDevice> Journal<D> {
             buffer: Vec::new(),
             copying: None,
             stats: Stats::default(),
+            root_source: RootSource::Read,
             root,
         }
     }
@@ -173,7 +177,7 @@ impl<D: BlockDevice> Journal<D> {
             used_blocks: replayed.tail,
         };
         if journal.read_only.is_none() {
-            report.roots_repaired = journal.settle_roots(&found, &root)?;
+            report.roots_repaired = journal.settle_roots(&found, &root, &replayed)?;
             journal.record_open(&replayed)?;
         }
         Ok(Opened { journal, report })
@@ -200,9 +204,17 @@ impl<D: BlockDevice> Journal<D> {
     }
 
     /// Writes what is missing of the root in force.
-    fn settle_roots(&mut self, found: &Found, root: &Superblock) -> Result<u8, JournalError> {
+    fn settle_roots(
+        &mut self,
+        found: &Found,
+        root: &Superblock,
+        replayed: &Replayed,
+    ) -> Result<u8, JournalError> {
         if *root != found.root {
             let root = Superblock { incarnation: self.incarnation, ..root.clone() };
+            if replayed.tail == root.copied_blocks {
+                self.write_copied_again(&root)?;
+            }
             self.write_root(&root)?;
             self.root = root;
             return Ok(2);
@@ -218,6 +230,22 @@ impl<D: BlockDevice> Journal<D> {
             self.flush_now()?;
         }
         Ok(repaired)
+    }
+
+    /// What was read of a switch that a crash interrupted may be in a cache alone: the flush that should have covered it may
+    /// have failed, and no later one covers it unless it is written again.
+    ///
+    /// Only where nothing was committed behind it: then the other region still holds everything, should this one be torn
+    /// now. Behind a commit it is durable, for commits wait until the root is.
+    fn write_copied_again(&mut self, root: &Superblock) -> Result<(), JournalError> {
+        let mut block = alloc::vec![0; self.layout.block_size()];
+        for at in 0..root.copied_blocks {
+            let address = self.layout.block(root.side, at);
+            self.device.read(address, &mut block)?;
+            self.stats.blocks += 1;
+            self.device.write(address, &block).map_err(|error| self.poison(error))?;
+        }
+        self.flush_now()
     }
 
     /// Says, durably, that what stands behind the end is discarded. After a seal there is nothing to discard, and the
