@@ -18,6 +18,7 @@ pub struct DiskCanary {
     name: &'static str,
     about: &'static str,
     geometry: Geometry,
+    value_len: usize,
     prepare: fn(&SimDisk) -> Done,
     run: fn(&SimDisk) -> Done,
     look: fn(&SimDisk) -> Option<Value>,
@@ -37,6 +38,9 @@ const MIX: &[Class] = &[Class::Mix];
 
 /// Blocks of two sectors, that break in two.
 const TWO_SECTORS: Geometry = blocks_of(1024, 4);
+const BLOCK_LEN: usize = 1024;
+/// Of a value that fits into a frame.
+const SHORT_LEN: usize = 200;
 
 impl DiskCanary {
     /// What the profile of this name must find; [`None`] for a profile the canary says nothing about.
@@ -57,6 +61,7 @@ pub fn disk_canaries() -> Vec<DiskCanary> {
             name: "state-no-flush",
             about: "the store on a device whose flush says Ok and does nothing",
             geometry: geometry(32),
+            value_len: SHORT_LEN,
             prepare: |disk| put(Store::format(disk.clone(), &options())?, OLD),
             run: |disk| put(Store::open(NoFlush(disk.clone()), Access::Write)?.0, NEW),
             look: |disk| {
@@ -70,6 +75,7 @@ pub fn disk_canaries() -> Vec<DiskCanary> {
             name: "state-rewrite-in-place",
             about: "write a new value over the old one, flush, and call it durable",
             geometry: TWO_SECTORS,
+            value_len: BLOCK_LEN,
             prepare: |disk| write(disk, 0, OLD),
             run: |disk| {
                 write(disk, 0, NEW)?;
@@ -83,6 +89,7 @@ pub fn disk_canaries() -> Vec<DiskCanary> {
             name: "state-root-with-data",
             about: "write a value to a free block and the root that names it, with one flush for both",
             geometry: TWO_SECTORS,
+            value_len: BLOCK_LEN,
             prepare: |disk| {
                 write(disk, 1, OLD)?;
                 write(disk, 0, 1)
@@ -102,18 +109,18 @@ pub fn disk_canaries() -> Vec<DiskCanary> {
 }
 
 fn write(disk: &SimDisk, at: u64, byte: u8) -> Done {
-    disk.write(BlockIndex::new(at), &[byte; 1024])?;
+    disk.write(BlockIndex::new(at), &[byte; BLOCK_LEN])?;
     Ok(())
 }
 
 fn read(disk: &SimDisk, at: u64) -> Option<Value> {
-    let mut block = [0; 1024];
+    let mut block = [0; BLOCK_LEN];
     disk.read(BlockIndex::new(at), &mut block).ok()?;
     Some(Value::bytes(&block))
 }
 
 fn put<D: BlockDevice>(mut store: Store<D>, byte: u8) -> Done {
-    let _revision = store.put(&Key::parse(CELL)?, &[byte; 1024])?;
+    let _revision = store.put(&Key::parse(CELL)?, &[byte; SHORT_LEN])?;
     Ok(())
 }
 
@@ -163,14 +170,14 @@ impl Workload<SimDisk> for DiskCanary {
         let why = (self.prepare)(&disk).err().map(|error| error.to_string());
         // A canary that cannot even begin must not look like one in which there is nothing to find.
         let cells = match why {
-            None => vec![(CELL.into(), Some(Value::bytes(&[OLD; 1024])))],
+            None => vec![(CELL.into(), Some(Value::bytes(&vec![OLD; self.value_len])))],
             Some(why) => vec![(format!("prepared: {why}").into(), Some(Value::bytes(b"everything")))],
         };
         (disk.image(), Expected::starting(cells))
     }
 
     fn run(&self, disk: &SimDisk, _run: &Run) {
-        let value = Some(Value::bytes(&[NEW; 1024]));
+        let value = Some(Value::bytes(&vec![NEW; self.value_len]));
         disk.tell(Mark::Begin(Operation::one(format_args!("write {CELL}"), CELL, value)));
         disk.tell(match (self.run)(disk) {
             Ok(()) => Mark::Acknowledged,

@@ -8,13 +8,15 @@ mod barriers;
 mod canaries;
 mod cases;
 mod disk_canaries;
+mod recovery;
 mod site;
 mod state;
 
-pub use barriers::{BarrierSite, MutatedBarrier, barrier_sites};
+pub use barriers::{BarrierSite, MutatedBarrier, barrier_sites, disk_barrier_sites};
 pub use canaries::{Canary, canaries};
 pub use cases::{case_named, cases, replace_of};
 pub use disk_canaries::{DiskCanary, disk_canaries};
+pub use recovery::{Counts, Crash, Found, RecoveryRow, RecoveryTable, recovery_table};
 pub use site::{FileCase, OnSim, Site};
 pub use state::{state_case_named, state_cases};
 

@@ -61,7 +61,7 @@ impl std::fmt::Display for Ended {
 }
 
 impl Ended {
-    fn is_no_space(&self) -> bool {
+    pub(crate) fn is_no_space(&self) -> bool {
         matches!(self, Self::Store(error) if error.kind() == ErrorKind::NoSpace)
     }
 }

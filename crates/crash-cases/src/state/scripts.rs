@@ -226,12 +226,12 @@ fn torn(geometry: Geometry) -> Before {
         let _revision = store.put(&Key::parse("/state/b")?, &[7; 600])?;
         Ok(())
     })?;
-    let writes = trace.records().iter().filter_map(|record| record.op());
-    let last = writes.filter_map(|op| match op {
+    let write = |op: &BlockOp| match op {
         BlockOp::Write { at, .. } => Some(*at),
         BlockOp::Flush { .. } => None,
-    });
-    let last = last.last().ok_or(Ended::Unplanned("unplanned: nothing was written"))?;
+    };
+    let last = trace.records().iter().rev().find_map(|record| record.op().and_then(write));
+    let last = last.ok_or(Ended::Unplanned("unplanned: nothing was written"))?;
     let disk = SimDisk::resume(&DiskImage::new(geometry), trace);
     for at in [last, BlockIndex::new(1)] {
         disk.write(at, &[0; 512]).map_err(|_| Ended::Unplanned("unplanned: there is no such block"))?;

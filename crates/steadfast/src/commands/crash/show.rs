@@ -28,11 +28,6 @@ pub(in crate::commands) struct Shown {
 /// Cuts the power at every point of the cases that are shown, and once where a barrier is missing.
 pub(in crate::commands) fn show(output: &Output, interrupt: &Interrupt) -> Outcome<Shown> {
     let mut shown = cut(&SHOWN, STATES, output, interrupt)?;
-    shown.lines.push(
-        "  A real cut leaves one disk; a simulated one can leave each that may be left. More of it:"
-            .to_owned(),
-    );
-    shown.lines.push("  steadfast crash run".to_owned());
     shown.lines.extend(the_classic_mistake("rename-without-fsync", "ext4-ordered"));
     Ok(shown)
 }
@@ -41,6 +36,9 @@ pub(in crate::commands) fn show(output: &Output, interrupt: &Interrupt) -> Outco
 pub(in crate::commands) fn show_state(output: &Output, interrupt: &Interrupt) -> Outcome<Shown> {
     let mut shown = cut(&SHOWN_STATE, STATES_STATE, output, interrupt)?;
     shown.lines.extend(the_classic_mistake("state-no-flush", "any-subset-torn"));
+    shown.lines.push(
+        "A real cut leaves one disk; a simulated one can leave each that may be left. More of it:".to_owned(),
+    );
     Ok(shown)
 }
 
