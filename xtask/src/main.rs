@@ -2,6 +2,7 @@
 //! platforms that are not run here.
 
 mod barriers;
+mod recovery;
 
 use std::io::Write as _;
 use std::process::{Command, ExitCode};
@@ -23,6 +24,8 @@ enum Task {
     Lint,
     /// Take every barrier of every case away in turn, and show what breaks: the table of `docs/track-record.md`.
     Barriers,
+    /// Make the table of `docs/recovery.md` anew.
+    RecoveryTable,
     /// Compile for macOS, Windows and a bare-metal target, as far as their standard libraries are installed.
     Cross,
 }
@@ -109,6 +112,7 @@ fn run(step: &Step) -> bool {
 fn main() -> ExitCode {
     let steps: Vec<Step> = match Cli::parse().task {
         Task::Barriers => return barriers::print(),
+        Task::RecoveryTable => return recovery::write(),
         Task::Ci => lint().into_iter().chain([test()]).collect(),
         Task::Lint => lint(),
         Task::Cross => cross(),

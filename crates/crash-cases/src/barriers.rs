@@ -6,11 +6,16 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crashsim::{Barrier, FileProfile, Late, Life, Options, Recording, Run, Scenario, SimFs, barriers};
+use crashsim::{
+    Barrier, DiskProfile, FileProfile, Late, Life, Medium, Options, Recording, Run, Scenario, SimDisk, SimFs,
+    barriers,
+};
 use media::doubles::{Call, Listener, TapFs};
 
+use crate::CaseOn;
 use crate::cases::cases;
 use crate::site::{FileCase, OnSim, Site};
+use crate::state::state_cases;
 
 /// A place in the code that asks for a barrier.
 #[derive(Debug, Clone)]
@@ -45,20 +50,49 @@ impl BarrierSite {
     }
 }
 
-/// Takes away every barrier of every case whose workload is always the same. (Those made by chance use nothing that the others
-/// do not.)
+/// Takes away every barrier of every case on files whose workload is always the same. (Those made by chance use nothing that
+/// the others do not.)
 #[must_use]
 pub fn barrier_sites(profile: FileProfile, options: &Options) -> Vec<BarrierSite> {
-    let mut sites: BTreeMap<String, Vec<MutatedBarrier>> = BTreeMap::new();
+    let mut sites = Sites::default();
     for case in cases().into_iter().filter(|case| case.operations(1) == 0) {
-        let scenario = Scenario::plain(case.name());
-        let mutated = barriers::<SimFs>(&OnSim(&*case), &scenario, profile, options);
-        for (barrier, caller) in mutated.into_iter().zip(callers(&*case)) {
+        sites.add::<SimFs>(&OnSim(&*case), profile, options, callers(&*case));
+    }
+    sites.all()
+}
+
+/// The same for every case of the key/value store.
+#[must_use]
+pub fn disk_barrier_sites(profile: DiskProfile, options: &Options) -> Vec<BarrierSite> {
+    let mut sites = Sites::default();
+    for case in state_cases().into_iter().filter(|case| case.operations(1) == 0) {
+        sites.add::<SimDisk>(&*case, profile, options, disk_callers(&*case));
+    }
+    sites.all()
+}
+
+/// By the place that asks.
+#[derive(Default)]
+struct Sites(BTreeMap<String, Vec<MutatedBarrier>>);
+
+impl Sites {
+    fn add<M: Medium>(
+        &mut self,
+        case: &dyn CaseOn<M>,
+        profile: M::Profile,
+        options: &Options,
+        callers: Vec<String>,
+    ) {
+        let mutated = barriers::<M>(case, &Scenario::plain(case.name()), profile, options);
+        for (barrier, caller) in mutated.into_iter().zip(callers) {
             let mutated = MutatedBarrier { case: case.name().to_owned(), barrier };
-            sites.entry(caller).or_default().push(mutated);
+            self.0.entry(caller).or_default().push(mutated);
         }
     }
-    sites.into_iter().map(|(caller, mutated)| BarrierSite { caller, mutated }).collect()
+
+    fn all(self) -> Vec<BarrierSite> {
+        self.0.into_iter().map(|(caller, mutated)| BarrierSite { caller, mutated }).collect()
+    }
 }
 
 /// Who asked for each barrier, in order.
@@ -68,25 +102,76 @@ struct Callers(Mutex<Vec<String>>);
 impl Listener for Callers {
     fn before(&self, call: &Call) -> io::Result<()> {
         if call.op.is_barrier() {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(caller());
+            self.push(caller(&["durable_io"]));
         }
         Ok(())
     }
 }
 
-/// The innermost functions of the engine that are being called.
-fn caller() -> String {
+impl Callers {
+    fn push(&self, caller: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(caller);
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The innermost functions of these crates that are being called.
+fn caller(crates: &[&str]) -> String {
     let trace = Backtrace::force_capture().to_string();
     let names = trace.lines().filter_map(|line| line.trim_start().split_once(": ").map(|(_, name)| name));
-    let ours = names.filter(|name| name.contains("durable_io::") && !name.contains("{{closure}}"));
-    let short = |name: &str| {
-        let bare = name.split("::<").next().unwrap_or(name);
-        bare.rsplit("durable_io::").next().unwrap_or(bare).to_owned()
-    };
-    let mut names: Vec<String> = ours.map(short).collect();
+    let mut names: Vec<String> = names.filter_map(|name| short(name, crates)).collect();
     names.dedup();
     names.truncate(4);
     names.join(" < ")
+}
+
+/// A function of one of these crates, as `module::Type::function`.
+fn short(name: &str, crates: &[&str]) -> Option<String> {
+    if name.contains("{{closure}}") {
+        return None;
+    }
+    // `engine::module::<impl engine::Type<D>>::function::<T>`
+    let bare = match name.split_once("::<impl ") {
+        None => name.split("::<").next().unwrap_or(name).to_owned(),
+        Some((module, rest)) => {
+            let (_, function) = rest.rsplit_once(">::").or_else(|| rest.rsplit_once("::"))?;
+            format!("{module}::{function}")
+        }
+    };
+    let bare = without_parameters(&bare);
+    crates.iter().find_map(|engine| {
+        let (_, path) = bare.rsplit_once(&format!("{engine}::"))?;
+        Some(if crates.len() > 1 { format!("{engine}::{path}") } else { path.to_owned() })
+    })
+}
+
+/// Without what stands in angle brackets.
+fn without_parameters(name: &str) -> String {
+    let mut depth = 0_u32;
+    let mut kept = String::new();
+    for letter in name.chars() {
+        match letter {
+            '<' => depth += 1,
+            '>' => depth = depth.saturating_sub(1),
+            letter if depth == 0 => kept.push(letter),
+            _ => {}
+        }
+    }
+    kept
+}
+
+/// What a run of the case asks of its disk, barrier by barrier.
+fn disk_callers(case: &dyn CaseOn<SimDisk>) -> Vec<String> {
+    let (image, _) = case.start();
+    let disk = SimDisk::mount(image, Recording::Off);
+    let callers = Arc::new(Callers::default());
+    let heard = Arc::clone(&callers);
+    disk.listen_for_flushes(move || heard.push(caller(&["journal", "statefs"])));
+    case.run(&disk, &Run::default());
+    callers.take()
 }
 
 /// What a run of the case asks for, barrier by barrier.
@@ -98,5 +183,5 @@ fn callers(case: &dyn FileCase) -> Vec<String> {
     let callers = Arc::new(Callers::default());
     let fs = TapFs::shared(sim.shared(), Arc::<Callers>::clone(&callers));
     case.run(&Site::new(fs, crate::site::ROOT, Life::default(), &sim), &Run::default());
-    std::mem::take(&mut *callers.0.lock().unwrap_or_else(PoisonError::into_inner))
+    callers.take()
 }

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::ffi::OsStr;
 use std::io;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Deref};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +17,8 @@ use durable_io::{
 };
 use media::doubles::{FakeHost, fixed_env};
 use media::{Access, FileKind, Fs, Mode, RenameMode};
+
+use crate::CaseOn;
 
 /// Where a case does its work.
 pub struct Site<'w> {
@@ -405,19 +407,23 @@ pub(crate) fn judge(
     }
 }
 
-/// A [`FileCase`] for the simulator.
-pub struct OnSim<'c>(pub &'c dyn FileCase);
+/// A [`FileCase`], owned or borrowed, for the simulator.
+pub struct OnSim<C>(pub C);
 
 /// Where cases work on a simulated file system.
 pub(crate) const ROOT: &str = "/home";
 
-impl OnSim<'_> {
-    fn site<'w>(fs: &'w SimFs, life: Life) -> Site<'w> {
-        Site::new(fs.shared(), Path::new(ROOT), life, fs)
+fn on_sim(fs: &SimFs, life: Life) -> Site<'_> {
+    Site::new(fs.shared(), Path::new(ROOT), life, fs)
+}
+
+impl<C: Deref<Target: FileCase> + Send + Sync> CaseOn<SimFs> for OnSim<C> {
+    fn about(&self) -> &str {
+        self.0.about()
     }
 }
 
-impl Workload<SimFs> for OnSim<'_> {
+impl<C: Deref<Target: FileCase> + Send + Sync> Workload<SimFs> for OnSim<C> {
     fn name(&self) -> &str {
         self.0.name()
     }
@@ -427,7 +433,7 @@ impl Workload<SimFs> for OnSim<'_> {
         let root = fs.shared().open_dir(Path::new("/"));
         let made = root.and_then(|root| root.create_dir("home".as_ref(), Mode::DIR));
         let cells = match made {
-            Ok(()) => self.0.prepare(&Self::site(&fs, Life::default())),
+            Ok(()) => self.0.prepare(&on_sim(&fs, Life::default())),
             Err(error) => Err(error.to_string()),
         };
         // A case that cannot even begin must not look like one that keeps its promises.
@@ -438,17 +444,17 @@ impl Workload<SimFs> for OnSim<'_> {
     }
 
     fn run(&self, fs: &SimFs, run: &Run) {
-        self.0.run(&Self::site(fs, Life::default()), run);
+        self.0.run(&on_sim(fs, Life::default()), run);
     }
 
     fn recover(&self, fs: &SimFs, life: Life) -> Result<(), String> {
-        self.0.recover(&Self::site(fs, life))
+        self.0.recover(&on_sim(fs, life))
     }
 
     /// Lock files say who locked last, and that is another process the second time.
     fn is_same(&self, first: &SimFs, second: &SimFs) -> bool {
         let visible = |fs| -> io::Result<Vec<(String, Option<Value>)>> {
-            let site = Self::site(fs, Life::default());
+            let site = on_sim(fs, Life::default());
             let names = site.names()?.into_iter().filter(|name| !name.ends_with(".lock"));
             names.map(|name| site.look(&name).map(|value| (name, value))).collect()
         };
@@ -457,7 +463,7 @@ impl Workload<SimFs> for OnSim<'_> {
     }
 
     fn check(&self, fs: &SimFs, life: Life, expected: &Expected) -> Verdict {
-        self.0.check(&Self::site(fs, life), expected)
+        self.0.check(&on_sim(fs, life), expected)
     }
 
     fn operations(&self, seed: u64) -> u32 {

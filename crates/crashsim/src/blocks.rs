@@ -103,6 +103,25 @@ impl DiskProfile {
         }
     }
 
+    /// What it is based on.
+    #[must_use]
+    pub fn evidence(self) -> &'static str {
+        match self {
+            Self::AnySubset => {
+                "devices whose blocks are atomic: any of the blocks since the last flush, in any version"
+            }
+            Self::AnySubsetTorn => {
+                "the contract of the seam: any of the sectors since the last flush, and an interrupted block may be \
+                 zeros or garbage"
+            }
+            Self::OrderedPrefix => {
+                "no device: what is lost is lost from the end; the usual model of crash tests, kept to show what it \
+                 misses"
+            }
+            Self::NothingLost => "the process dies and the device goes on",
+        }
+    }
+
     /// The profile of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {

@@ -22,7 +22,16 @@ pub trait Medium: Witness + Clone + Send + Sync + 'static {
     /// A part of a request that survives or not by itself.
     type Piece: Clone + Send + Sync + fmt::Display;
     /// What it may do between two barriers.
-    type Profile: Copy + Send + Sync + PartialEq + fmt::Debug;
+    type Profile: Copy + Send + Sync + PartialEq + fmt::Debug + 'static;
+
+    /// What it is, in a word or two.
+    const NAME: &'static str;
+    /// Every profile, but for those that must be named.
+    const PROFILES: &'static [Self::Profile];
+    /// Of these, the ones looked at where nothing else is asked for.
+    const PROFILES_DEFAULT: &'static [Self::Profile];
+    /// Profiles of no medium at all: only where they are named.
+    const PROFILES_BESIDE: &'static [Self::Profile];
 
     /// The medium with this content, everything durable.
     fn mount(image: Self::Image, recording: Recording) -> Self;
@@ -69,6 +78,9 @@ pub trait Medium: Witness + Clone + Send + Sync + 'static {
     /// The name of a profile, as in ids.
     fn profile_name(profile: Self::Profile) -> &'static str;
 
+    /// What a profile is based on.
+    fn profile_evidence(profile: Self::Profile) -> &'static str;
+
     /// The profile of that name.
     fn profile_named(name: &str) -> Option<Self::Profile>;
 }
@@ -78,6 +90,11 @@ impl Medium for SimFs {
     type Op = FileOp;
     type Piece = FilePiece;
     type Profile = FileProfile;
+
+    const NAME: &'static str = "file system";
+    const PROFILES: &'static [FileProfile] = &FileProfile::ALL;
+    const PROFILES_DEFAULT: &'static [FileProfile] = &FileProfile::DEFAULT;
+    const PROFILES_BESIDE: &'static [FileProfile] = &[FileProfile::PREFIX];
 
     fn mount(image: FsImage, recording: Recording) -> Self {
         Self::mount(image, recording)
@@ -134,6 +151,10 @@ impl Medium for SimFs {
 
     fn profile_name(profile: FileProfile) -> &'static str {
         profile.name()
+    }
+
+    fn profile_evidence(profile: FileProfile) -> &'static str {
+        profile.evidence()
     }
 
     fn profile_named(name: &str) -> Option<FileProfile> {

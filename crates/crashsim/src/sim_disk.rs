@@ -42,7 +42,12 @@ struct State {
     calls: Vec<(DeviceOp, usize)>,
     call_count: u64,
     faults: BTreeMap<u64, Fault>,
+    next_flush_fails: bool,
+    listener: Option<Listener>,
 }
+
+/// Hears of every flush, before it is carried out.
+type Listener = Arc<dyn Fn() + Send + Sync>;
 
 /// What Linux reports of a failing medium.
 const EIO: i32 = 5;
@@ -81,8 +86,16 @@ impl SimDisk {
 
     fn with(visible: DiskImage, trace: Trace<BlockOp>, recording: Recording) -> Self {
         let geometry = visible.geometry();
-        let state =
-            State { visible, trace, recording, calls: Vec::new(), call_count: 0, faults: BTreeMap::new() };
+        let state = State {
+            visible,
+            trace,
+            recording,
+            calls: Vec::new(),
+            call_count: 0,
+            faults: BTreeMap::new(),
+            next_flush_fails: false,
+            listener: None,
+        };
         Self { geometry, state: Arc::new(Mutex::new(state)) }
     }
 
@@ -92,6 +105,16 @@ impl SimDisk {
         let base = state.call_count;
         state.faults = faults.into_iter().map(|(call, fault)| (base.saturating_add(call), fault)).collect();
         state.calls.clear();
+    }
+
+    /// Lets the next flush fail, whatever else was asked for: for a workload that is about what comes after that.
+    pub fn fail_next_flush(&self) {
+        self.state().next_flush_fails = true;
+    }
+
+    /// Calls `listener` at every flush, on the stack of who asks for it.
+    pub fn listen_for_flushes(&self, listener: impl Fn() + Send + Sync + 'static) {
+        self.state().listener = Some(Arc::new(listener));
     }
 
     /// What a reader sees now.
@@ -200,7 +223,13 @@ impl BlockDevice for SimDisk {
     }
 
     fn flush(&self) -> Result<(), DeviceError> {
-        let (mut state, fault) = self.enter(DeviceOp::Flush, 0);
+        let listener = self.state().listener.clone();
+        if let Some(listener) = listener {
+            listener();
+        }
+        let (mut state, planned) = self.enter(DeviceOp::Flush, 0);
+        let fault =
+            if std::mem::take(&mut state.next_flush_fails) { Some(Fault::Fail(EIO)) } else { planned };
         let outcome = match fault {
             Some(Fault::Fail(_)) => Outcome::Failed,
             Some(Fault::FailAfter(_) | Fault::Short(_)) | None => Outcome::Done,
@@ -237,6 +266,11 @@ impl Medium for SimDisk {
     type Op = BlockOp;
     type Piece = DiskPiece;
     type Profile = DiskProfile;
+
+    const NAME: &'static str = "disk";
+    const PROFILES: &'static [DiskProfile] = &DiskProfile::ALL;
+    const PROFILES_DEFAULT: &'static [DiskProfile] = &[DiskProfile::DEFAULT];
+    const PROFILES_BESIDE: &'static [DiskProfile] = &[];
 
     fn mount(image: DiskImage, recording: Recording) -> Self {
         Self::mount(image, recording)
@@ -283,6 +317,10 @@ impl Medium for SimDisk {
 
     fn profile_name(profile: DiskProfile) -> &'static str {
         profile.name()
+    }
+
+    fn profile_evidence(profile: DiskProfile) -> &'static str {
+        profile.evidence()
     }
 
     fn profile_named(name: &str) -> Option<DiskProfile> {

@@ -11,7 +11,7 @@ use crate::layout::{Layout, Limits, Side, pair_of};
 pub use crate::replay::Frame;
 use crate::replay::{Region, Replayed, Verdict, replay};
 use crate::superblock::{Slot, Superblock, read_slots};
-use crate::writer::{Barrier, Journal, OpenRecord, Stats};
+use crate::writer::{Barrier, Journal, OpenRecord, RootSource, Stats};
 
 /// What a store is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +100,7 @@ impl<D: BlockDevice> Journal<D> {
             wiped_blocks: 0,
             began_wiped: false,
             stats: Stats::default(),
+            root_source: RootSource::Read,
             root,
         }
     }
@@ -153,7 +154,7 @@ impl<D: BlockDevice> Journal<D> {
             used_blocks: replayed.tail,
         };
         if journal.read_only.is_none() {
-            report.roots_repaired = journal.settle_roots(&found, &root)?;
+            report.roots_repaired = journal.settle_roots(&found, &root, &replayed)?;
             journal.record_open(&replayed)?;
         }
         Ok(Opened { journal, report })
@@ -180,9 +181,17 @@ impl<D: BlockDevice> Journal<D> {
     }
 
     /// Writes what is missing of the root in force.
-    fn settle_roots(&mut self, found: &Found, root: &Superblock) -> Result<u8, JournalError> {
+    fn settle_roots(
+        &mut self,
+        found: &Found,
+        root: &Superblock,
+        replayed: &Replayed,
+    ) -> Result<u8, JournalError> {
         if *root != found.root {
             let root = Superblock { incarnation: self.incarnation, ..root.clone() };
+            if replayed.tail == root.copied_blocks {
+                self.write_copied_again(&root)?;
+            }
             self.write_root(&root)?;
             self.root = root;
             return Ok(2);
@@ -198,6 +207,22 @@ impl<D: BlockDevice> Journal<D> {
             self.flush_now()?;
         }
         Ok(repaired)
+    }
+
+    /// What was read of a switch that a crash interrupted may be in a cache alone: the flush that should have covered it may
+    /// have failed, and no later one covers it unless it is written again.
+    ///
+    /// Only where nothing was committed behind it: then the other region still holds everything, should this one be torn
+    /// now. Behind a commit it is durable, for commits wait until the root is.
+    fn write_copied_again(&mut self, root: &Superblock) -> Result<(), JournalError> {
+        let mut block = alloc::vec![0; self.layout.block_size()];
+        for at in 0..root.copied_blocks {
+            let address = self.layout.block(root.side, at);
+            self.device.read(address, &mut block)?;
+            self.stats.blocks += 1;
+            self.device.write(address, &block).map_err(|error| self.poison(error))?;
+        }
+        self.flush_now()
     }
 
     /// Says, durably, that what stands behind the end is discarded. After a seal there is nothing to discard, and the

@@ -14,7 +14,7 @@ use crate::error::JournalError;
 use crate::frame::{BlockHeader, Kind, decode};
 use crate::layout::{RESERVE_BLOCKS, Side, pair_of};
 use crate::superblock::Superblock;
-use crate::writer::{Barrier, Durable, Journal, OpenRecord, Place};
+use crate::writer::{Barrier, Durable, Journal, OpenRecord, Place, RootSource};
 
 /// A copy that has begun.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +42,7 @@ impl<D: BlockDevice> Journal<D> {
         // What is on its way is not in what the engine copies.
         self.refuse_while_out()?;
         let epoch = self.epoch_max.checked_add(1).ok_or(JournalError::NumbersUsedUp)?;
+        self.make_root_durable()?;
         self.epoch_max = epoch;
         let base_seq = self.next_seq - 1;
         let onto_wiped = self.is_other_wiped();
@@ -53,6 +54,22 @@ impl<D: BlockDevice> Journal<D> {
         self.flush_now()?;
         self.device.mark("after_prepare");
         self.copying = Some(copying);
+        Ok(())
+    }
+
+    /// What was read of the root in force may be in a cache alone, left by a process whose flush failed, and the root that is
+    /// durable then names the region that is about to be overwritten. One slot after the other, so that one is always
+    /// whole; the flush of the new header covers the second.
+    fn make_root_durable(&mut self) -> Result<(), JournalError> {
+        if self.root_source == RootSource::Written {
+            return Ok(());
+        }
+        let root = self.root.clone();
+        let [first, second] = pair_of(root.generation);
+        self.write_slot(&root, first)?;
+        self.flush_now()?;
+        self.write_slot(&root, second)?;
+        self.root_source = RootSource::Written;
         Ok(())
     }
 
@@ -188,6 +205,7 @@ impl<D: BlockDevice> Journal<D> {
         for slot in slots {
             self.read_slot_back(root, slot)?;
         }
+        self.root_source = RootSource::Written;
         Ok(())
     }
 

@@ -61,6 +61,15 @@ pub(crate) enum OpenRecord {
     Due,
 }
 
+/// Where the superblocks in force are known from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RootSource {
+    /// This journal wrote them, and a flush covered them.
+    Written,
+    /// They were read. A process whose flush failed may have left them in a cache alone.
+    Read,
+}
+
 /// A commit log on a block device. One owner writes; see [`Journal::begin_commit`] for frames that
 /// overlap.
 #[derive(Debug)]
@@ -68,6 +77,7 @@ pub struct Journal<D> {
     pub(crate) device: D,
     pub(crate) layout: Layout,
     pub(crate) root: Superblock,
+    pub(crate) root_source: RootSource,
     pub(crate) side: Side,
     pub(crate) epoch: u64,
     pub(crate) epoch_max: u64,
@@ -280,6 +290,7 @@ impl<D: BlockDevice> Journal<D> {
             wiped_blocks: self.wiped_blocks,
             began_wiped: self.began_wiped,
             stats: self.stats,
+            root_source: self.root_source,
         }
     }
 

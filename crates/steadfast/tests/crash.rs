@@ -149,6 +149,64 @@ fn replay_tells_the_story_of_an_id_and_its_exit_code_is_the_verdict() {
     assert!(lines.iter().any(|line| line["became"] == "removed"), "{lines:?}");
 }
 
+/// Cases of the key/value store stand beside those of files, under the profiles of a disk.
+#[test]
+fn a_case_on_a_disk_is_listed_and_run_and_replayed_like_one_on_files() {
+    let root = tempfile::tempdir().unwrap();
+    let listed = text(&crash(root.path(), &["list"]).stdout);
+    for words in [
+        "  state-put ",
+        "  state-rewrite-in-place ",
+        "* any-subset-torn ",
+        "what a file system does",
+        "what a disk does",
+    ] {
+        assert!(listed.contains(words), "{words}: {listed}");
+    }
+    let run = ["run", "--case", "replace,state-put", "--budget", "2000", "--no-faults", "--artifacts", "out"];
+    let kept = crash(root.path(), &run);
+    expect(&kept, 0);
+    let rows: Vec<String> = text(&kept.stdout)
+        .lines()
+        .filter(|line| line.ends_with(" kept"))
+        .map(|line| line.split_whitespace().take(2).collect::<Vec<_>>().join("/"))
+        .collect();
+    assert_eq!(rows, ["replace/posix-min", "replace/ext4-ordered", "state-put/any-subset-torn"]);
+    let files = files(root.path());
+    assert!(text(&files["out/state-put-any-subset-torn/trace.txt"]).contains("-- begin put /state/b"));
+    let report: Value = serde_json::from_slice(&files["out/state-put-any-subset-torn/report.json"]).unwrap();
+    assert_eq!((&report["case"], &report["result"]), (&"state-put".into(), &"kept".into()));
+
+    let all = ["run", "--case", "state-put", "--profile", "all", "--budget", "400", "--no-faults", "--json"];
+    let all = crash(root.path(), &all);
+    expect(&all, 0);
+    assert_eq!(text(&all.stdout).matches("\"case\":\"state-put\"").count(), 4, "{}", text(&all.stdout));
+
+    let story = crash(root.path(), &["replay", "state-put/any-subset-torn@0:all"]);
+    expect(&story, 0);
+    assert!(text(&story.stdout).contains("the contract of the seam"), "{}", text(&story.stdout));
+}
+
+#[test]
+fn the_mistakes_of_engines_on_disks_are_found_and_replay() {
+    let root = tempfile::tempdir().unwrap();
+    let cases = "state-no-flush,state-rewrite-in-place,state-root-with-data";
+    let found = crash(root.path(), &["run", "--case", cases, "--no-faults", "--json"]);
+    expect(&found, 1);
+    let rows: Vec<Value> =
+        text(&found.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((rows.len(), &rows[3]["summary"]["broken_rows"]), (4, &3.into()));
+    for row in &rows[..3] {
+        let id = row["failure"]["id"].as_str().unwrap();
+        let story = crash(root.path(), &["replay", id]);
+        expect(&story, 1);
+        assert!(text(&story.stdout).contains("BROKEN PROMISE"), "{}", text(&story.stdout));
+    }
+    // The model that reorders nothing does not see that the root may overtake what it names.
+    let prefix = ["run", "--case", "state-root-with-data", "--profile", "ordered-prefix", "--no-faults"];
+    expect(&crash(root.path(), &prefix), 0);
+}
+
 #[test]
 fn what_cannot_be_run_or_replayed_is_wrong_usage_with_a_way_out() {
     let root = tempfile::tempdir().unwrap();
@@ -156,7 +214,7 @@ fn what_cannot_be_run_or_replayed_is_wrong_usage_with_a_way_out() {
     let id = "rename-without-fsync/ext4-ordered@4:lose=2.1";
     assert!(text(&crash(root.path(), &["replay", "--help"]).stdout).contains(id));
     expect(&crash(root.path(), &["replay", id]), 1);
-    let cases: [(&[&str], &str); 13] = [
+    let cases: [(&[&str], &str); 16] = [
         (&["replay", ""], id),
         (&["replay", "bogus"], id),
         (&["replay", "replace/posix-min"], id),
@@ -170,6 +228,9 @@ fn what_cannot_be_run_or_replayed_is_wrong_usage_with_a_way_out() {
         (&["replay", "replace/nonsense@0:none"], "there are posix-min, "),
         (&["run", "--case", "nonsense"], "there are replace, "),
         (&["run", "--profile", "nonsense"], "there are posix-min, "),
+        (&["run", "--case", "state-put", "--profile", "xfs"], "there are any-subset-torn, "),
+        (&["replay", "state-put/posix-min@0:none"], "there are any-subset-torn, "),
+        (&["replay", "state-put/any-subset@9999:none"], "its crash points are 0, "),
     ];
     for (arguments, hint) in cases {
         let output = crash(root.path(), arguments);

@@ -9,14 +9,16 @@ use clap::{Args, Subcommand};
 pub(crate) enum CrashCommand {
     /// Run the cases, cut the power at every point of each, and check every disk that may be left.
     ///
-    /// A case is a small program that writes with Steadfast: it replaces a file, updates a registry, appends to a log.
-    /// It runs once on a simulated file system that writes down every request. Then the power is cut, on paper, at
+    /// A case is a small program that writes with Steadfast: it replaces a file, updates a registry, appends to a log, or
+    /// (`state-…`) puts keys into a store on a disk.
+    /// It runs once on a simulated file system or disk that writes down every request. Then the power is cut, on paper, at
     /// every point of it. What no barrier covers may or may not have reached the disk, piece by piece; each
     /// combination is a disk that a real power cut may leave. On each the program starts again, recovers, and is
     /// asked whether everything it was told is durable is there, and everything else is there whole or not at all.
     /// During recovery the power is cut once more (--depth), and everything is done again with calls that fail.
     ///
-    /// A profile says what a file system does between two barriers: in which order, in which pieces.
+    /// A profile says what a file system, or a disk, does between two barriers: in which order, in which pieces. Each case
+    /// is put under the profiles of its own medium.
     /// `steadfast crash list` lists cases and profiles.
     ///
     /// The table: how often the case ran (once, and once for each fault; `+`: the budget left some out), how many crash
@@ -57,7 +59,8 @@ pub(crate) struct CrashRun {
     /// Only this case (repeatable). Default: all of them.
     #[arg(long = "case", value_name = "NAME", value_delimiter = ',')]
     pub(crate) cases: Vec<String>,
-    /// Under this profile (repeatable); `all` for all of them. Default: posix-min and ext4-ordered.
+    /// Under this profile (repeatable); `all` for all of them. Default: posix-min and ext4-ordered for files,
+    /// any-subset-torn for disks.
     #[arg(long = "profile", value_name = "NAME", value_delimiter = ',')]
     pub(crate) profiles: Vec<String>,
     /// What chance is drawn from, where there are too many disks to look at each.

@@ -1,7 +1,6 @@
 //! `steadfast crash`: the power-fail simulator on the command line.
 
-use crash_cases::{Canary, FileCase, OnSim};
-use crashsim::{Crash, CrashId, FileProfile, Options, ReplayError, Story, points};
+use crashsim::{Crash, CrashId, ReplayError, Story};
 use serde_json::{Value, json};
 
 use crate::cli::CrashCommand;
@@ -11,11 +10,14 @@ use crate::medium::Medium;
 use crate::output::Output;
 
 mod artifacts;
+mod case;
 mod explore;
 mod run;
 mod show;
 
-pub(super) use show::show;
+pub(super) use show::{Shown, show, show_state};
+
+use case::{AnyCase, Profile, When, canaries, cases, profiles};
 
 /// What an id looks like, for who typed something else.
 const GOOD_ID: &str = "an id looks like rename-without-fsync/ext4-ordered@4:lose=2.1; `steadfast crash replay --help` explains it";
@@ -33,47 +35,62 @@ pub(super) fn run(
     }
 }
 
-/// All profiles that can be named. The last one is no medium, so it is not among the usual ones.
-fn profiles() -> Vec<FileProfile> {
-    FileProfile::ALL.into_iter().chain([FileProfile::PREFIX]).collect()
-}
-
 fn list(output: &Output) -> Outcome {
-    let (cases, canaries, profiles) = (crash_cases::cases(), crash_cases::canaries(), profiles());
-    let is_default = |profile: &FileProfile| FileProfile::DEFAULT.contains(profile);
+    let (cases, canaries, profiles) = (cases(), canaries(), profiles());
     if output.is_json() {
-        let cases: Vec<Value> =
-            cases.iter().map(|case| json!({ "name": case.name(), "about": case.about() })).collect();
-        let canary = |canary: &Canary| json!({ "name": canary.name(), "about": canary.about(), "seen": canary.seen() });
-        let canaries: Vec<Value> = canaries.iter().map(canary).collect();
-        let profile = |profile: &FileProfile| {
-            let (name, evidence) = (profile.name(), profile.evidence());
-            json!({ "name": name, "evidence": evidence, "default": is_default(profile) })
-        };
-        let profiles: Vec<Value> = profiles.iter().map(profile).collect();
-        output.object(true, json!({ "cases": cases, "canaries": canaries, "profiles": profiles }))?;
+        output.object(true, list_json(&cases, &canaries, &profiles))?;
         return Ok(Exit::Ok);
     }
-    let names = cases.iter().map(|case| case.name()).chain(canaries.iter().map(Canary::name));
-    let width = width_of(names.chain(profiles.iter().map(|p| p.name())));
-    output.line("cases: what is done when the power fails")?;
+    let names = cases.iter().chain(canaries.iter().map(|canary| &canary.case)).map(|case| case.name());
+    let width = width_of(names.chain(profiles.iter().map(|profile| profile.name)));
+    output.line("cases: what is done when the power fails (state-…: by the key/value store, on a disk)")?;
     for case in &cases {
         output.line(format_args!("  {:<width$}  {}", case.name(), case.about()))?;
     }
     output
         .line("\ncanaries: the classic mistakes, which must be found (run only where --case names them)")?;
     for canary in &canaries {
-        output.line(format_args!("  {:<width$}  {}", canary.name(), canary.about()))?;
-        output.line(format_args!("  {:<width$}  seen on real file systems: {}", "", canary.seen()))?;
+        output.line(format_args!("  {:<width$}  {}", canary.case.name(), canary.case.about()))?;
+        if let Some(seen) = canary.seen {
+            output.line(format_args!("  {:<width$}  seen on real file systems: {seen}", ""))?;
+        }
     }
-    output.line(
-        "\nprofiles: what a file system does between two barriers (* unless --profile says otherwise)",
-    )?;
+    let mut medium = "";
     for profile in &profiles {
-        let star = if is_default(profile) { '*' } else { ' ' };
-        output.line(format_args!("{star} {:<width$}  {}", profile.name(), profile.evidence()))?;
+        if profile.medium != medium {
+            medium = profile.medium;
+            output.line(format_args!(
+                "\nprofiles: what a {medium} does between two barriers (* unless --profile says otherwise)"
+            ))?;
+        }
+        let star = if profile.when == When::ByDefault { '*' } else { ' ' };
+        output.line(format_args!("{star} {:<width$}  {}", profile.name, profile.evidence))?;
     }
     Ok(Exit::Ok)
+}
+
+fn list_json(cases: &[Box<dyn AnyCase>], canaries: &[case::AnyCanary], profiles: &[Profile]) -> Value {
+    let medium = |case: &dyn AnyCase| case.profiles().first().map(|profile| profile.medium);
+    let case =
+        |case: &dyn AnyCase| json!({ "name": case.name(), "about": case.about(), "medium": medium(case) });
+    let canary = |canary: &case::AnyCanary| {
+        let mut told = case(&*canary.case);
+        if let (Some(told), Some(seen)) = (told.as_object_mut(), canary.seen) {
+            told.insert("seen".to_owned(), json!(seen));
+        }
+        told
+    };
+    let profile = |profile: &Profile| {
+        json!({
+            "name": profile.name, "evidence": profile.evidence, "medium": profile.medium,
+            "default": profile.when == When::ByDefault,
+        })
+    };
+    json!({
+        "cases": cases.iter().map(|one| case(&**one)).collect::<Vec<_>>(),
+        "canaries": canaries.iter().map(canary).collect::<Vec<_>>(),
+        "profiles": profiles.iter().map(profile).collect::<Vec<_>>(),
+    })
 }
 
 /// Of the longest of these.
@@ -82,24 +99,18 @@ fn width_of<'n>(names: impl Iterator<Item = &'n str>) -> usize {
 }
 
 /// A case, or a canary.
-fn case_named(name: &str) -> Outcome<Box<dyn FileCase>> {
-    let canary = || crash_cases::canaries().into_iter().find(|canary| canary.name() == name);
-    if let Some(case) = crash_cases::case_named(name) {
-        return Ok(case);
-    }
-    if let Some(canary) = canary() {
-        return Ok(Box::new(canary));
-    }
-    let (cases, canaries) = (crash_cases::cases(), crash_cases::canaries());
-    let names = cases.iter().map(|case| case.name()).chain(canaries.iter().map(Canary::name));
-    Err(Failure::Usage {
+fn case_named(name: &str) -> Outcome<Box<dyn AnyCase>> {
+    let mut all: Vec<_> = cases();
+    all.extend(canaries().into_iter().map(|canary| canary.case));
+    let names = all.iter().map(|case| case.name()).collect::<Vec<_>>().join(", ");
+    all.into_iter().find(|case| case.name() == name).ok_or_else(|| Failure::Usage {
         message: format!("there is no case `{name}`"),
-        hint: Some(format!("there are {}", names.collect::<Vec<_>>().join(", "))),
+        hint: Some(format!("there are {names}")),
     })
 }
 
-fn no_profile(name: &str) -> Failure {
-    let names: Vec<&str> = profiles().iter().map(FileProfile::name).collect();
+fn no_profile(name: &str, among: &[Profile]) -> Failure {
+    let names: Vec<&str> = among.iter().map(|profile| profile.name).collect();
     Failure::Usage {
         message: format!("there is no profile `{name}`"),
         hint: Some(format!("there are {}", names.join(", "))),
@@ -112,7 +123,7 @@ fn replay(text: &str, with_points: bool, output: &Output) -> Outcome {
         hint: Some(GOOD_ID.into()),
     })?;
     let case = case_named(&id.scenario.case)?;
-    let story = crashsim::replay(&OnSim(&*case), &id).map_err(|error| cannot_replay(&*case, &id, &error))?;
+    let story = case.replay(&id).map_err(|error| cannot_replay(&*case, &id, &error))?;
     let kept = story.verdict.broken.is_none();
     if output.is_json() {
         output.object(true, story_json(&story))?;
@@ -123,9 +134,9 @@ fn replay(text: &str, with_points: bool, output: &Output) -> Outcome {
 }
 
 /// A story with an introduction, for those who have not read one yet.
-fn story_text(case: &dyn FileCase, story: &Story, with_points: bool) -> String {
-    let evidence =
-        FileProfile::named(&story.id.profile).map_or("", |profile| FileProfile::evidence(&profile));
+fn story_text(case: &dyn AnyCase, story: &Story, with_points: bool) -> String {
+    let profile = case.profiles().into_iter().find(|profile| profile.name == story.id.profile);
+    let evidence = profile.map_or("", |profile| profile.evidence);
     let told = if with_points { format!("{story:#}") } else { story.to_string() };
     let (id, rest) = told.split_once('\n').unwrap_or((&told, ""));
     format!("{id}\n\ncase     {}\nprofile  {evidence}\n{rest}", case.about())
@@ -165,9 +176,9 @@ fn became_code(became: crashsim::Became) -> &'static str {
     }
 }
 
-fn cannot_replay(case: &dyn FileCase, id: &CrashId, error: &ReplayError) -> Failure {
+fn cannot_replay(case: &dyn AnyCase, id: &CrashId, error: &ReplayError) -> Failure {
     let hint = match error {
-        ReplayError::NoProfile(name) => return no_profile(name),
+        ReplayError::NoProfile(name) => return no_profile(name, &case.profiles()),
         // Those of a recovery depend on what it found.
         ReplayError::NoPoint { .. } if id.crashes.len() == 1 => crash_points(case, id),
         ReplayError::NoPoint { .. } => None,
@@ -178,15 +189,7 @@ fn cannot_replay(case: &dyn FileCase, id: &CrashId, error: &ReplayError) -> Fail
 }
 
 /// Where the power may fail in the run of an id.
-fn crash_points(case: &dyn FileCase, id: &CrashId) -> Option<String> {
-    let profile = FileProfile::named(&id.profile)?;
-    let recorded = id.scenario.record(&OnSim(case))?;
-    let points = points(&recorded.start, &recorded.trace, profile);
-    let points: Vec<String> = points.iter().map(|point| point.at.to_string()).collect();
+fn crash_points(case: &dyn AnyCase, id: &CrashId) -> Option<String> {
+    let points: Vec<String> = case.points(id)?.iter().map(ToString::to_string).collect();
     Some(format!("its crash points are {}", points.join(", ")))
-}
-
-/// How a search for a smaller failure goes: no further than the exploration that found it.
-fn shrunk(case: &dyn FileCase, id: &CrashId, options: &Options) -> CrashId {
-    crashsim::shrink(&OnSim(case), id, options)
 }

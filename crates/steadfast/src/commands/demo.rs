@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use durable_io::{Dir, Log, LogOptions, Tail, UpdateOptions, Wait};
 
+use super::crash::Shown;
 use super::selfcheck::{Price, time_words};
 use super::{bytes_words, durability_words};
 use crate::cli::Demo;
@@ -34,6 +35,7 @@ pub(super) fn run(args: &Demo, medium: &Medium, output: &Output, interrupt: &Int
         Demonstration::log,
         Demonstration::bulk,
         Demonstration::prices,
+        Demonstration::state,
         Demonstration::cuts,
     ];
     for step in steps {
@@ -216,13 +218,30 @@ impl Demonstration<'_> {
         row("one durable log record (one barrier)", append.median)
     }
 
+    fn state(&self) -> Outcome<()> {
+        self.heading("6. Keys and values in one file, or on a raw disk")?;
+        super::state::demonstrate(&self.path.join("state.img"), self.medium, self.output)
+    }
+
     fn cuts(&self) -> Outcome<()> {
-        self.heading("6. And now the power is cut at every point of what you just saw")?;
-        let shown = super::crash::show(self.output, self.interrupt)?;
-        for line in &shown.lines {
-            self.text(line)?;
+        self.heading("7. And now the power is cut at every point of what you just saw")?;
+        let files = super::crash::show(self.output, self.interrupt)?;
+        self.shown("The files: ", &files)?;
+        let state = super::crash::show_state(self.output, self.interrupt)?;
+        self.shown("The keys and values: ", &state)?;
+        self.text("  steadfast crash run")?;
+        if files.kept && state.kept {
+            Ok(())
+        } else {
+            Err(Failure::not_so("a promise was broken in the simulation"))
         }
-        if shown.kept { Ok(()) } else { Err(Failure::not_so("a promise was broken in the simulation")) }
+    }
+
+    fn shown(&self, what: &str, shown: &Shown) -> Outcome<()> {
+        for (index, line) in shown.lines.iter().enumerate() {
+            self.text(format_args!("{}{line}", if index == 0 { what } else { "" }))?;
+        }
+        Ok(())
     }
 }
 

@@ -17,8 +17,11 @@ use crate::interrupt::Interrupt;
 use crate::medium::Medium;
 use crate::output::Output;
 
+mod demo;
 mod image;
 mod look;
+
+pub(super) use demo::demonstrate;
 
 const KEY_RULE: &str = "a key is absolute and lies under /state/, as in /state/boot/slot: at most 255 bytes, no empty \
     component, no `.` or `..`, no control character, no slash at the end";

@@ -2,15 +2,13 @@
 //!
 //! ```text
 //! DIR/log.txt                       the table, and what was broken
-//! DIR/<case>-<profile>/trace.txt    what the case asked of the file system, in order
+//! DIR/<case>-<profile>/trace.txt    what the case asked of the medium, in order
 //! DIR/<case>-<profile>/report.json  counts, classes, ids
 //! DIR/<case>-<profile>/story.txt    only where a promise was broken
 //! ```
 
 use std::path::Path;
 
-use crash_cases::OnSim;
-use crashsim::{Event, Scenario, Workload, in_words};
 use durable_io::{Dir, Kind};
 use serde_json::{Value, json};
 
@@ -31,7 +29,7 @@ impl Artifacts {
     }
 
     pub(super) fn row(&self, plan: &Plan, found: &Found<'_>) -> Outcome<()> {
-        let folder = format!("{}-{}", found.case.name(), found.row.profile.name());
+        let folder = format!("{}-{}", found.case.name(), found.row.profile.name);
         let story = format!("{folder}/story.txt");
         let mut bulk = self.dir.bulk();
         bulk.replace(format!("{folder}/trace.txt"), trace(plan, found).as_bytes());
@@ -70,18 +68,10 @@ impl Artifacts {
 
 /// The plain run of the first seed.
 fn trace(plan: &Plan, found: &Found<'_>) -> String {
-    let workload = OnSim(found.case);
-    let seed = if workload.operations(plan.seed) > 0 { plan.seed } else { 0 };
-    let scenario = Scenario { seed, ..Scenario::plain(found.case.name()) };
-    let Some(recorded) = scenario.record(&workload) else { return String::new() };
-    let words = in_words::<crashsim::SimFs>(&recorded.start, &recorded.trace);
+    let Some((scenario, lines)) = found.case.told(plan.seed) else { return String::new() };
     let mut text = format!("{scenario}: {}\n\n", found.case.about());
-    for (index, (record, words)) in recorded.trace.records().iter().zip(words).enumerate() {
-        let dashes = match record.event {
-            Event::Op(_) => "",
-            Event::Mark(_) => "-- ",
-        };
-        text.push_str(&format!("{index:>5}  {dashes}{words}\n"));
+    for (index, line) in lines.iter().enumerate() {
+        text.push_str(&format!("{index:>5}  {line}\n"));
     }
     text
 }
@@ -90,7 +80,7 @@ fn report(plan: &Plan, found: &Found<'_>) -> String {
     let mut report = json!({
         "schema": JSON_SCHEMA,
         "about": found.case.about(),
-        "evidence": found.row.profile.evidence(),
+        "evidence": found.row.profile.evidence,
         "seed": plan.seed,
         "budget": plan.budget,
         "depth": plan.depth,

@@ -6,11 +6,10 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crash_cases::{FileCase, OnSim};
-use crashsim::{Campaign, CrashId, Explorer, FileProfile, Gauge, Options, Row, Story};
+use crashsim::{Campaign, CrashId, Explorer, Gauge, Options, Row, Story};
 use indicatif::ProgressBar;
 
-use super::shrunk;
+use super::case::{AnyCase, Profile};
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::Interrupt;
 
@@ -22,14 +21,19 @@ const STATES_MAX: u64 = 1 << 20;
 
 /// What is explored, and how far.
 pub(super) struct Plan {
-    pub(super) cases: Vec<Box<dyn FileCase>>,
-    pub(super) profiles: Vec<FileProfile>,
+    pub(super) cases: Vec<Planned>,
     pub(super) seed: u64,
     /// States visited for each case and profile.
     pub(super) budget: u64,
     pub(super) depth: u32,
     pub(super) faults: Faults,
     pub(super) threads: NonZeroUsize,
+}
+
+/// A case, and the profiles of its medium that it is put under.
+pub(super) struct Planned {
+    pub(super) case: Box<dyn AnyCase>,
+    pub(super) profiles: Vec<Profile>,
 }
 
 /// Whether runs are made in which a call fails.
@@ -47,8 +51,8 @@ pub(super) struct Broken {
 
 /// One case under one profile, done.
 pub(super) struct Found<'p> {
-    pub(super) case: &'p dyn FileCase,
-    pub(super) row: Row<FileProfile>,
+    pub(super) case: &'p dyn AnyCase,
+    pub(super) row: Row<Profile>,
     pub(super) broken: Option<Broken>,
     /// Whether it was ended from outside, half-way.
     pub(super) stopped: bool,
@@ -67,7 +71,7 @@ pub(super) struct Totals {
 impl Plan {
     /// A part of the budget for each crash point, so that cases of a few points and cases of many are looked at about
     /// as long. With a budget that is large enough, every state of every crash point is visited.
-    fn campaign(&self) -> Campaign<FileProfile> {
+    fn campaign(&self, profiles: &[Profile]) -> Campaign<Profile> {
         let share = |part: u64, most: u64| usize::try_from((self.budget / part).clamp(4, most)).unwrap_or(4);
         let options = Options {
             states_max: share(8, STATES_MAX),
@@ -85,7 +89,7 @@ impl Plan {
             ..options.clone()
         };
         Campaign {
-            profiles: self.profiles.clone(),
+            profiles: profiles.to_vec(),
             options,
             faults: (self.faults == Faults::Injected).then_some(faulty),
             budget: self.budget,
@@ -133,10 +137,10 @@ impl Plan {
     }
 
     fn explore<'p>(&'p self, gauge: &Gauge, rows: &mpsc::Sender<Found<'p>>) {
-        let (explorer, campaign) = (Explorer::default(), self.campaign());
-        for case in &self.cases {
-            let case = &**case;
-            campaign.run(&explorer, &OnSim(case), gauge, |row| {
+        let explorer = Explorer::default();
+        for Planned { case, profiles } in &self.cases {
+            let (case, campaign) = (&**case, self.campaign(profiles));
+            case.campaign(&explorer, &campaign, gauge, &mut |row| {
                 let stopped = gauge.stop.load(Ordering::Relaxed);
                 let broken = if stopped { None } else { broken(case, row, &campaign.options) };
                 // Nobody listens any more: then nobody misses it.
@@ -150,10 +154,10 @@ impl Plan {
 }
 
 /// The first failure of a row, made small.
-fn broken(case: &dyn FileCase, row: &Row<FileProfile>, options: &Options) -> Option<Broken> {
+fn broken(case: &dyn AnyCase, row: &Row<Profile>, options: &Options) -> Option<Broken> {
     let failure = row.report.failure.as_ref()?;
-    let id = shrunk(case, &failure.id, options);
-    let story = crashsim::replay(&OnSim(case), &id).ok()?;
+    let id = case.shrunk(&failure.id, options);
+    let story = case.replay(&id).ok()?;
     Some(Broken { id, story })
 }
 
@@ -186,7 +190,8 @@ struct Watch<'b> {
 
 impl<'b> Watch<'b> {
     fn new(plan: &Plan, bar: &'b ProgressBar) -> Self {
-        let rows = u64::try_from(plan.cases.len() * plan.profiles.len()).unwrap_or(u64::MAX);
+        let rows: usize = plan.cases.iter().map(|planned| planned.profiles.len()).sum();
+        let rows = u64::try_from(rows).unwrap_or(u64::MAX);
         bar.set_length(rows.saturating_mul(plan.budget));
         Self { bar, begun: Instant::now(), budget: plan.budget, rows_done: 0, visited_before: 0 }
     }

@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::time::Instant;
 
-use crash_cases::FileCase;
-use crashsim::{CrashId, FileProfile};
+use crashsim::CrashId;
 use serde_json::{Value, json};
 
 use super::artifacts::Artifacts;
-use super::explore::{Faults, Found, Plan, Totals, per_second, threads};
-use super::{case_named, no_profile, profiles, width_of};
+use super::case::{AnyCase, Profile, When};
+use super::explore::{Faults, Found, Plan, Planned, Totals, per_second, threads};
+use super::{case_named, cases, no_profile, profiles, width_of};
 use crate::cli::CrashRun;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::interrupt::Interrupt;
@@ -47,36 +47,67 @@ pub(super) fn run(args: &CrashRun, medium: &Medium, output: &Output, interrupt: 
 }
 
 fn plan(args: &CrashRun) -> Outcome<Plan> {
-    let mut cases: Vec<Box<dyn FileCase>> = Vec::new();
+    let named = named_profiles(&args.profiles)?;
+    let mut planned: Vec<Planned> = Vec::new();
     for name in &args.cases {
         // A case asked for twice would be two rows of one name.
-        if cases.iter().all(|case| case.name() != name) {
-            cases.push(case_named(name)?);
+        if planned.iter().any(|planned| planned.case.name() == name) {
+            continue;
         }
+        let case = case_named(name)?;
+        let profiles = profiles_for(&*case, &named);
+        if profiles.is_empty() {
+            let names: Vec<&str> = case.profiles().iter().map(|profile| profile.name).collect();
+            return Err(Failure::Usage {
+                message: format!("none of these profiles is one of the medium that `{name}` is on"),
+                hint: Some(format!("there are {}", names.join(", "))),
+            });
+        }
+        planned.push(Planned { case, profiles });
     }
-    let mut asked: Vec<FileProfile> = Vec::new();
-    for name in &args.profiles {
-        let named = match name.as_str() {
-            "all" => FileProfile::ALL.to_vec(),
-            name => {
-                vec![profiles().into_iter().find(|p| p.name() == name).ok_or_else(|| no_profile(name))?]
-            }
-        };
-        for profile in named {
-            if !asked.contains(&profile) {
-                asked.push(profile);
-            }
-        }
+    if args.cases.is_empty() {
+        let all = cases().into_iter().map(|case| Planned { profiles: profiles_for(&*case, &named), case });
+        planned.extend(all.filter(|planned| !planned.profiles.is_empty()));
     }
     Ok(Plan {
-        cases: if cases.is_empty() { crash_cases::cases() } else { cases },
-        profiles: if asked.is_empty() { FileProfile::DEFAULT.to_vec() } else { asked },
+        cases: planned,
         seed: args.seed,
         budget: args.budget,
         depth: args.depth,
         faults: if args.no_faults { Faults::LeftOut } else { Faults::Injected },
         threads: threads(args.threads)?,
     })
+}
+
+/// The profiles that are asked for, each once, in that order; by default, the usual ones of every medium.
+fn named_profiles(names: &[String]) -> Outcome<Vec<Profile>> {
+    let all = profiles();
+    if names.is_empty() {
+        return Ok(all.into_iter().filter(|profile| profile.when == When::ByDefault).collect());
+    }
+    let mut asked: Vec<Profile> = Vec::new();
+    for name in names {
+        let is_meant = |profile: &&Profile| match name.as_str() {
+            "all" => profile.when != When::Named,
+            name => profile.name == name,
+        };
+        let mut meant = all.iter().filter(is_meant).peekable();
+        if meant.peek().is_none() {
+            return Err(no_profile(name, &all));
+        }
+        for profile in meant {
+            if !asked.contains(profile) {
+                asked.push(*profile);
+            }
+        }
+    }
+    Ok(asked)
+}
+
+/// Those of its medium.
+fn profiles_for(case: &dyn AnyCase, asked: &[Profile]) -> Vec<Profile> {
+    let own = case.profiles();
+    asked.iter().filter(|profile| own.contains(profile)).copied().collect()
 }
 
 /// What goes to stdout and, in words, into the log. No times: the same seed says the same.
@@ -133,9 +164,10 @@ struct Table {
 
 impl Table {
     fn of(plan: &Plan) -> Self {
+        let profiles = plan.cases.iter().flat_map(|planned| &planned.profiles);
         Self {
-            case: width_of(plan.cases.iter().map(|case| case.name()).chain(["case"])),
-            profile: width_of(plan.profiles.iter().map(FileProfile::name).chain(["profile"])),
+            case: width_of(plan.cases.iter().map(|planned| planned.case.name()).chain(["case"])),
+            profile: width_of(profiles.map(|profile| profile.name).chain(["profile"])),
         }
     }
 
@@ -159,7 +191,7 @@ impl Table {
         format!(
             "{:<case$}  {:<profile$}  {:>6}  {:>7}  {:>9}  {:>10}  {:<20}  {}",
             found.case.name(),
-            found.row.profile.name(),
+            found.row.profile.name,
             runs_words(found),
             grouped(u128::try_from(report.points).unwrap_or(u128::MAX)),
             grouped(report.visited.into()),
@@ -270,7 +302,7 @@ pub(super) fn row_json(found: &Found<'_>) -> Value {
     });
     json!({
         "case": found.case.name(),
-        "profile": found.row.profile.name(),
+        "profile": found.row.profile.name,
         "result": result(found),
         "runs": found.row.runs,
         "cut_short": found.row.cut_short,

@@ -1,19 +1,21 @@
 //! The end of the demonstration: what was just done on real files, with the power cut at every point of it.
 
-use crash_cases::{Canary, FileCase as _, OnSim};
-use crashsim::{Explorer, FileProfile, Options, Scenario, Story};
+use crashsim::Options;
 
-use super::explore::{Faults, Plan, threads};
+use super::case::{AnyCanary, When, canaries, cases};
+use super::explore::{Faults, Plan, Planned, threads};
 use super::run::grouped;
-use super::shrunk;
 use crate::failure::Outcome;
 use crate::interrupt::Interrupt;
 use crate::output::{Output, Unit};
 
 /// What the demonstration did, by the beginning of the names of the cases.
 const SHOWN: [&str; 4] = ["replace", "update", "log", "bulk"];
+/// What it did with the key/value store.
+const SHOWN_STATE: [&str; 5] = ["state-put", "state-batch", "state-swap", "state-compact", "state-close"];
 /// How many states are visited in all: a second or two.
 const STATES: u64 = 300_000;
+const STATES_STATE: u64 = 60_000;
 
 /// What was seen.
 pub(in crate::commands) struct Shown {
@@ -25,14 +27,33 @@ pub(in crate::commands) struct Shown {
 
 /// Cuts the power at every point of the cases that are shown, and once where a barrier is missing.
 pub(in crate::commands) fn show(output: &Output, interrupt: &Interrupt) -> Outcome<Shown> {
-    let is_shown = |name: &str| SHOWN.iter().any(|start| name.starts_with(start));
-    let cases: Vec<_> = crash_cases::cases().into_iter().filter(|case| is_shown(case.name())).collect();
-    let rows = u64::try_from(cases.len() * FileProfile::DEFAULT.len()).unwrap_or(1).max(1);
+    let mut shown = cut(&SHOWN, STATES, output, interrupt)?;
+    shown.lines.extend(the_classic_mistake("rename-without-fsync", "ext4-ordered"));
+    Ok(shown)
+}
+
+/// The same for the key/value store.
+pub(in crate::commands) fn show_state(output: &Output, interrupt: &Interrupt) -> Outcome<Shown> {
+    let mut shown = cut(&SHOWN_STATE, STATES_STATE, output, interrupt)?;
+    shown.lines.extend(the_classic_mistake("state-no-flush", "any-subset-torn"));
+    shown.lines.push(
+        "A real cut leaves one disk; a simulated one can leave each that may be left. More of it:".to_owned(),
+    );
+    Ok(shown)
+}
+
+fn cut(starts: &[&str], states: u64, output: &Output, interrupt: &Interrupt) -> Outcome<Shown> {
+    let is_shown = |name: &str| starts.iter().any(|start| name.starts_with(start));
+    let planned = cases().into_iter().filter(|case| is_shown(case.name())).map(|case| {
+        let profiles = case.profiles().into_iter().filter(|profile| profile.when == When::ByDefault);
+        Planned { profiles: profiles.collect(), case }
+    });
+    let cases: Vec<Planned> = planned.collect();
+    let rows: usize = cases.iter().map(|planned| planned.profiles.len()).sum();
     let plan = Plan {
         cases,
-        profiles: FileProfile::DEFAULT.to_vec(),
         seed: 1,
-        budget: STATES / rows,
+        budget: states / u64::try_from(rows).unwrap_or(1).max(1),
         depth: 1,
         faults: Faults::LeftOut,
         threads: threads(None)?,
@@ -58,32 +79,24 @@ pub(in crate::commands) fn show(output: &Output, interrupt: &Interrupt) -> Outco
             totals.broken
         ),
     );
-    lines.push(
-        "  A real cut leaves one disk; a simulated one can leave each that may be left. More of it:"
-            .to_owned(),
-    );
-    lines.push("  steadfast crash run".to_owned());
-    lines.extend(the_classic_mistake());
     Ok(Shown { lines, kept: totals.broken == 0 })
 }
 
-/// By contrast: the canary that everybody knows, and what the simulator makes of it.
-fn the_classic_mistake() -> Vec<String> {
-    let canary = crash_cases::canaries().into_iter().find(|canary| canary.name() == "rename-without-fsync");
-    let Some(canary) = canary else { return Vec::new() };
-    let Some(story) = story_of(&canary) else { return Vec::new() };
-    vec![
-        format!("By contrast, a classic mistake ({}):", canary.about()),
-        format!("  BROKEN: {}", story.verdict.broken.as_deref().unwrap_or("nothing is wrong")),
-        format!("  seen on real file systems: {}", canary.seen()),
-        format!("  its story: steadfast crash replay {}", story.id),
-    ]
+/// By contrast: a canary that everybody knows, and what the simulator makes of it.
+fn the_classic_mistake(name: &str, profile: &str) -> Vec<String> {
+    let canary = canaries().into_iter().find(|canary| canary.case.name() == name);
+    canary.and_then(|canary| story_of(&canary, profile)).unwrap_or_default()
 }
 
-fn story_of(canary: &Canary) -> Option<Story> {
-    let workload = OnSim(canary);
-    let recorded = Scenario::plain(canary.name()).record(&workload)?;
+fn story_of(AnyCanary { case, seen }: &AnyCanary, profile: &str) -> Option<Vec<String>> {
     let options = Options::default();
-    let found = Explorer::default().first_failure(&workload, &recorded, FileProfile::EXT4, &options)?;
-    crashsim::replay(&workload, &shrunk(canary, &found.id, &options)).ok()
+    let found = case.first_failure(profile, &options)?;
+    let story = case.replay(&case.shrunk(&found.id, &options)).ok()?;
+    let mut lines = vec![
+        format!("By contrast, a classic mistake ({}):", case.about()),
+        format!("  BROKEN: {}", story.verdict.broken.as_deref().unwrap_or("nothing is wrong")),
+    ];
+    lines.extend(seen.map(|seen| format!("  seen on real file systems: {seen}")));
+    lines.push(format!("  its story: steadfast crash replay {}", story.id));
+    Some(lines)
 }
