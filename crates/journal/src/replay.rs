@@ -32,7 +32,7 @@ pub enum Verdict {
     Damaged {
         /// The first block that is not current, counted in the region.
         at: u64,
-        /// The first sequence number that is lost.
+        /// The first sequence number that is lost; 1 where records are that had been copied, for they had any number before.
         first_lost: u64,
         /// The last one that is known to be lost.
         last_lost: u64,
@@ -126,6 +126,8 @@ pub(crate) struct Replayed {
     pub(crate) seq_max: u64,
     /// The highest watermark that was seen.
     pub(crate) durable_seq: u64,
+    /// The highest watermark of any valid block of the store in this region, whatever its epoch: none of them lies.
+    pub(crate) promised: u64,
     /// Whether the last frame is a seal, and nothing comes after it.
     pub(crate) is_sealed: bool,
     /// Blocks up to and with the closing frame, if it was reached.
@@ -313,6 +315,20 @@ fn is_open(header: &BlockHeader, walk: &Walk, epoch: u64) -> bool {
         && walk.copied_blocks.is_some()
 }
 
+impl Replayed {
+    /// What the other region promises was durable. Where a switch was cut short and its header has rotted since, nobody in
+    /// this region may know that the last commit was.
+    pub(crate) fn hear_promise(&mut self, promised: u64) {
+        if promised >= self.next_seq && !matches!(self.verdict, Verdict::Damaged { .. }) {
+            let evidence = Evidence::PromisedDurable;
+            self.verdict =
+                Verdict::Damaged { at: self.tail, first_lost: self.next_seq, last_lost: promised, evidence };
+            self.gap_at_end = true;
+            self.is_sealed = false;
+        }
+    }
+}
+
 impl Walk {
     fn take(&mut self, header: &BlockHeader) {
         self.incarnation = header.incarnation;
@@ -344,6 +360,7 @@ struct Scan {
     incarnation_max: u32,
     seq_max: u64,
     durable_seq: u64,
+    promised: u64,
 }
 
 fn scan<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk) -> Result<Scan, JournalError> {
@@ -356,6 +373,7 @@ fn scan<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk) -> Result<Scan,
         incarnation_max: walk.incarnation,
         seq_max: walk.next_seq.saturating_sub(1),
         durable_seq: walk.durable_seq,
+        promised: walk.durable_seq,
     };
     for at in walk.tail..region.layout.region_blocks() {
         let header = match reader.look(at) {
@@ -368,6 +386,7 @@ fn scan<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk) -> Result<Scan,
             }
         };
         scan.incarnation_max = scan.incarnation_max.max(header.incarnation);
+        scan.promised = scan.promised.max(header.durable_seq);
         if header.epoch != region.epoch {
             continue;
         }
@@ -434,7 +453,10 @@ fn conclude<D: BlockDevice, E: From<JournalError>>(
             gap_at_end = after.gap_at_end || scan.unreadable_last >= Some(after.end);
             let last_lost =
                 after.first_seq.map_or(scan.durable_seq, |seq| seq.saturating_sub(1)).max(next_seq);
-            Verdict::Damaged { at: tail, first_lost: next_seq, last_lost, evidence }
+            // Up to the first commit behind it, what is missing of a copy may be of any frame before it.
+            let is_in_copy = walk.copied_blocks.is_none() && walk.last != Kind::Commit;
+            let first_lost = if is_in_copy { 1 } else { next_seq };
+            Verdict::Damaged { at: tail, first_lost, last_lost, evidence }
         }
     };
     Ok(Replayed {
@@ -444,6 +466,7 @@ fn conclude<D: BlockDevice, E: From<JournalError>>(
         incarnation_max: scan.incarnation_max,
         seq_max: scan.seq_max.max(scan.durable_seq),
         durable_seq: scan.durable_seq,
+        promised: scan.promised,
         is_sealed: verdict == Verdict::Clean && walk.last == Kind::Seal,
         copied_blocks: walk.copied_blocks,
         frames,
