@@ -90,8 +90,12 @@ impl<D: BlockDevice> Journal<D> {
         };
         let zeros = alloc::vec![0; layout.block_size()];
         let headers = [layout.block(Side::A, 0), layout.block(Side::B, 0)];
-        let slots = (0..4).map(|slot| layout.slot(slot));
-        for at in slots.chain(headers) {
+        // The headers only when no slot is left: a root without the header of its region would be an older store, damaged.
+        for slot in 0..4 {
+            device.write(layout.slot(slot), &zeros)?;
+        }
+        device.flush()?;
+        for at in headers {
             device.write(at, &zeros)?;
         }
         device.flush()?;
@@ -332,7 +336,8 @@ impl Found {
         let epoch = header.map_or(0, |header| header.epoch);
         let newer = Region { side, epoch, copied_blocks: 0, ..region_of(&self.root, self.layout) };
         let copy = replay(device, newer, &mut ignore)?;
-        other.epoch_max = other.epoch_max.max(epoch);
+        // Also where the header of an attempt has rotted: the next one must not have its epoch.
+        other.epoch_max = other.epoch_max.max(copy.epoch_max);
         other.incarnation_max = other.incarnation_max.max(copy.incarnation_max);
         other.promised = copy.promised;
         let Some(copied_blocks) = copy.copied_blocks else { return Ok((other, None)) };

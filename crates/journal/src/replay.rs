@@ -118,10 +118,14 @@ pub(crate) struct Replayed {
     pub(crate) tail: u64,
     /// What the next frame would be.
     pub(crate) next_seq: u64,
+    /// What the frame after the last whole one would be, those behind damage included.
+    reached: u64,
     /// Of the last current block.
     pub(crate) incarnation: u32,
     /// Of any valid block of the store in this region.
     pub(crate) incarnation_max: u32,
+    /// The greatest epoch of any valid block of the store in this region.
+    pub(crate) epoch_max: u64,
     /// The highest sequence number that any valid block of this epoch has or promises.
     pub(crate) seq_max: u64,
     /// The highest watermark that was seen.
@@ -316,16 +320,25 @@ fn is_open(header: &BlockHeader, walk: &Walk, epoch: u64) -> bool {
 }
 
 impl Replayed {
-    /// What the other region promises was durable. Where a switch was cut short and its header has rotted since, nobody in
-    /// this region may know that the last commit was.
+    /// What the other region promises was durable. Where a switch was cut short and its header has rotted since, or both roots
+    /// in force have, nobody in this region may know of the last commits.
     pub(crate) fn hear_promise(&mut self, promised: u64) {
-        if promised >= self.next_seq && !matches!(self.verdict, Verdict::Damaged { .. }) {
-            let evidence = Evidence::PromisedDurable;
-            self.verdict =
-                Verdict::Damaged { at: self.tail, first_lost: self.next_seq, last_lost: promised, evidence };
-            self.gap_at_end = true;
-            self.is_sealed = false;
+        if promised < self.reached {
+            return;
         }
+        self.gap_at_end = true;
+        self.is_sealed = false;
+        self.verdict = match self.verdict {
+            Verdict::Damaged { at, first_lost, last_lost, evidence } => {
+                Verdict::Damaged { at, first_lost, last_lost: last_lost.max(promised), evidence }
+            }
+            Verdict::Clean | Verdict::TornTail { .. } => Verdict::Damaged {
+                at: self.tail,
+                first_lost: self.next_seq,
+                last_lost: promised,
+                evidence: Evidence::PromisedDurable,
+            },
+        };
     }
 }
 
@@ -358,6 +371,7 @@ struct Scan {
     unreadable_last: Option<u64>,
     later: Vec<Later>,
     incarnation_max: u32,
+    epoch_max: u64,
     seq_max: u64,
     durable_seq: u64,
     promised: u64,
@@ -371,6 +385,7 @@ fn scan<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk) -> Result<Scan,
         unreadable_last: None,
         later: Vec::new(),
         incarnation_max: walk.incarnation,
+        epoch_max: region.epoch,
         seq_max: walk.next_seq.saturating_sub(1),
         durable_seq: walk.durable_seq,
         promised: walk.durable_seq,
@@ -386,6 +401,7 @@ fn scan<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk) -> Result<Scan,
             }
         };
         scan.incarnation_max = scan.incarnation_max.max(header.incarnation);
+        scan.epoch_max = scan.epoch_max.max(header.epoch);
         scan.promised = scan.promised.max(header.durable_seq);
         if header.epoch != region.epoch {
             continue;
@@ -445,12 +461,14 @@ fn conclude<D: BlockDevice, E: From<JournalError>>(
     let mut frames = walk.frames;
     let (tail, next_seq) = (walk.tail, walk.next_seq);
     let mut gap_at_end = false;
+    let mut reached = next_seq;
     let verdict = match decide(is_copied, stop, scan.rest) {
         Ok(None) => Verdict::Clean,
         Err(_) => Verdict::TornTail { at: tail, first_lost: next_seq },
         Ok(Some(evidence)) => {
             let after = after_gap(reader, &walk, &scan.later, body, &mut frames, each)?;
             gap_at_end = after.gap_at_end || scan.unreadable_last >= Some(after.end);
+            reached = after.next_seq;
             let last_lost =
                 after.first_seq.map_or(scan.durable_seq, |seq| seq.saturating_sub(1)).max(next_seq);
             // Up to the first commit behind it, what is missing of a copy may be of any frame before it.
@@ -462,8 +480,10 @@ fn conclude<D: BlockDevice, E: From<JournalError>>(
     Ok(Replayed {
         tail,
         next_seq,
+        reached,
         incarnation: walk.incarnation,
         incarnation_max: scan.incarnation_max,
+        epoch_max: scan.epoch_max,
         seq_max: scan.seq_max.max(scan.durable_seq),
         durable_seq: scan.durable_seq,
         promised: scan.promised,
@@ -481,6 +501,8 @@ struct After {
     first_seq: Option<u64>,
     /// Behind the last frame, records or not.
     end: u64,
+    /// What the frame behind it would be.
+    next_seq: u64,
     /// Whether nothing with records came after the last gap.
     gap_at_end: bool,
 }
@@ -497,8 +519,7 @@ fn after_gap<D: BlockDevice, E: From<JournalError>>(
     frames: &mut u64,
     each: &mut dyn FnMut(Frame<'_>) -> Result<(), E>,
 ) -> Result<After, E> {
-    let mut after = After { first_seq: None, end: walk.tail, gap_at_end: true };
-    let mut next_seq = walk.next_seq;
+    let mut after = After { first_seq: None, end: walk.tail, next_seq: walk.next_seq, gap_at_end: true };
     for (nth, Later { at, header }) in later.iter().enumerate() {
         let overruled = later
             .get(nth + 1..)
@@ -507,13 +528,13 @@ fn after_gap<D: BlockDevice, E: From<JournalError>>(
             .find(|after| after.header.incarnation > header.incarnation)
             .is_some_and(|after| after.header.kind != Kind::Open);
         let is_record = matches!(header.kind, Kind::Copied | Kind::Commit);
-        if overruled || header.seq < next_seq || !whole(reader, *at, header, body)? {
+        if overruled || header.seq < after.next_seq || !whole(reader, *at, header, body)? {
             continue;
         }
         after.first_seq.get_or_insert(header.seq);
         after.gap_at_end |= *at != after.end;
         after.end = at + u64::from(header.count);
-        next_seq = if header.kind == Kind::Copied { header.seq } else { header.seq.saturating_add(1) };
+        after.next_seq = if header.kind == Kind::Copied { header.seq } else { header.seq.saturating_add(1) };
         if is_record {
             *frames += 1;
             let gap_before = core::mem::take(&mut after.gap_at_end);

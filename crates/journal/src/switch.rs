@@ -39,6 +39,8 @@ impl<D: BlockDevice> Journal<D> {
     pub fn begin_copy(&mut self) -> Result<(), JournalError> {
         self.refuse_unless_writable()?;
         let epoch = self.epoch_max.checked_add(1).ok_or(JournalError::NumbersUsedUp)?;
+        // A copy that could not get a root must not be closed: the next open would have to finish it.
+        self.root.generation.checked_add(1).ok_or(JournalError::NumbersUsedUp)?;
         self.epoch_max = epoch;
         let base_seq = self.next_seq - 1;
         let copying = Copying { side: self.side.other(), epoch, tail: 1, base_seq, later_at: self.tail };
