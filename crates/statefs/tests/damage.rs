@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use damage_cases::{BLOCK, Depth, End, ImageDisk, Judge, Outcome, Random, Sample, samples};
+use damage_cases::{BLOCK, Depth, End, ImageDisk, Judge, Outcome, Places, Random, Sample, samples};
 use media::{BlockDevice, BlockIndex, Geometry, MemDisk};
 use statefs::{Access, Certainty, ErrorKind, Key, Options, Recovery, Store, StoreId, Verdict};
 
@@ -135,7 +135,8 @@ impl<'s> Ruin<'s> {
         for (at, block) in changed {
             put(&self.disk, *at, block);
         }
-        match self.judge.judge(&self.disk, changed.len() == 1, depth) {
+        let places = if changed.len() == 1 { Places::One } else { Places::Two };
+        match self.judge.judge(&self.disk, places, depth) {
             Ok(outcome) => *self.outcomes.entry(outcome).or_default() += 1,
             Err(broken) if self.broken.len() < BROKEN_MAX => {
                 self.broken.push(format!("{}: {}: {broken}", self.sample.name, what()));
@@ -267,7 +268,7 @@ fn no_garbled_end_of_a_block_breaks_a_promise() {
 fn what_nothing_happened_to_is_not_damaged() {
     for sample in samples() {
         let disk = ImageDisk::new(sample.geometry, sample.bytes.clone());
-        let outcome = Judge::new(&sample).judge(&disk, true, Depth::Everything).unwrap();
+        let outcome = Judge::new(&sample).judge(&disk, Places::One, Depth::Everything).unwrap();
         println!("{}: {} frames, {outcome:?}", sample.name, sample.history.len());
         assert!([Outcome::Clean, Outcome::TornTail].contains(&outcome), "{}", sample.name);
         if sample.end == End::Closed && sample.name != "copied, closed" {

@@ -25,6 +25,17 @@ pub enum Outcome {
     Refused,
 }
 
+/// Where an image has been damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Places {
+    /// In one block, or in none.
+    One,
+    /// In two.
+    Two,
+    /// Nobody knows.
+    Any,
+}
+
 /// How much is asked of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
@@ -144,11 +155,11 @@ impl<'s> Judge<'s> {
         Self { sample, states, values, keys, vital, roots }
     }
 
-    /// Judges an image that came about from the sample, damaged in one place or in several.
+    /// Judges an image that came about from the sample.
     ///
     /// # Errors
     /// In words, which promise is broken.
-    pub fn judge(&self, disk: &ImageDisk, is_one_place: bool, depth: Depth) -> Result<Outcome, String> {
+    pub fn judge(&self, disk: &ImageDisk, places: Places, depth: Depth) -> Result<Outcome, String> {
         let promised = match self.sample.end {
             End::Cut => disk.tamper(|bytes| watermark(bytes)),
             End::Closed => u64::MAX,
@@ -156,11 +167,11 @@ impl<'s> Judge<'s> {
         disk.take_asked();
         let seen = match self.look(disk, Access::Read) {
             Ok(seen) => seen,
-            Err(Unseen::Refused(error)) => return self.refused(disk, &error),
+            Err(Unseen::Refused(error)) => return self.refused(disk, places, &error),
             Err(Unseen::Broken(what)) => return Err(what),
         };
         self.is_bounded(disk, &seen)?;
-        self.is_as_promised(&seen, promised, is_one_place)?;
+        self.is_as_promised(&seen, promised, places)?;
         if self.is_vital_intact(disk) {
             let is_damaged = matches!(seen.recovery.tail, Verdict::Damaged { .. });
             demand!(!is_damaged, "rule 5: a torn tail is taken for damage: {:?}", seen.recovery);
@@ -176,11 +187,13 @@ impl<'s> Judge<'s> {
         })
     }
 
-    fn refused(&self, disk: &ImageDisk, error: &Error) -> Result<Outcome, String> {
+    fn refused(&self, disk: &ImageDisk, places: Places, error: &Error) -> Result<Outcome, String> {
         let is_hit =
             |&root: &usize| disk.tamper(|bytes| block(bytes, root) != block(&self.sample.bytes, root));
         demand!(self.roots.iter().all(is_hit), "rule 6: refused, though a root is there: {error}");
-        demand!(error.kind() == ErrorKind::Corrupt, "rule 6: lost roots are told from no store: {error}");
+        // With enough of it gone there is nothing left that looks like a store.
+        let is_told = error.kind() == ErrorKind::Corrupt || places == Places::Any;
+        demand!(is_told, "rule 6: lost roots are told from no store: {error}");
         Ok(Outcome::Refused)
     }
 
@@ -224,7 +237,7 @@ impl<'s> Judge<'s> {
         Ok(())
     }
 
-    fn is_as_promised(&self, seen: &Seen, promised: u64, is_one_place: bool) -> Result<(), String> {
+    fn is_as_promised(&self, seen: &Seen, promised: u64, places: Places) -> Result<(), String> {
         let recovery = &seen.recovery;
         let Verdict::Damaged { first_lost, last_lost, .. } = recovery.tail else {
             let is_whole = self.states.iter().enumerate().rev().any(|(count, state)| {
@@ -250,7 +263,7 @@ impl<'s> Judge<'s> {
                 if !is_gone {
                     demand!(first_lost <= seq, "rule 4: `{key}` of {seq} is lost: {recovery:?}");
                     demand!(
-                        !is_one_place || seq <= last_lost,
+                        places != Places::One || seq <= last_lost,
                         "rule 4: `{key}` of {seq} is lost: {recovery:?}"
                     );
                 }

@@ -17,6 +17,6 @@ mod random;
 mod samples;
 
 pub use disk::{Asked, ImageDisk};
-pub use judge::{Depth, Judge, Outcome};
+pub use judge::{Depth, Judge, Outcome, Places};
 pub use random::Random;
 pub use samples::{BLOCK, Change, End, Frame, STORE, Sample, samples};
