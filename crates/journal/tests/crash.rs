@@ -1,5 +1,4 @@
 //! The journal under power cuts: a toy engine of byte keys and byte values on a device as small as the format allows.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod toy;
 
