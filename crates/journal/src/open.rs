@@ -135,7 +135,10 @@ impl<D: BlockDevice> Journal<D> {
             root = newer;
         }
         let region = region_of(&root, layout);
-        let replayed = replay(&device, region, each)?;
+        let mut replayed = replay(&device, region, each)?;
+        if root == found.root {
+            replayed.hear_promise(other.promised);
+        }
         let mut journal = Self::over(device, layout, root.clone());
         journal.adopt(&replayed, &other, access)?;
         let mut report = Report {
@@ -271,6 +274,8 @@ struct Other {
     epoch_max: u64,
     incarnation_max: u32,
     is_unreadable: bool,
+    /// The highest watermark in it.
+    promised: u64,
 }
 
 impl Found {
@@ -315,6 +320,7 @@ impl Found {
             epoch_max: self.root.epoch,
             incarnation_max: self.root.incarnation,
             is_unreadable: false,
+            promised: 0,
         };
         let address = self.layout.block(side, 0);
         let mut block = alloc::vec![0; self.layout.block_size()];
@@ -334,6 +340,7 @@ impl Found {
         // The header of the last attempt may be torn, with blocks of an earlier one behind it.
         other.epoch_max = other.epoch_max.max(copy.epoch_max);
         other.incarnation_max = other.incarnation_max.max(copy.incarnation_max);
+        other.promised = copy.promised;
         let Some(copied_blocks) = copy.copied_blocks else { return Ok((other, None)) };
         let old = replay(device, region_of(&self.root, self.layout), &mut ignore)?;
         let closing_seq = copy.next_seq.saturating_sub(1);

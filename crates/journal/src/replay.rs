@@ -32,7 +32,7 @@ pub enum Verdict {
     Damaged {
         /// The first block that is not current, counted in the region.
         at: u64,
-        /// The first sequence number that is lost.
+        /// The first sequence number that is lost; 1 where records are that had been copied, for they had any number before.
         first_lost: u64,
         /// The last one that is known to be lost.
         last_lost: u64,
@@ -118,16 +118,20 @@ pub(crate) struct Replayed {
     pub(crate) tail: u64,
     /// What the next frame would be.
     pub(crate) next_seq: u64,
+    /// What the frame after the last whole one would be, those behind damage included.
+    reached: u64,
     /// Of the last current block.
     pub(crate) incarnation: u32,
     /// Of any valid block of the store in this region.
     pub(crate) incarnation_max: u32,
-    /// Of any valid block behind the end.
+    /// The greatest epoch of any valid block of the store in this region.
     pub(crate) epoch_max: u64,
     /// The highest sequence number that any valid block of this epoch has or promises.
     pub(crate) seq_max: u64,
     /// The highest watermark that was seen.
     pub(crate) durable_seq: u64,
+    /// The highest watermark of any valid block of the store in this region, whatever its epoch: none of them lies.
+    pub(crate) promised: u64,
     /// Whether the last frame is a seal, and nothing comes after it.
     pub(crate) is_sealed: bool,
     /// Blocks up to and with the closing frame, if it was reached.
@@ -315,6 +319,29 @@ fn is_open(header: &BlockHeader, walk: &Walk, epoch: u64) -> bool {
         && walk.copied_blocks.is_some()
 }
 
+impl Replayed {
+    /// What the other region promises was durable. Where a switch was cut short and its header has rotted since, or both roots
+    /// in force have, nobody in this region may know of the last commits.
+    pub(crate) fn hear_promise(&mut self, promised: u64) {
+        if promised < self.reached {
+            return;
+        }
+        self.gap_at_end = true;
+        self.is_sealed = false;
+        self.verdict = match self.verdict {
+            Verdict::Damaged { at, first_lost, last_lost, evidence } => {
+                Verdict::Damaged { at, first_lost, last_lost: last_lost.max(promised), evidence }
+            }
+            Verdict::Clean | Verdict::TornTail { .. } => Verdict::Damaged {
+                at: self.tail,
+                first_lost: self.next_seq,
+                last_lost: promised,
+                evidence: Evidence::PromisedDurable,
+            },
+        };
+    }
+}
+
 impl Walk {
     fn take(&mut self, header: &BlockHeader) {
         self.incarnation = header.incarnation;
@@ -347,6 +374,7 @@ struct Scan {
     epoch_max: u64,
     seq_max: u64,
     durable_seq: u64,
+    promised: u64,
 }
 
 fn scan<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk) -> Result<Scan, JournalError> {
@@ -360,6 +388,7 @@ fn scan<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk) -> Result<Scan,
         epoch_max: region.epoch,
         seq_max: walk.next_seq.saturating_sub(1),
         durable_seq: walk.durable_seq,
+        promised: walk.durable_seq,
     };
     for at in walk.tail..region.layout.region_blocks() {
         let header = match reader.look(at) {
@@ -373,6 +402,7 @@ fn scan<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk) -> Result<Scan,
         };
         scan.incarnation_max = scan.incarnation_max.max(header.incarnation);
         scan.epoch_max = scan.epoch_max.max(header.epoch);
+        scan.promised = scan.promised.max(header.durable_seq);
         if header.epoch != region.epoch {
             continue;
         }
@@ -431,25 +461,32 @@ fn conclude<D: BlockDevice, E: From<JournalError>>(
     let mut frames = walk.frames;
     let (tail, next_seq) = (walk.tail, walk.next_seq);
     let mut gap_at_end = false;
+    let mut reached = next_seq;
     let verdict = match decide(is_copied, stop, scan.rest) {
         Ok(None) => Verdict::Clean,
         Err(_) => Verdict::TornTail { at: tail, first_lost: next_seq },
         Ok(Some(evidence)) => {
             let after = after_gap(reader, &walk, &scan.later, body, &mut frames, each)?;
             gap_at_end = after.gap_at_end || scan.unreadable_last >= Some(after.end);
+            reached = after.next_seq;
             let last_lost =
                 after.first_seq.map_or(scan.durable_seq, |seq| seq.saturating_sub(1)).max(next_seq);
-            Verdict::Damaged { at: tail, first_lost: next_seq, last_lost, evidence }
+            // Up to the first commit behind it, what is missing of a copy may be of any frame before it.
+            let is_in_copy = walk.copied_blocks.is_none() && walk.last != Kind::Commit;
+            let first_lost = if is_in_copy { 1 } else { next_seq };
+            Verdict::Damaged { at: tail, first_lost, last_lost, evidence }
         }
     };
     Ok(Replayed {
         tail,
         next_seq,
+        reached,
         incarnation: walk.incarnation,
         incarnation_max: scan.incarnation_max,
         epoch_max: scan.epoch_max,
         seq_max: scan.seq_max.max(scan.durable_seq),
         durable_seq: scan.durable_seq,
+        promised: scan.promised,
         is_sealed: verdict == Verdict::Clean && walk.last == Kind::Seal,
         copied_blocks: walk.copied_blocks,
         frames,
@@ -464,6 +501,8 @@ struct After {
     first_seq: Option<u64>,
     /// Behind the last frame, records or not.
     end: u64,
+    /// What the frame behind it would be.
+    next_seq: u64,
     /// Whether nothing with records came after the last gap.
     gap_at_end: bool,
 }
@@ -480,8 +519,7 @@ fn after_gap<D: BlockDevice, E: From<JournalError>>(
     frames: &mut u64,
     each: &mut dyn FnMut(Frame<'_>) -> Result<(), E>,
 ) -> Result<After, E> {
-    let mut after = After { first_seq: None, end: walk.tail, gap_at_end: true };
-    let mut next_seq = walk.next_seq;
+    let mut after = After { first_seq: None, end: walk.tail, next_seq: walk.next_seq, gap_at_end: true };
     for (nth, Later { at, header }) in later.iter().enumerate() {
         let overruled = later
             .get(nth + 1..)
@@ -490,13 +528,13 @@ fn after_gap<D: BlockDevice, E: From<JournalError>>(
             .find(|after| after.header.incarnation > header.incarnation)
             .is_some_and(|after| after.header.kind != Kind::Open);
         let is_record = matches!(header.kind, Kind::Copied | Kind::Commit);
-        if overruled || header.seq < next_seq || !whole(reader, *at, header, body)? {
+        if overruled || header.seq < after.next_seq || !whole(reader, *at, header, body)? {
             continue;
         }
         after.first_seq.get_or_insert(header.seq);
         after.gap_at_end |= *at != after.end;
         after.end = at + u64::from(header.count);
-        next_seq = if header.kind == Kind::Copied { header.seq } else { header.seq.saturating_add(1) };
+        after.next_seq = if header.kind == Kind::Copied { header.seq } else { header.seq.saturating_add(1) };
         if is_record {
             *frames += 1;
             let gap_before = core::mem::take(&mut after.gap_at_end);

@@ -42,6 +42,8 @@ impl<D: BlockDevice> Journal<D> {
         // What is on its way is not in what the engine copies.
         self.refuse_while_out()?;
         let epoch = self.epoch_max.checked_add(1).ok_or(JournalError::NumbersUsedUp)?;
+        // A copy that could not get a root must not be closed: the next open would have to finish it.
+        self.root.generation.checked_add(1).ok_or(JournalError::NumbersUsedUp)?;
         self.make_root_durable()?;
         self.epoch_max = epoch;
         let base_seq = self.next_seq - 1;

@@ -2,13 +2,15 @@
 //! `steadfast crash` (`crates/crash-cases/src/state`).
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::collections::BTreeMap;
+
 use crash_cases::{CaseOn, state_case_named, state_cases};
 use crashsim::{
-    Campaign, DiskProfile, Explorer, Gauge, Mark, Options, Recording, Report, Scenario, SimDisk, barriers,
-    replay,
+    BlockOp, Campaign, DiskImage, DiskLie, DiskProfile, Expected, Explorer, Gauge, Life, Mark, Options,
+    Recording, Report, Run, Scenario, SimDisk, Verdict as Found, Workload, barriers, replay,
 };
-use media::Geometry;
-use statefs::{Access, ErrorKind, Key, Store, StoreId};
+use media::{BlockDevice, BlockIndex, Geometry};
+use statefs::{Access, Certainty, ErrorKind, Key, Store, StoreId, Verdict};
 
 type Case = Box<dyn CaseOn<SimDisk>>;
 
@@ -142,6 +144,133 @@ fn without_the_flush_of_a_commit_something_is_lost() {
         // The first flush of the script itself: what came before belongs to the open.
         let commit = all.iter().find(|barrier| barrier.record == 5).unwrap();
         assert!(commit.removed.is_some(), "{name}: {} at {}", commit.what, commit.record);
+    }
+}
+
+/// A case on a device that has durable writes, where a commit needs no flush.
+struct OnDurable(Case);
+
+impl Workload<SimDisk> for OnDurable {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn start(&self) -> (DiskImage, Expected) {
+        let (image, expected) = self.0.start();
+        let geometry = image.geometry().with_write_durable();
+        (DiskImage::from_bytes(geometry, &image.to_bytes().unwrap()).unwrap(), expected)
+    }
+
+    fn run(&self, disk: &SimDisk, run: &Run) {
+        self.0.run(disk, run);
+    }
+
+    fn recover(&self, disk: &SimDisk, life: Life) -> Result<(), String> {
+        self.0.recover(disk, life)
+    }
+
+    fn check(&self, disk: &SimDisk, life: Life, expected: &Expected) -> Found {
+        self.0.check(disk, life, expected)
+    }
+
+    fn is_same(&self, first: &SimDisk, second: &SimDisk) -> bool {
+        self.0.is_same(first, second)
+    }
+}
+
+/// Each durable write is made a plain one: for every kind of them, somebody notices.
+#[test]
+fn every_durable_write_is_needed() {
+    let options = Options { states_max: 64, depth: 0, ..Options::default() };
+    let (mut needed, mut unnoticed) = (BTreeMap::<&str, usize>::new(), BTreeMap::<&str, usize>::new());
+    for case in scripts().map(OnDurable) {
+        let mut recorded = Scenario::plain(case.name()).record::<SimDisk>(&case).unwrap();
+        let trace = recorded.trace.clone();
+        for (record, entry) in trace.records().iter().enumerate() {
+            let Some(BlockOp::Write { bytes, durable: true, .. }) = entry.op() else { continue };
+            recorded.trace = DiskLie::NotDurable { record }.tell(&trace).unwrap();
+            let report = Explorer::default().explore::<SimDisk>(
+                &case,
+                &recorded,
+                DiskProfile::AnySubsetTorn,
+                &options,
+                &Gauge::default(),
+            );
+            let list = if report.failure.is_some() { &mut needed } else { &mut unnoticed };
+            *list.entry(kind_of(bytes)).or_default() += 1;
+        }
+    }
+    println!("durable writes: needed {needed:?}, unnoticed somewhere {unnoticed:?}");
+    assert!(needed.contains_key("commit") && needed.contains_key("seal"), "{needed:?}");
+    assert!(unnoticed.keys().all(|what| needed.contains_key(what)), "{unnoticed:?}");
+}
+
+/// What the kind of a frame, which is the sixth byte of its block, is called.
+fn kind_of(block: &[u8]) -> &'static str {
+    match block[5] {
+        4 => "commit",
+        5 => "seal",
+        _ => "another",
+    }
+}
+
+/// Everything a store shows, and whether it is certain of it.
+fn all<D: BlockDevice>(store: &Store<D>) -> BTreeMap<Key, (Vec<u8>, Certainty)> {
+    store.iter().map(|(key, value)| (key, (value.bytes.to_vec(), value.certainty))).collect()
+}
+
+/// A device that lies about one write: it never lands, or lands in any other place. Nothing is promised on such a device but
+/// that it is said: after a clean close, what is not damaged is whole, and what is certain is the newest.
+#[test]
+fn lost_and_misdirected_writes_are_reported_as_damage() {
+    let mut counts = BTreeMap::<(&str, &str), usize>::new();
+    for case in scripts() {
+        let recorded = Scenario::plain(case.name()).record::<SimDisk>(&*case).unwrap();
+        let disk = SimDisk::resume(&recorded.start, recorded.trace);
+        let Ok((store, recovery)) = Store::open(disk.clone(), Access::Write) else { continue };
+        // A case that ends behind a flush that failed: there may be no clean close.
+        if recovery.read_only.is_some() {
+            continue;
+        }
+        store.close().unwrap();
+        let whole = all(&Store::open(disk.clone(), Access::Read).unwrap().0);
+        let trace = disk.trace();
+        for record in 0..trace.len() {
+            let elsewhere = (0..recorded.start.geometry().block_count())
+                .map(|to| ("misdirected", DiskLie::Misdirected { record, to: BlockIndex::new(to) }));
+            for (what, lie) in elsewhere.chain([("lost", DiskLie::Lost { record })]) {
+                let Some(lied) = lie.tell(&trace) else { continue };
+                let image = SimDisk::resume(&recorded.start, lied).image();
+                let told =
+                    judge(case.name(), &lie.to_string(), SimDisk::mount(image, Recording::Off), &whole);
+                *counts.entry((what, told)).or_default() += 1;
+            }
+        }
+    }
+    println!("{counts:?}");
+    assert!(counts.contains_key(&("lost", "damaged")) && counts.contains_key(&("misdirected", "damaged")));
+}
+
+fn judge(case: &str, lie: &str, disk: SimDisk, whole: &BTreeMap<Key, (Vec<u8>, Certainty)>) -> &'static str {
+    match Store::open(disk, Access::Read) {
+        Err(error) => {
+            assert!(
+                matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound),
+                "{case}: {lie}: {error}"
+            );
+            "refused"
+        }
+        Ok((store, recovery)) if matches!(recovery.tail, Verdict::Damaged { .. }) => {
+            for (key, (found, certainty)) in all(&store) {
+                let is_newest = whole.get(&key).is_some_and(|(newest, _)| *newest == found);
+                assert!(certainty == Certainty::Suspect || is_newest, "{case}: {lie}: {key} {recovery:?}");
+            }
+            "damaged"
+        }
+        Ok((store, recovery)) => {
+            assert!(all(&store) == *whole, "{case}: {lie}: {recovery:?}");
+            "whole"
+        }
     }
 }
 
