@@ -90,6 +90,7 @@ impl<D: BlockDevice> Journal<D> {
             durable_seq: root.copied_seq,
             in_flight_blocks: 0,
             open_record: OpenRecord::Written,
+            covers: 0,
             last: Kind::Closing,
             read_only: None,
             poisoned: None,
@@ -167,6 +168,7 @@ impl<D: BlockDevice> Journal<D> {
     fn adopt(&mut self, replayed: &Replayed, other: &Other, access: Access) -> Result<(), JournalError> {
         self.tail = replayed.tail;
         self.next_seq = replayed.next_seq;
+        self.covers = replayed.covers;
         self.durable_seq = replayed.durable_seq.min(replayed.next_seq.saturating_sub(1));
         self.epoch_max = self.epoch.max(other.epoch_max);
         self.incarnation = replayed.incarnation;

@@ -134,6 +134,8 @@ pub(crate) struct Replayed {
     pub(crate) promised: u64,
     /// Whether the last frame is a seal, and nothing comes after it.
     pub(crate) is_sealed: bool,
+    /// How many frames without records stand behind the last one with records, each of which says that it was durable.
+    pub(crate) covers: u64,
     /// Blocks up to and with the closing frame, if it was reached.
     pub(crate) copied_blocks: Option<u64>,
     /// How many frames were handed over.
@@ -215,6 +217,7 @@ struct Walk {
     incarnation: u32,
     durable_seq: u64,
     last: Kind,
+    covers: u64,
     copied_blocks: Option<u64>,
     frames: u64,
 }
@@ -232,6 +235,7 @@ pub(crate) fn replay<D: BlockDevice, E: From<JournalError>>(
         incarnation: 0,
         durable_seq: 0,
         last: Kind::Header,
+        covers: 0,
         copied_blocks: None,
         frames: 0,
     };
@@ -347,6 +351,10 @@ impl Walk {
         self.incarnation = header.incarnation;
         self.durable_seq = self.durable_seq.max(header.durable_seq);
         self.last = header.kind;
+        self.covers = match header.kind {
+            Kind::Seal | Kind::Open => self.covers + 1,
+            Kind::Header | Kind::Copied | Kind::Closing | Kind::Commit => 0,
+        };
         match header.kind {
             // These two name the sequence number that the copy was taken at.
             Kind::Header | Kind::Copied => self.next_seq = header.seq.saturating_add(1),
@@ -488,6 +496,7 @@ fn conclude<D: BlockDevice, E: From<JournalError>>(
         durable_seq: scan.durable_seq,
         promised: scan.promised,
         is_sealed: verdict == Verdict::Clean && walk.last == Kind::Seal,
+        covers: walk.covers,
         copied_blocks: walk.copied_blocks,
         frames,
         gap_at_end,

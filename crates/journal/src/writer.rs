@@ -52,6 +52,10 @@ pub struct Stats {
     pub switches: u64,
 }
 
+/// How many frames behind the last one with records a closed store has. One write that goes astray can take two blocks with
+/// it: itself, and what it falls upon.
+const COVERS_FOR_GOOD: u64 = 2;
+
 /// Whether the first block of this incarnation has been written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OpenRecord {
@@ -89,6 +93,8 @@ pub struct Journal<D> {
     /// Blocks issued since the last flush was submitted.
     pub(crate) in_flight_blocks: u64,
     pub(crate) open_record: OpenRecord,
+    /// Frames that say that the last one with records was durable, as they were found.
+    pub(crate) covers: u64,
     pub(crate) last: Kind,
     pub(crate) read_only: Option<&'static str>,
     pub(crate) poisoned: Option<DeviceError>,
@@ -251,17 +257,21 @@ impl<D: BlockDevice> Journal<D> {
         self.put_seal()
     }
 
-    /// Two seals, the second of which covers the first: what a store does when it is closed.
+    /// Two seals, the second of which covers the first: what a store does when it is closed. Where nothing was written since
+    /// it was opened, what is missing of them: it may have been sealed once, when it was idle.
     ///
     /// # Errors
     /// As [`Journal::write`].
     pub fn seal_for_good(&mut self) -> Result<(), JournalError> {
-        self.refuse_unless_writable()?;
-        if self.open_record == OpenRecord::Written {
-            self.seal()?;
-            self.put_seal()?;
+        self.refuse_while_out()?;
+        match self.open_record {
+            OpenRecord::Written => self.seal()?,
+            OpenRecord::Due if self.covers >= COVERS_FOR_GOOD => return Ok(()),
+            // No room: it stays as it was found.
+            OpenRecord::Due if self.tail + 2 > self.layout.region_blocks() => return Ok(()),
+            OpenRecord::Due => self.write_due_open()?,
         }
-        Ok(())
+        self.put_seal()
     }
 
     /// The same journal on the device as `map` wraps it: in a counter, say, or behind an [`alloc::sync::Arc`]. What it wraps
@@ -280,6 +290,7 @@ impl<D: BlockDevice> Journal<D> {
             durable_seq: self.durable_seq,
             in_flight_blocks: self.in_flight_blocks,
             open_record: self.open_record,
+            covers: self.covers,
             last: self.last,
             read_only: self.read_only,
             poisoned: self.poisoned,

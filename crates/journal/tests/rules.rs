@@ -448,12 +448,12 @@ fn rule_6_a_whole_newer_region_is_finished_at_open() {
     let is_root =
         |op: &&BlockOp| matches!(op, BlockOp::Write { bytes, .. } if bytes.starts_with(b"SFSUPER1"));
     let is_flush = |op: &&BlockOp| matches!(op, BlockOp::Flush { .. });
-    let order: Vec<(bool, bool)> = ops.iter().map(|op| (is_root(op), is_flush(op))).collect();
-    assert_eq!(
-        order[..4],
-        [(false, true), (true, false), (true, false), (false, true)],
-        "flush before and after the root, and only then the record of the open"
-    );
+    let first = ops.iter().position(&is_root).unwrap();
+    assert!(is_flush(&ops[first - 1]) && is_root(&ops[first + 1]) && is_flush(&ops[first + 2]));
+    assert!(!ops[first + 3..].iter().any(is_root), "the root once, between two flushes");
+    // What was copied may have been read from a cache alone, so it is written again before the root; nothing else is.
+    let is_region_b = |op: &&BlockOp| matches!(op, BlockOp::Write { at, .. } if at.get() >= 2 + 12);
+    assert!(ops[1..first - 1].iter().all(is_region_b), "{ops:?}");
     let script = Script {
         name: "a switch that waits to be finished",
         blocks: 28,

@@ -107,6 +107,8 @@ impl<D: BlockDevice> Forming<D> {
         seq: u64,
     ) -> Result<Self, Error> {
         let (limits, space) = admit(device.geometry(), options, load, value_len)?;
+        // No revision has a greater number, whatever those of the frames were.
+        let seq = seq.min(SEQ_END.saturating_sub(2));
         // Half of what is left, where that is less: it can be done again and again.
         let jump = SEQ_JUMP.min(SEQ_END.saturating_sub(seq) / 2);
         let base_seq = seq.saturating_add(jump);
