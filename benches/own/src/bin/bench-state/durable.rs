@@ -1,0 +1,285 @@
+//! Durable writes beside the raw write and flush of one block, in alternating slices of the same run.
+
+use std::error::Error;
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Barrier};
+use std::time::Instant;
+
+use media::{Access, FileDisk, Fs as _, OsFs, SystemClock};
+use statefs::{Batch, Key, Options, SharedStore, Store, StoreId};
+use testbed::{FsKind, LoopDevice, LoopFs, Missing};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// Blocks of 4 KiB on each device, and how many of them a slice of the raw baseline writes.
+const BLOCKS: u64 = 8192;
+const BLOCK: usize = 4096;
+const SLICE: u32 = 100;
+/// How many keys a store has, and bytes of each value.
+const KEYS: u32 = 1_000;
+const VALUE: [u8; 155] = [7; 155];
+const WRITERS: [u32; 3] = [1, 8, 32];
+const BUFFERED: u32 = 10_000;
+
+/// Where is measured.
+pub(crate) enum Ground {
+    Directory(PathBuf),
+    FileSystem(FsKind),
+    RawDevice,
+}
+
+impl Ground {
+    /// All that this machine has, or what was asked for.
+    pub(crate) fn all(dir: Option<PathBuf>) -> Vec<Self> {
+        match dir {
+            Some(dir) => vec![Self::Directory(dir)],
+            None => vec![Self::FileSystem(FsKind::Ext4), Self::FileSystem(FsKind::Xfs), Self::RawDevice],
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Directory(dir) => dir.display().to_string(),
+            Self::FileSystem(kind) => format!("{}, loop-mounted image file", kind.fs_type()),
+            Self::RawDevice => "raw loop device".to_owned(),
+        }
+    }
+}
+
+/// Devices on one ground; what holds them goes when this is dropped.
+struct Devices {
+    _mounted: Option<LoopFs>,
+    dir: Option<tempfile::TempDir>,
+    raw: Vec<LoopDevice>,
+}
+
+/// A device for a store, and the path of one for the baseline.
+impl Devices {
+    fn on(ground: &Ground) -> Result<Self, Missing> {
+        let mounted = match ground {
+            Ground::FileSystem(kind) => Some(LoopFs::mount(*kind, 1 << 30)?),
+            Ground::Directory(_) | Ground::RawDevice => None,
+        };
+        let below = match (ground, &mounted) {
+            (Ground::Directory(dir), _) => Some(dir.clone()),
+            (_, Some(mounted)) => Some(mounted.root().to_owned()),
+            (_, None) => None,
+        };
+        let dir = below.map(tempfile::tempdir_in).transpose();
+        let dir = dir.map_err(|error| Missing::new(format!("no directory to measure in: {error}")))?;
+        Ok(Self { _mounted: mounted, dir, raw: Vec::new() })
+    }
+
+    /// Every byte of it was written.
+    fn path(&mut self, name: &str) -> Outcome<PathBuf> {
+        let path = match &self.dir {
+            Some(dir) => dir.path().join(name),
+            None => {
+                let device = LoopDevice::attach(BLOCKS * u64::try_from(BLOCK)?, 4096)?;
+                let path = device.path().to_owned();
+                self.raw.push(device);
+                path
+            }
+        };
+        let file = OpenOptions::new().write(true).create(self.dir.is_some()).truncate(false).open(&path)?;
+        for block in 0..BLOCKS / 256 {
+            file.write_all_at(&vec![0; 256 * BLOCK], block * 256 * u64::try_from(BLOCK)?)?;
+        }
+        sync(&file)?;
+        Ok(path)
+    }
+
+    fn disk(&mut self, name: &str) -> Outcome<FileDisk> {
+        let path = self.path(name)?;
+        let dir = OsFs.open_dir(path.parent().unwrap_or(Path::new("/")))?;
+        let file = dir.open_disk(path.file_name().unwrap_or(OsStr::new("")), Access::ReadWrite)?;
+        Ok(FileDisk::open(file, u32::try_from(BLOCK)?)?)
+    }
+}
+
+fn sync(file: &File) -> io::Result<()> {
+    Ok(rustix::fs::fdatasync(file)?)
+}
+
+/// Seconds for one operation.
+struct Contender<'c> {
+    name: String,
+    run: Box<dyn FnMut(u32) -> Outcome<f64> + 'c>,
+    took: Vec<f64>,
+}
+
+fn per(begun: Instant, count: u32) -> f64 {
+    begun.elapsed().as_secs_f64() / f64::from(count)
+}
+
+fn keys(of: &str, count: u32) -> Outcome<Vec<Key>> {
+    (0..count).map(|number| Ok(Key::parse(&format!("/state/{of}/{number:06}"))?)).collect()
+}
+
+fn store(devices: &mut Devices, name: &str) -> Outcome<Store<FileDisk>> {
+    Ok(Store::format(devices.disk(name)?, &Options::new(StoreId([3; 16])))?)
+}
+
+/// The raw baseline: one block written through the page cache, and made durable.
+fn raw<'c>(devices: &mut Devices) -> Outcome<Contender<'c>> {
+    let file = OpenOptions::new().write(true).open(devices.path("raw")?)?;
+    let run = move |round: u32| {
+        let begun = Instant::now();
+        for number in 0..SLICE {
+            let at = u64::from(round * SLICE + number) % BLOCKS;
+            file.write_all_at(&[1; BLOCK], at * u64::try_from(BLOCK)?)?;
+            sync(&file)?;
+        }
+        Ok(per(begun, SLICE))
+    };
+    Ok(Contender { name: "raw write + fdatasync".to_owned(), run: Box::new(run), took: Vec::new() })
+}
+
+fn writers<'c>(shared: &'c SharedStore<FileDisk>, count: u32, keys: &'c [Key]) -> Contender<'c> {
+    let each = (SLICE * 4 / count).max(25);
+    let run = move |_| {
+        let start = Barrier::new(usize::try_from(count)? + 1);
+        let begun = std::thread::scope(|scope| {
+            for writer in 0..count {
+                let start = &start;
+                let keys = keys.iter().cycle().skip(usize::try_from(writer * 31).unwrap_or(0));
+                let keys = keys.take(usize::try_from(each).unwrap_or(0));
+                scope.spawn(move || {
+                    start.wait();
+                    // A write that fails poisons the store, which the end of the run tells.
+                    keys.map(|key| shared.put(key, &VALUE)).filter(Result::is_err).count()
+                });
+            }
+            start.wait();
+            Instant::now()
+        });
+        shared.sync()?;
+        Ok(per(begun, each * count))
+    };
+    let name = format!("{count} writer(s), SharedStore");
+    Contender { name, run: Box::new(run), took: Vec::new() }
+}
+
+/// Measures all of it on one ground, and prints.
+pub(crate) fn measure(ground: &Ground, rounds: u32, out: &mut impl io::Write) -> Outcome<()> {
+    let mut devices = match Devices::on(ground) {
+        Ok(devices) => devices,
+        Err(missing) => return Ok(writeln!(out, "{}: not measured: {missing}\n", ground.name())?),
+    };
+    let names = keys("app", KEYS)?;
+    let mut single = store(&mut devices, "single")?;
+    let mode = single.device().mode();
+    let mut batches = store(&mut devices, "batch")?;
+    let mut buffered = store(&mut devices, "buffered")?;
+    let mut shared = Vec::new();
+    for count in WRITERS {
+        let store = store(&mut devices, &format!("shared-{count}"))?;
+        shared.push((count, SharedStore::new(store, Arc::new(SystemClock::new()))));
+    }
+    let mut batch = Batch::new();
+    names.iter().try_for_each(|key| batch.put(key, &VALUE))?;
+
+    let mut contenders = vec![raw(&mut devices)?];
+    contenders.push(Contender {
+        name: "1 writer, Store".to_owned(),
+        run: Box::new(|_| {
+            let begun = Instant::now();
+            for key in names.iter().take(usize::try_from(SLICE)?) {
+                let _revision = single.put(key, &VALUE)?;
+            }
+            Ok(per(begun, SLICE))
+        }),
+        took: Vec::new(),
+    });
+    contenders.extend(shared.iter().map(|(count, shared)| writers(shared, *count, &names)));
+    contenders.push(Contender {
+        name: "batch of 1,000".to_owned(),
+        run: Box::new(|_| {
+            let begun = Instant::now();
+            for _ in 0..10 {
+                let _revision = batches.batch(&batch)?;
+            }
+            Ok(per(begun, 10 * KEYS))
+        }),
+        took: Vec::new(),
+    });
+    contenders.push(Contender {
+        name: "10,000 buffered + sync".to_owned(),
+        run: Box::new(|_| {
+            let begun = Instant::now();
+            for key in names.iter().cycle().take(usize::try_from(BUFFERED)?) {
+                let _revision = buffered.put_buffered(key, &VALUE)?;
+            }
+            let _durable = buffered.sync()?;
+            Ok(per(begun, BUFFERED))
+        }),
+        took: Vec::new(),
+    });
+    // The first round does not count; the order turns, so that nobody always comes after the same one.
+    let count = contenders.len();
+    for round in 0..=rounds {
+        for turn in 0..count {
+            let nth = (turn + usize::try_from(round)?) % count;
+            let Some(contender) = contenders.get_mut(nth) else { continue };
+            let took = (contender.run)(round)?;
+            if round > 0 {
+                contender.took.push(took);
+            }
+        }
+    }
+    let region = (BLOCKS - 4) / 2;
+    writeln!(
+        out,
+        "{} ({mode}); {BLOCKS} blocks of 4 KiB, regions of {region}, {KEYS} keys, values of 155 bytes",
+        ground.name()
+    )?;
+    print(&contenders, out)?;
+    drop(contenders);
+    for (count, shared) in &shared {
+        let stats = shared.stats();
+        let frames = stats.store.frame_ops.count();
+        let ops = f64::from(rounds + 1) * f64::from((SLICE * 4 / count).max(25) * count);
+        writeln!(
+            out,
+            "  {count:>2} writer(s): {:.3} barriers a put, {:.1} device bytes a payload byte, {frames} frames, half of them of \
+             {} puts or fewer, frames durable after {} µs (half), {} µs (99 %)",
+            whole(stats.store.journal.barriers) / ops,
+            whole(stats.store.journal.blocks) * 4096.0 / ops / 155.0,
+            stats.store.frame_ops.percentile(50),
+            stats.frame_micros.percentile(50),
+            stats.frame_micros.percentile(99),
+        )?;
+    }
+    Ok(writeln!(out)?)
+}
+
+/// Counts are far below what a float cannot hold.
+fn whole(count: u64) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+fn print(contenders: &[Contender<'_>], out: &mut impl io::Write) -> Outcome<()> {
+    let Some(raw) = contenders.first() else { return Ok(()) };
+    for contender in contenders {
+        let ratios = raw.took.iter().zip(&contender.took).map(|(raw, ours)| raw / ours);
+        let [low, median, high] = quartiles(ratios.collect());
+        let [_, took, _] = quartiles(contender.took.clone());
+        writeln!(
+            out,
+            "  {:<26}{:>9.2} µs{:>12.0} a second   ratio {median:>7.2} [{low:.2}..{high:.2}]",
+            contender.name,
+            took * 1e6,
+            1.0 / took
+        )?;
+    }
+    Ok(())
+}
+
+fn quartiles(mut of: Vec<f64>) -> [f64; 3] {
+    of.sort_by(f64::total_cmp);
+    [1, 2, 3].map(|quarter| of.get(of.len() * quarter / 4).copied().unwrap_or(f64::NAN))
+}
