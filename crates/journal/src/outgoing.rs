@@ -8,7 +8,7 @@
 //!
 //! Invariants
 //! - frames that were begun and have not ended lie behind everything durable, in order, and are no more than
-//!   [`OUTGOING_MAX`].
+//!   [`Journal::outgoing_max`].
 //! - nothing is called durable before every frame in front of it is: a frame that ends early waits.
 //! - while any is out, nothing else is flushed, sealed or switched: that would have to know what became of it.
 
@@ -20,7 +20,7 @@ use crate::error::JournalError;
 use crate::frame::Kind;
 use crate::writer::{Durable, Journal, Place};
 
-/// How many frames may be on their way at a time. (Two: one that is being made durable, and one that is built meanwhile.)
+/// How many frames may be on their way at a time, at most: one that is flushed, and one that is written meanwhile.
 pub const OUTGOING_MAX: usize = 2;
 
 /// A frame that was begun: [`Outgoing::carry_out`] brings it to the device, [`Journal::end_commit`] takes it back.
@@ -74,6 +74,14 @@ pub(crate) struct Out {
 }
 
 impl<D: BlockDevice> Journal<D> {
+    /// How many frames may be on their way at a time on this device. One, where a frame is one durable write: a second one
+    /// would wait for it in the device, and those who could have shared it would ride on two (measured with 8 threads:
+    /// 1.4-2.8 times the raw rate with two, 3.2-3.5 with one).
+    #[must_use]
+    pub fn outgoing_max(&self) -> usize {
+        if self.device.geometry().write_durable() { 1 } else { OUTGOING_MAX }
+    }
+
     /// How many frames have been begun and not ended.
     #[must_use]
     pub fn outgoing(&self) -> usize {
@@ -88,7 +96,7 @@ impl<D: BlockDevice> Journal<D> {
     pub fn begin_commit(&mut self, body: &[u8]) -> Result<Outgoing, JournalError> {
         self.check(body)?;
         let blocks = self.layout.blocks_of(body.len());
-        let too_many = self.out.len() >= OUTGOING_MAX || self.is_too_much_in_flight(blocks);
+        let too_many = self.out.len() >= self.outgoing_max() || self.is_too_much_in_flight(blocks);
         if too_many && !self.out.is_empty() {
             return Err(JournalError::Outgoing { count: self.out.len() });
         }

@@ -24,14 +24,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockRead
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
-use journal::{OUTGOING_MAX, Outgoing};
+use journal::Outgoing;
 use media::{BlockDevice, Clock};
 
 use crate::batch::{Batch, Precondition};
+use crate::changes::Changes;
 use crate::commit::Company;
 use crate::error::{Error, ErrorKind};
 use crate::histogram::Histogram;
-use crate::key::Key;
+use crate::key::{Key, Prefix};
 use crate::record::{Form, Record, Revision};
 use crate::store::{Certainty, Stats, Store};
 
@@ -62,6 +63,9 @@ struct Inner<D: BlockDevice> {
     /// Told when nobody gathers and nothing is out, for who needs the store for itself.
     quiet: Condvar,
     frame_micros: Mutex<Histogram>,
+    /// Counts the times that something may have become durable, for those who watch; and tells them.
+    shown: Mutex<u64>,
+    news: Condvar,
     ticker: Mutex<Option<Thread>>,
     /// The ticker sleeps until it is woken.
     is_dozing: AtomicBool,
@@ -222,13 +226,16 @@ impl<D: BlockDevice> SharedStore<D> {
     #[must_use]
     pub fn new(store: Store<D>, clock: Arc<dyn Clock>) -> Self {
         let (device, store) = store.share();
+        let queue = Queue { out_max: store.outgoing_max(), crowd: 1, ..Queue::default() };
         let inner = Inner {
             device,
             clock,
             state: RwLock::new(State { store, riders: VecDeque::new() }),
-            queue: Mutex::new(Queue { out_max: OUTGOING_MAX, crowd: 1, ..Queue::default() }),
+            queue: Mutex::new(queue),
             quiet: Condvar::new(),
             frame_micros: Mutex::default(),
+            shown: Mutex::default(),
+            news: Condvar::new(),
             ticker: Mutex::default(),
             is_dozing: AtomicBool::new(false),
         };
@@ -339,6 +346,40 @@ impl<D: BlockDevice> SharedStore<D> {
         bytes.extend_from_slice(value.bytes);
         let (revision, certainty, form) = (value.revision, value.certainty, value.form);
         Ok(Some(OwnedValue { bytes, revision, certainty, form }))
+    }
+
+    /// The durable changes below a prefix that came after `since`, as [`Store::changes`]. Where there are none yet, waits for
+    /// one, and no longer than `patience`; then the answer is empty.
+    ///
+    /// # Errors
+    /// As [`Store::changes`]; [`Error::Closed`]: there will be none.
+    pub fn watch(
+        &self,
+        prefix: &Prefix,
+        since: Revision,
+        max: usize,
+        patience: Duration,
+    ) -> Result<Changes, Error> {
+        let until = self.inner.clock.elapsed().saturating_add(patience);
+        let mut since = since;
+        loop {
+            let seen = *unpoisoned(self.inner.shown.lock());
+            match self.read(|store| store.changes(prefix, since, max))? {
+                // Nothing below the prefix: what was looked at need not be looked at again.
+                Changes::Events { events, next } if events.is_empty() => since = next,
+                found => return Ok(found),
+            }
+            if self.inner.queue().is_closed {
+                return Err(Error::Closed);
+            }
+            let left = until.saturating_sub(self.inner.clock.elapsed());
+            if left.is_zero() {
+                return Ok(Changes::Events { events: Vec::new(), next: since });
+            }
+            let shown = unpoisoned(self.inner.shown.lock());
+            let waited = self.inner.news.wait_timeout_while(shown, left, |shown| *shown == seen);
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
+        }
     }
 
     /// Reads whatever it likes in one consistent state of the store: all or nothing of each batch. While it does, no frame is
@@ -532,7 +573,7 @@ impl<D: BlockDevice> Inner<D> {
             queue.is_blocked = false;
             queue.crowd = crowd;
         });
-        self.wake_ticker();
+        self.tell_of_news();
         for (waiter, answer) in told {
             waiter.tell(Told::Answer(ended.as_ref().map(|_| answer).map_err(Error::clone)));
         }
@@ -542,7 +583,7 @@ impl<D: BlockDevice> Inner<D> {
     fn pass_on(&self, state: RwLockWriteGuard<'_, State<D>>, settle: impl FnOnce(&mut Queue)) {
         let mut queue = self.queue();
         queue.out = state.store.outgoing();
-        queue.out_max = if state.store.is_compaction_due() { 1 } else { OUTGOING_MAX };
+        queue.out_max = if state.store.is_compaction_due() { 1 } else { state.store.outgoing_max() };
         drop(state);
         settle(&mut queue);
         let next = queue.next_leader();
@@ -556,8 +597,10 @@ impl<D: BlockDevice> Inner<D> {
         }
     }
 
-    /// Something was shown that can be sealed.
-    fn wake_ticker(&self) {
+    /// Something was shown: it can be sealed, and it may be what somebody waits for.
+    fn tell_of_news(&self) {
+        *unpoisoned(self.shown.lock()) += 1;
+        self.news.notify_all();
         if self.is_dozing.swap(false, Ordering::SeqCst)
             && let Some(ticker) = &*unpoisoned(self.ticker.lock())
         {
@@ -577,7 +620,7 @@ impl<D: BlockDevice> Inner<D> {
                     Err(error) if error.kind() == ErrorKind::Busy => {}
                     done => {
                         drop(state);
-                        self.wake_ticker();
+                        self.tell_of_news();
                         return done;
                     }
                 }
@@ -644,7 +687,7 @@ impl<D: BlockDevice> Drop for Alone<'_, D> {
             waiter.tell(Told::Answer(Err(Error::Closed)));
         }
         self.inner.quiet.notify_all();
-        self.inner.wake_ticker();
+        self.inner.tell_of_news();
     }
 }
 

@@ -284,6 +284,12 @@ impl<D: BlockDevice> Store<D> {
         self.idle == Idle::Sealed
     }
 
+    /// How many frames may be on their way at a time.
+    #[cfg(feature = "std")]
+    pub(crate) fn outgoing_max(&self) -> usize {
+        self.journal.outgoing_max()
+    }
+
     /// How many frames are on their way.
     #[cfg(feature = "std")]
     pub(crate) fn outgoing(&self) -> usize {
