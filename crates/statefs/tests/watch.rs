@@ -185,6 +185,13 @@ fn a_reader_beside_a_writer_is_told_of_every_write_and_of_nothing_else() {
     let reader = read();
     writer.close().unwrap();
     assert!(reader.has_moved_on().unwrap(), "a seal");
+    // A switch alone: nothing is written behind the end of the old region, and all that follows goes into the new one.
+    let reader = read();
+    assert!(!reader.has_moved_on().unwrap());
+    let (mut writer, _) = Store::open(disk.clone(), Access::Write).unwrap();
+    assert!(!reader.has_moved_on().unwrap(), "it had been closed, so an open writes nothing");
+    while writer.compact_step().unwrap() == Compaction::Running {}
+    assert!(reader.has_moved_on().unwrap(), "a switch");
     let reader = read();
     assert!(!reader.has_moved_on().unwrap());
     let other = Options::new(StoreId(*b"another of tests"));
