@@ -12,8 +12,9 @@ mod state;
 
 pub(crate) use crash::{CrashCommand, CrashRun};
 pub(crate) use state::{
-    QuotaCommand, QuotaSet, SnapshotCommand, StateBackup, StateBatch, StateCas, StateCommand, StateInit,
-    StateLs, StatePut, StateRestore, StateRm, StateSalvage, StateWatch,
+    QuotaCommand, QuotaSet, SealCommand, SealRotate, SealedWith, SnapshotCommand, StateBackup, StateBatch,
+    StateCas, StateCommand, StateGet, StateInit, StateLs, StatePut, StateRestore, StateRm, StateSalvage,
+    StateWatch,
 };
 
 const AFTER_HELP: &str = "\

@@ -20,12 +20,7 @@ pub(crate) enum StateCommand {
     /// A power cut during it leaves the old value or the new one; after it, the new one.
     Put(StatePut),
     /// Print the value of a key, byte for byte. Exit code 1: it has none.
-    Get {
-        /// The image.
-        image: PathBuf,
-        /// The key: absolute, under `/state/`.
-        key: String,
-    },
+    Get(StateGet),
     /// Take the values of keys away, durably: all of these keys or, if one has no value, none.
     Rm(StateRm),
     /// List the keys that have a value, in the order of their bytes.
@@ -93,6 +88,14 @@ pub(crate) enum StateCommand {
     /// Limit what may lie below a prefix.
     #[command(subcommand)]
     Quota(QuotaCommand),
+    /// Seal prefixes: what is put below one is encrypted, and only who has the key can read it or change it unnoticed.
+    ///
+    /// A key is 32 random bytes in a file that only its owner may read, or 64 hexadecimal digits for them: `put`, `get`, `cas` and
+    /// `batch` take it with --key-file. It is never kept in the image: without it the values are lost.
+    ///
+    /// Example: (umask 077; head -c 32 /dev/urandom > app.key) && steadfast state seal add app.img /state/keys --key-file app.key
+    #[command(subcommand)]
+    Seal(SealCommand),
     /// Overwrite what was deleted or replaced: it stays on the medium until its place is written again.
     ///
     /// When it has ended, what was gone before it began is nowhere in the two regions of the store. Not wiped: what a snapshot
@@ -147,6 +150,85 @@ pub(crate) struct StateInit {
     pub(crate) block_size: u32,
 }
 
+/// The key of a sealed prefix.
+#[derive(Debug, Args)]
+pub(crate) struct SealedWith {
+    /// The key of the sealed prefix below which the key lies: 32 bytes, or 64 hexadecimal digits.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// Which key that is. Default: the one that the prefix is sealed with now.
+    #[arg(long, value_name = "N", requires = "key_file")]
+    pub(crate) key_id: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StateGet {
+    /// The image.
+    pub(crate) image: PathBuf,
+    /// The key: absolute, under `/state/`.
+    pub(crate) key: String,
+    #[command(flatten)]
+    pub(crate) sealed: SealedWith,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SealCommand {
+    /// Seal a prefix below which there is no key yet.
+    ///
+    /// Values that are there already would stay on the medium as they are: so remove them first, and scrub.
+    Add {
+        /// The image.
+        image: PathBuf,
+        /// The prefix.
+        prefix: String,
+        /// The key: 32 bytes, or 64 hexadecimal digits.
+        #[arg(long, value_name = "FILE")]
+        key_file: PathBuf,
+        /// A number for the key, by which another is told from it later.
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        key_id: u32,
+    },
+    /// Make a sealed prefix below which there is no key an ordinary one again.
+    Rm {
+        /// The image.
+        image: PathBuf,
+        /// The prefix.
+        prefix: String,
+    },
+    /// List the sealed prefixes, and which key each needs.
+    Ls {
+        /// The image.
+        image: PathBuf,
+    },
+    /// Replace the key of a prefix: every value is sealed anew, and gets a new revision.
+    ///
+    /// Cut short, both keys are needed; the same command goes on, with --key-id of the old one. The old sealed values stay on the
+    /// medium until they are scrubbed.
+    ///
+    /// Example: steadfast state seal rotate app.img /state/keys --key-file app.key --new-key-file new.key --new-key-id 2
+    Rotate(SealRotate),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SealRotate {
+    /// The image.
+    pub(crate) image: PathBuf,
+    /// The prefix.
+    pub(crate) prefix: String,
+    /// The old key.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: PathBuf,
+    /// Which key that is. Default: the one that the prefix is sealed with now.
+    #[arg(long, value_name = "N")]
+    pub(crate) key_id: Option<u32>,
+    /// The new key.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) new_key_file: PathBuf,
+    /// A number for the new key, not that of the old one.
+    #[arg(long, value_name = "N")]
+    pub(crate) new_key_id: u32,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct StatePut {
     /// The image.
@@ -155,6 +237,8 @@ pub(crate) struct StatePut {
     pub(crate) key: String,
     /// The value. Without it, what comes on stdin, byte for byte.
     pub(crate) value: Option<OsString>,
+    #[command(flatten)]
+    pub(crate) sealed: SealedWith,
 }
 
 #[derive(Debug, Args)]
@@ -189,6 +273,8 @@ pub(crate) struct StateCas {
     pub(crate) key: String,
     /// The value.
     pub(crate) value: OsString,
+    #[command(flatten)]
+    pub(crate) sealed: SealedWith,
     #[command(flatten)]
     pub(crate) expected: Expected,
 }
@@ -225,6 +311,8 @@ pub(crate) struct StateBatch {
     /// Read from this file instead of stdin (`-`).
     #[arg(long, value_name = "FILE", default_value = "-")]
     pub(crate) from: PathBuf,
+    #[command(flatten)]
+    pub(crate) sealed: SealedWith,
 }
 
 #[derive(Debug, Args)]

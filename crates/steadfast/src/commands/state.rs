@@ -14,7 +14,7 @@ use statefs::{
 };
 
 use super::bytes_words;
-use crate::cli::{StateCas, StateCommand, StateInit, StatePut, StateRm};
+use crate::cli::{StateCas, StateCommand, StateGet, StateInit, StatePut, StateRm};
 use crate::failure::{Exit, Failure, Outcome, StateTrouble, shown};
 use crate::interrupt::Interrupt;
 use crate::medium::Medium;
@@ -25,6 +25,7 @@ mod batch;
 mod image;
 mod look;
 mod quota;
+mod seal;
 mod snapshot;
 mod watch;
 
@@ -40,7 +41,7 @@ pub(super) fn run(
     match command {
         StateCommand::Init(args) => init(args, medium, output),
         StateCommand::Put(args) => put(args, medium, output, interrupt),
-        StateCommand::Get { image, key } => get(image, key, medium, output),
+        StateCommand::Get(args) => get(args, medium, output),
         StateCommand::Rm(args) => rm(args, medium, output),
         StateCommand::Ls(args) => look::ls(args, medium, output),
         StateCommand::Cas(args) => cas(args, medium, output),
@@ -51,6 +52,7 @@ pub(super) fn run(
         StateCommand::Backup(args) => backup::backup(args, medium, output, interrupt),
         StateCommand::Restore(args) => backup::restore(args, medium, output, interrupt),
         StateCommand::Quota(command) => quota::run(command, medium, output),
+        StateCommand::Seal(command) => seal::run(command, medium, output, interrupt),
         StateCommand::Scrub { image } => scrub(image, medium, output, interrupt),
         StateCommand::Fsck { image, verify } => look::fsck(image, *verify, medium, output),
         StateCommand::Dump { image } => look::dump(image, medium, output),
@@ -106,6 +108,7 @@ fn put(args: &StatePut, medium: &Medium, output: &Output, interrupt: &Interrupt)
         None => value_from_stdin(output, interrupt)?,
     };
     let mut store = image::writer(medium, &args.image)?;
+    seal::unlock(&mut store, &[&key], &args.sealed, &args.image, medium)?;
     let revision = store.put(&key, &value).map_err(|error| Failure::state(&args.image, error))?;
     quota::warn(&store, &[&key], output)?;
     close(store, &args.image, output)?;
@@ -120,6 +123,7 @@ fn cas(args: &StateCas, medium: &Medium, output: &Output) -> Outcome {
         None => Precondition::Absent,
     };
     let mut store = image::writer(medium, &args.image)?;
+    seal::unlock(&mut store, &[&key], &args.sealed, &args.image, medium)?;
     let swapped = store.compare_and_swap(&key, expected, value);
     let revision = swapped.map_err(|error| Failure::state(&args.image, error))?;
     quota::warn(&store, &[&key], output)?;
@@ -273,16 +277,16 @@ fn close(store: Store<FileDisk>, image: &Path, output: &Output) -> Outcome<()> {
     }
 }
 
-fn get(path: &Path, key: &str, medium: &Medium, output: &Output) -> Outcome {
-    let key = key_of(key)?;
-    let (store, _) = image::reader(medium, path)?;
+fn get(args: &StateGet, medium: &Medium, output: &Output) -> Outcome {
+    let key = key_of(&args.key)?;
+    let (mut store, _) = image::reader(medium, &args.image)?;
+    seal::unlock(&mut store, &[&key], &args.sealed, &args.image, medium)?;
     let absent = store.certainty(&key);
-    let value = store.get(&key);
-    if value.is_some_and(|value| value.form == Form::Sealed) {
-        // Says which key it needs. What is stored is nobody's value.
-        let _revealed = store.reveal(&key).map_err(|error| Failure::state(path, error))?;
-    }
-    print_value(&key, value, absent, path, output)
+    // What is stored of a sealed value is nobody's value. Without the key this says which one it needs.
+    let revealed = store.reveal(&key).map_err(|error| Failure::state(&args.image, error))?;
+    let value = store.get(&key).zip(revealed.as_deref());
+    let value = value.map(|(value, bytes)| statefs::Value { bytes, form: Form::Plain, ..value });
+    print_value(&key, value, absent, &args.image, output)
 }
 
 /// Prints a value; or, if there is none, says whether that is certain.

@@ -47,6 +47,8 @@ pub(crate) enum StateTrouble {
         /// What the store said.
         error: Error,
     },
+    /// Others than its owner may read the file with a key.
+    ExposedKey,
     /// The image has become another one under the eyes of who watched it.
     Replaced,
 }
@@ -90,7 +92,7 @@ impl StateTrouble {
             Self::Damaged | Self::BadBackup { .. } => Exit::Corrupt,
             Self::BackupTooLarge { .. } => Exit::NoSpace,
             Self::Replaced => Exit::NotSo,
-            Self::ReadOnly(_) => Exit::Denied,
+            Self::ReadOnly(_) | Self::ExposedKey => Exit::Denied,
             Self::Held | Self::InUse | Self::Live => Exit::Held,
         }
     }
@@ -120,6 +122,7 @@ impl StateTrouble {
             },
             Self::Damaged => "damaged",
             Self::ReadOnly(_) => "read_only",
+            Self::ExposedKey => "exposed_key",
             Self::Held | Self::InUse => "locked",
             Self::Live => "live",
             Self::BadBackup { .. } => "bad_backup",
@@ -156,6 +159,7 @@ impl StateTrouble {
             }
             Self::BadBackup { what: BadBackup::Version(_), .. } => "a later version of steadfast wrote it",
             Self::BadBackup { .. } => "copy it again from where it came from, or take an older one",
+            Self::ExposedKey => "chmod 600, and if somebody may have read it, rotate to another key",
             Self::Replaced => "begin to watch again",
             Self::Disk(_) | Self::ReadOnly(_) => return None,
         };
@@ -223,6 +227,20 @@ fn store_hint(error: &Error) -> Option<&'static str> {
             Some("remove keys below the prefix, or raise the limit with `steadfast state quota set`")
         }
         Error::QuotaOrder => Some("warn below the hard limit: --soft must not be above --hard"),
+        Error::Locked { .. } => {
+            Some("give the key with --key-file; `steadfast state seal ls` says which one")
+        }
+        Error::WrongKey { .. } => Some("another key sealed it: another --key-file, or another --key-id"),
+        Error::NotAuthentic { .. } => {
+            Some("it was changed, or moved here from another key: put it anew, or take it from a backup")
+        }
+        Error::NotSealed => Some("`steadfast state seal ls` lists the sealed prefixes"),
+        Error::SealedAlready => Some("`steadfast state seal ls` shows the one that is in the way"),
+        Error::PrefixInUse => {
+            Some("remove the keys below it; what was plain stays on the medium until a scrub")
+        }
+        Error::RotationRuns => Some("end the one that has begun first, with the same new key"),
+        Error::TooManySealed { .. } => Some("make one ordinary again with `steadfast state seal rm`"),
         Error::TooManyQuotas { .. } => Some("remove one with `steadfast state quota rm`"),
         Error::Damaged => Some(
             "`steadfast state salvage` saves what is left; a snapshot from before the loss can be backed up with \
@@ -263,6 +281,7 @@ impl fmt::Display for StateTrouble {
                 what.source()
             }
             Self::BackupTooLarge { .. } => return f.write_str("what the backup is of does not fit"),
+            Self::ExposedKey => return f.write_str("others may read this file, and a key is in it"),
             Self::Replaced => return f.write_str("another store is there now"),
             Self::Damaged => return f.write_str("the store is damaged and can only be read"),
             Self::ReadOnly(why) => return write!(f, "the store can only be read: {why}"),

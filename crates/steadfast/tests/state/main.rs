@@ -16,6 +16,7 @@ use serde_json::Value;
 
 mod backup;
 mod batch;
+mod seal;
 mod tools;
 mod watch;
 

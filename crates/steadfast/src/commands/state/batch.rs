@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use statefs::{BATCH_OPS_MAX, Batch, Error, KEY_LEN_MAX, Key, Precondition, Revision, VALUE_LEN_MAX};
 
-use super::{KEY_RULE, close, image, quota};
+use super::{KEY_RULE, close, image, quota, seal};
 use crate::cli::StateBatch;
 use crate::commands::write::Source;
 use crate::failure::{Exit, Failure, Outcome, StateTrouble, shown};
@@ -40,10 +40,11 @@ pub(super) fn run(args: &StateBatch, medium: &Medium, output: &Output, interrupt
         });
     }
     let mut store = image::writer(medium, &args.image)?;
-    let done = store.batch(&request.batch);
-    let revision = done.map_err(|error| request.refused(error, args))?.get();
     let puts: Vec<&Key> =
         request.changed.iter().filter(|(_, change)| change.is_put).map(|(key, _)| key).collect();
+    seal::unlock(&mut store, &puts, &args.sealed, &args.image, medium)?;
+    let done = store.batch(&request.batch);
+    let revision = done.map_err(|error| request.refused(error, args))?.get();
     quota::warn(&store, &puts, output)?;
     close(store, &args.image, output)?;
     let (all, puts) = (request.changed.len(), puts.len());
