@@ -19,7 +19,7 @@ pub(crate) enum StateCommand {
     ///
     /// A power cut during it leaves the old value or the new one; after it, the new one.
     Put(StatePut),
-    /// Print the value of a key, byte for byte. Exit code 1: it has none.
+    /// Print the value of a key, byte for byte. Exit code 1: it has none. Exit code 7: it is sealed, and the key is missing.
     Get(StateGet),
     /// Take the values of keys away, durably: all of these keys or, if one has no value, none.
     Rm(StateRm),
@@ -44,6 +44,8 @@ pub(crate) enum StateCommand {
     /// lines are passed over; fields that are not known are refused. Lines without `op` as `dump` prints them are puts,
     /// so `steadfast state dump A | steadfast state batch B` copies a small store. All of it has to fit into one frame of
     /// the journal: at most 256 blocks (1 MiB, with blocks of 4096 bytes), and 4096 changes.
+    ///
+    /// Example: steadfast state batch app.img < update.jsonl
     Batch(StateBatch),
     /// Print what changes in a store that others write, line by line. Ends with Ctrl-C.
     ///
@@ -51,7 +53,8 @@ pub(crate) enum StateCommand {
     /// the superblocks and the block behind the end of the journal are read; only if one of them has changed, everything is
     /// read, and compared with what was there. So of several changes of a key in between only the newest is told, and a key
     /// that came and went in between not at all. A delete is seen as a key that is missing; its revision is that of the
-    /// newest write there was when it was missed.
+    /// newest write there was when it was missed. What a writer has written and not yet flushed may be told; a power cut can still
+    /// take that back.
     ///
     /// Example: steadfast state watch app.img /state/boot --json
     Watch(StateWatch),
@@ -59,6 +62,8 @@ pub(crate) enum StateCommand {
     ///
     /// Puts right what a crash has left (a torn tail, a superblock, a compaction), and leaves a seal, so that from then on
     /// even the loss of the last commit would be noticed. Changes no key.
+    ///
+    /// Example, after a crash: steadfast state sync app.img && steadfast state fsck app.img
     Sync {
         /// The image.
         image: PathBuf,
@@ -66,6 +71,9 @@ pub(crate) enum StateCommand {
     /// Keep the store as it is now under a name, and read it later.
     ///
     /// Nothing is copied: what is overwritten or removed from now on is kept as long as a snapshot has it, and takes room.
+    ///
+    /// Example: steadfast state snapshot create app.img before-update, and later
+    /// steadfast state snapshot get app.img before-update /state/boot/slot
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
     /// Write all of a store into one file that `restore` makes a store of again.
@@ -86,6 +94,8 @@ pub(crate) enum StateCommand {
     /// Example: ssh host steadfast state backup app.img - | steadfast state restore - copy.img --size 16MiB
     Restore(StateRestore),
     /// Limit what may lie below a prefix.
+    ///
+    /// Example: steadfast state quota set app.img /state/cache --soft 64K --hard 96K
     #[command(subcommand)]
     Quota(QuotaCommand),
     /// Seal prefixes: what is put below one is encrypted, and only who has the key can read it or change it unnoticed.
@@ -101,6 +111,8 @@ pub(crate) enum StateCommand {
     /// When it has ended, what was gone before it began is nowhere in the two regions of the store. Not wiped: what a snapshot
     /// keeps, and what the device keeps of overwritten blocks (flash does; so does a file system that copies on write, under an
     /// image file). It writes twice the size of a region and once what is alive; cut short, nothing is lost, and it begins anew.
+    ///
+    /// Example: steadfast state rm app.img /state/token && steadfast state scrub app.img
     Scrub {
         /// The image.
         image: PathBuf,

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use rustix::process::{Pid, kill_process};
+
 use super::*;
 
 /// A store with a snapshot, a quota, and two keys.
@@ -157,6 +159,27 @@ fn what_does_not_fit_from_a_stream_leaves_nothing() {
     let arguments = ["restore", "-", "new", "--size", "256KiB"];
     assert!(feed(dir, &arguments, &stream, 4).1.contains("take a larger --size"));
     assert!(!dir.join("new").exists());
+}
+
+#[test]
+fn a_restore_that_is_interrupted_leaves_nothing() {
+    let root = filled();
+    let dir = root.path();
+    let stream = feed(dir, &["backup", "image", "-"], "", 0).0;
+    let mut command = Command::new(STEADFAST);
+    command.current_dir(dir).args(["state", "restore", "-", "copy", "--size", "1MiB"]);
+    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(&stream[..150]).unwrap();
+    while !dir.join("copy").exists() {
+        assert_eq!(child.try_wait().unwrap(), None, "it has ended");
+        std::thread::yield_now();
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{}", text(&ended.stderr));
+    assert!(!dir.join("copy").exists());
+    drop(input);
 }
 
 #[test]
