@@ -64,6 +64,7 @@ fn wrong_lines_are_named_and_nothing_is_written() {
         (r#"{"op":"require","key":"/state/a"}"#, "either `absent`"),
         (r#"{"op":"require","key":"/state/a","absent":false}"#, "either `absent`"),
         (r#"{"op":"require","key":"/state/a","absent":true,"revision":1}"#, "either `absent`"),
+        (r#"{"op":"require","key":"/state/a","absent":true,"reversion":1}"#, "`reversion` is not known here"),
         (r#"{"op":"require","key":"/state/a","revision":"1"}"#, "not a number"),
         (r#"{"op":"cas","key":"/state/a"}"#, "`op` is put, delete or require"),
         (r#"{"op":7,"key":"/state/a"}"#, "`op` is put, delete or require"),
