@@ -251,7 +251,10 @@ fn a_backup_is_restored_to_a_block_device_only_when_told_to() {
     expect(dir, &["backup", "image", "bak"], 0);
     let before = fs::read(device.image()).unwrap();
     expect(dir, &["restore", "bak", path], 1);
-    set(dir.join("bad"), b"no backup");
+    // Only its end is bad, which would be found out when everything is written.
+    let mut bad = fs::read(dir.join("bak")).unwrap();
+    *bad.last_mut().unwrap() ^= 1;
+    set(dir.join("bad"), &bad);
     expect(dir, &["restore", "bad", path, "--overwrite-device"], 3);
     assert!(fs::read(device.image()).unwrap() == before, "nothing has been written to it");
     expect(dir, &["restore", "bak", path, "--overwrite-device"], 0);

@@ -230,4 +230,28 @@ mod tests {
         let gone = changes(Some(&after), &empty, &Prefix::root(), None).unwrap();
         assert!(gone.iter().all(|seen| seen.what == What::Delete) && gone.len() == 4, "{gone:?}");
     }
+
+    #[test]
+    fn what_does_not_hold_still_is_looked_at_again_later() {
+        let root = tempfile::tempdir().unwrap();
+        let (medium, path) = (Medium::from_env().unwrap(), root.path().join("image"));
+        let dir = medium.fs().open_dir(root.path()).unwrap();
+        let geometry = Geometry::new(512, 256).unwrap();
+        let disk = FileDisk::create(&*dir, "image".as_ref(), geometry).unwrap();
+        let file = std::sync::Arc::clone(disk.file());
+        let mut store = Store::format(disk, &Options::new(StoreId([1; 16]))).unwrap();
+        let old = open(&medium, &path).unwrap();
+        for value in [b"what is lost", b"what is left"] {
+            store.put(&Key::parse("/state/a").unwrap(), value).unwrap();
+        }
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = bytes.windows(12).position(|bytes| bytes == b"what is lost").unwrap();
+        bytes[at] ^= 1;
+        let block = at / 512 * 512;
+        assert_eq!(file.write_at(u64::try_from(block).unwrap(), &bytes[block..block + 512]).unwrap(), 512);
+        file.lock(media::LockWait::DoNotWait).unwrap();
+        assert!(matches!(look_again(&medium, &path, &old), Ok(None)), "somebody writes");
+        file.unlock().unwrap();
+        assert_eq!(look_again(&medium, &path, &old).unwrap_err().exit(), Exit::Corrupt);
+    }
 }
