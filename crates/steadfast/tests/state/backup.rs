@@ -249,6 +249,8 @@ fn a_backup_is_restored_to_a_block_device_only_when_told_to() {
     let root = filled();
     let (dir, path) = (root.path(), device.path().to_str().unwrap());
     expect(dir, &["backup", "image", "bak"], 0);
+    expect(dir, &["init", path, "--overwrite-device"], 0);
+    expect(dir, &["put", path, "/state/old", "what is there"], 0);
     let before = fs::read(device.image()).unwrap();
     expect(dir, &["restore", "bak", path], 1);
     // Only its end is bad, which would be found out when everything is written.
