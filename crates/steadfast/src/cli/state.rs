@@ -337,7 +337,7 @@ pub(crate) struct StateWatch {
     /// First tell the keys that were written after this revision and have a value. Deletes from before are not known.
     #[arg(long, value_name = "REVISION")]
     pub(crate) since: Option<u64>,
-    /// How long to wait between looks.
+    /// How long to wait between looks, 1ms at least.
     #[arg(long, value_name = "TIME", default_value = "200ms", value_parser = parse_duration)]
     pub(crate) interval: Duration,
     /// End when there was something to tell.

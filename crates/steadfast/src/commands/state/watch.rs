@@ -18,6 +18,9 @@ use crate::interrupt::Interrupt;
 use crate::medium::Medium;
 use crate::output::Output;
 
+/// Looking without a pause would only keep a processor busy.
+const INTERVAL_MIN: Duration = Duration::from_millis(1);
+
 /// A signal is heard at least this often.
 const NAP_MAX: Duration = Duration::from_millis(100);
 
@@ -62,8 +65,9 @@ pub(super) fn run(args: &StateWatch, medium: &Medium, output: &Output, interrupt
             return Ok(Exit::Ok);
         }
     }
+    let interval = args.interval.max(INTERVAL_MIN);
     let (mut patience, mut waited) = (1, 0);
-    while rest(args.interval, medium, interrupt, output) {
+    while rest(interval, medium, interrupt, output) {
         waited += 1;
         if waited < patience || !has_changed(&store, &args.image, medium)? {
             continue;
