@@ -87,6 +87,47 @@ impl<D: BlockDevice> Journal<D> {
         Ok(())
     }
 
+    /// Whether a writer has been at work since this journal was opened to be read: reads the superblocks and the block where
+    /// the next frame would begin. Every frame and every switch shows in one of them.
+    ///
+    /// It may say so where nothing has changed: a torn frame whose first block is whole looks like one that is being written.
+    /// What cannot be read has changed as well; an open says what it is.
+    ///
+    /// # Errors
+    /// [`JournalError::NoMemory`].
+    pub fn has_moved_on(&self) -> Result<bool, JournalError> {
+        let mut roots = 0;
+        for slot in read_slots(&self.device) {
+            match slot {
+                // After a switch that a crash has cut short, the root that was opened is not written yet.
+                Slot::Valid(root) if root.store == self.root.store => {
+                    if root.generation >= self.root.generation && root != self.root {
+                        return Ok(true);
+                    }
+                    roots += 1;
+                }
+                Slot::Valid(_) => return Ok(true),
+                Slot::Invalid | Slot::Unreadable => {}
+            }
+        }
+        if roots == 0 {
+            return Ok(true);
+        }
+        if self.tail >= self.layout.region_blocks() {
+            return Ok(false);
+        }
+        let len = self.layout.block_size();
+        let mut block = alloc::vec::Vec::new();
+        block.try_reserve_exact(len).map_err(|_| JournalError::NoMemory { len })?;
+        block.resize(len, 0);
+        let address = self.address(self.tail);
+        if self.device.read(address, &mut block).is_err() {
+            return Ok(true);
+        }
+        let header = decode(&block, self.root.store, address);
+        Ok(header.is_ok_and(|(header, _)| header.epoch == self.epoch))
+    }
+
     /// Where a block of the region in force is on the device.
     #[must_use]
     pub fn address(&self, at: u64) -> BlockIndex {

@@ -156,6 +156,16 @@ impl Ring {
 }
 
 impl<D: BlockDevice> Store<D> {
+    /// Whether somebody else has written to the device since this store was opened to be read: for readers in another process,
+    /// who open it anew then. It reads the superblocks and one block more. It may say so in vain, where the end is torn; it
+    /// never misses a write that has come to its end.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`].
+    pub fn has_moved_on(&self) -> Result<bool, Error> {
+        self.journal.has_moved_on().map_err(Error::from)
+    }
+
     /// The durable changes below a prefix that came after `since`: about `max` of them, more only where the first batch alone
     /// has more, because a batch is not divided. [`Changes::Events::next`] is what to pass the next time.
     ///

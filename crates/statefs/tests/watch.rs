@@ -165,3 +165,36 @@ fn who_waits_while_much_is_buffered_is_not_sent_round_in_circles() {
     store.sync().unwrap();
     assert!(matches!(store.changes(&Prefix::root(), start, 9).unwrap(), Changes::FellBehind { .. }));
 }
+
+#[test]
+fn a_reader_beside_a_writer_is_told_of_every_write_and_of_nothing_else() {
+    let disk = MemDisk::new(Geometry::new(512, 64).unwrap()).unwrap();
+    let options = Options::new(StoreId(*b"a store of tests"));
+    let mut writer = Store::format(disk.clone(), &options).unwrap();
+    let read = || Store::open(disk.clone(), Access::Read).unwrap().0;
+    let mut switches = 0;
+    for nth in 0..100 {
+        let reader = read();
+        assert!(!reader.has_moved_on().unwrap(), "{nth}");
+        // Fills region after region, so that switches are among them.
+        writer.put(&key("a"), &[nth; 300]).unwrap();
+        assert!(reader.has_moved_on().unwrap(), "{nth}");
+        switches = writer.stats().journal.switches;
+    }
+    assert!(switches > 2, "{switches}");
+    let reader = read();
+    writer.close().unwrap();
+    assert!(reader.has_moved_on().unwrap(), "a seal");
+    // A switch alone: nothing is written behind the end of the old region, and all that follows goes into the new one.
+    let reader = read();
+    assert!(!reader.has_moved_on().unwrap());
+    let (mut writer, _) = Store::open(disk.clone(), Access::Write).unwrap();
+    assert!(!reader.has_moved_on().unwrap(), "it had been closed, so an open writes nothing");
+    while writer.compact_step().unwrap() == Compaction::Running {}
+    assert!(reader.has_moved_on().unwrap(), "a switch");
+    let reader = read();
+    assert!(!reader.has_moved_on().unwrap());
+    let other = Options::new(StoreId(*b"another of tests"));
+    drop(Store::format(disk.clone(), &other).unwrap());
+    assert!(reader.has_moved_on().unwrap(), "another store");
+}

@@ -11,7 +11,11 @@ mod crash;
 mod state;
 
 pub(crate) use crash::{CrashCommand, CrashRun};
-pub(crate) use state::{StateCas, StateCommand, StateInit, StateLs, StatePut, StateRm, StateSalvage};
+pub(crate) use state::{
+    QuotaCommand, QuotaSet, SealCommand, SealRotate, SealedWith, SnapshotCommand, StateBackup, StateBatch,
+    StateCas, StateCommand, StateGet, StateInit, StateLs, StatePut, StateRestore, StateRm, StateSalvage,
+    StateWatch,
+};
 
 const AFTER_HELP: &str = "\
 Words: atomic means all or nothing, as a reader sees it; durable means that it survives a power cut.
@@ -85,9 +89,10 @@ pub(crate) enum Command {
     /// `.` or `..`, no control character. What is not in this form is refused, never repaired. A value is any bytes,
     /// 65536 at most.
     ///
-    /// Commands that write (put, rm, cas) hold the exclusive lock of the image; while another holds it they end with exit
-    /// code 6. Commands that only read take no lock. Beside a writer they may see the store while it changes, and then
-    /// report a torn tail or damage that is not there: run them again.
+    /// Commands that write (put, rm, cas, batch, …) hold the exclusive lock of the image; while another holds it they end
+    /// with exit code 6. Commands that only read take no lock. Beside a writer they see the store as it was at some moment, and
+    /// may report a torn tail that is not there; damage is believed only while nobody writes, and exit code 6 says that
+    /// somebody always did.
     ///
     /// A damaged store can still be read. What is read from it is printed, with a warning and exit code 3 unless it is
     /// known to be the newest. `fsck` says what is lost, `salvage` makes a new store of what is left.

@@ -154,7 +154,7 @@ impl Failure {
         match self {
             Self::Durable(error) => option_hint(error).map(str::to_owned).or_else(|| error.hint()),
             Self::Usage { hint, .. } | Self::NotSo { hint, .. } => hint.clone(),
-            Self::State { trouble, .. } => trouble.hint().map(str::to_owned),
+            Self::State { trouble, .. } => trouble.hint().map(Into::into),
             Self::Io { .. } | Self::Interrupted | Self::Output(_) => None,
             Self::BesideChild { failure, .. } => failure.hint(),
         }

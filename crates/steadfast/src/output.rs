@@ -1,6 +1,6 @@
 //! The only place that prints: data on stdout, words on stderr, `--json` on stdout with a schema number.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -27,11 +27,13 @@ pub(crate) struct Output {
     quiet: bool,
     /// With `--json`, what the next object has to say beside its fields.
     warnings: RefCell<Vec<String>>,
+    /// Whether whoever read stdout has gone.
+    is_unread: Cell<bool>,
 }
 
 impl Output {
     pub(crate) fn new(json: bool, quiet: bool) -> Self {
-        Self { json, quiet, warnings: RefCell::default() }
+        Self { json, quiet, warnings: RefCell::default(), is_unread: Cell::new(false) }
     }
 
     pub(crate) fn is_json(&self) -> bool {
@@ -46,7 +48,22 @@ impl Output {
 
     /// A line of data on stdout.
     pub(crate) fn line(&self, line: impl Display) -> Outcome<()> {
-        accept_closed_pipe(writeln!(anstream::stdout(), "{line}"))
+        let written = writeln!(anstream::stdout(), "{line}");
+        if matches!(&written, Err(error) if error.kind() == io::ErrorKind::BrokenPipe) {
+            self.is_unread.set(true);
+        }
+        accept_closed_pipe(written)
+    }
+
+    /// Whether a line has found nobody any more who reads it: a command without an end stops then.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.is_unread.get()
+    }
+
+    /// Bytes on stdout that are worth nothing unless all of them arrive.
+    pub(crate) fn stream(bytes: &[u8]) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes).and_then(|()| stdout.flush())
     }
 
     /// A good outcome: words on stderr, or with `--json` the fields on stdout.

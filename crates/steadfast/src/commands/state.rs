@@ -8,18 +8,27 @@ use std::path::Path;
 
 use media::{BlockDevice, FileDisk};
 use serde_json::{Value, json};
-use statefs::{Batch, Certainty, Error, Key, Options, Precondition, Prefix, Revision, Store, VALUE_LEN_MAX};
+use statefs::{
+    Batch, Certainty, Error, Form, Key, Options, Precondition, Prefix, Revision, Scrub, Store, VALUE_LEN_MAX,
+    Verdict,
+};
 
 use super::bytes_words;
-use crate::cli::{StateCas, StateCommand, StateInit, StatePut, StateRm};
+use crate::cli::{StateCas, StateCommand, StateGet, StateInit, StatePut, StateRm};
 use crate::failure::{Exit, Failure, Outcome, StateTrouble, shown};
 use crate::interrupt::Interrupt;
 use crate::medium::Medium;
-use crate::output::Output;
+use crate::output::{Output, Unit};
 
+mod backup;
+mod batch;
 mod demo;
 mod image;
 mod look;
+mod quota;
+mod seal;
+mod snapshot;
+mod watch;
 
 pub(super) use demo::demonstrate;
 
@@ -35,11 +44,20 @@ pub(super) fn run(
     match command {
         StateCommand::Init(args) => init(args, medium, output),
         StateCommand::Put(args) => put(args, medium, output, interrupt),
-        StateCommand::Get { image, key } => get(image, key, medium, output),
+        StateCommand::Get(args) => get(args, medium, output),
         StateCommand::Rm(args) => rm(args, medium, output),
         StateCommand::Ls(args) => look::ls(args, medium, output),
         StateCommand::Cas(args) => cas(args, medium, output),
-        StateCommand::Fsck { image } => look::fsck(image, medium, output),
+        StateCommand::Batch(args) => batch::run(args, medium, output, interrupt),
+        StateCommand::Watch(args) => watch::run(args, medium, output, interrupt),
+        StateCommand::Sync { image } => sync(image, medium, output),
+        StateCommand::Snapshot(command) => snapshot::run(command, medium, output),
+        StateCommand::Backup(args) => backup::backup(args, medium, output, interrupt),
+        StateCommand::Restore(args) => backup::restore(args, medium, output, interrupt),
+        StateCommand::Quota(command) => quota::run(command, medium, output),
+        StateCommand::Seal(command) => seal::run(command, medium, output, interrupt),
+        StateCommand::Scrub { image } => scrub(image, medium, output, interrupt),
+        StateCommand::Fsck { image, verify } => look::fsck(image, *verify, medium, output),
         StateCommand::Dump { image } => look::dump(image, medium, output),
         StateCommand::Salvage(args) => look::salvage(args, medium, output),
         StateCommand::Stats { image } => look::stats(image, medium, output),
@@ -60,10 +78,11 @@ fn not_a_key(text: &str, error: statefs::KeyError) -> Failure {
 
 fn init(args: &StateInit, medium: &Medium, output: &Output) -> Outcome {
     let make = |disk: &FileDisk, options: &Options| {
-        let store = Store::format(disk, options)?;
-        let id = store.store_id();
-        store.close()?;
-        Ok(id)
+        let made = Store::format(disk, options).and_then(|store| {
+            let id = store.store_id();
+            store.close().map(|()| id)
+        });
+        made.map_err(|error| Failure::state(&args.image, error))
     };
     // Without the flag there is a size.
     let (id, bytes) = match args.size {
@@ -92,7 +111,9 @@ fn put(args: &StatePut, medium: &Medium, output: &Output, interrupt: &Interrupt)
         None => value_from_stdin(output, interrupt)?,
     };
     let mut store = image::writer(medium, &args.image)?;
+    seal::unlock(&mut store, &[&key], &args.sealed, &args.image, medium)?;
     let revision = store.put(&key, &value).map_err(|error| Failure::state(&args.image, error))?;
+    quota::warn(&store, &[&key], output)?;
     close(store, &args.image, output)?;
     say_put(&key, revision, value.len(), output)
 }
@@ -105,8 +126,10 @@ fn cas(args: &StateCas, medium: &Medium, output: &Output) -> Outcome {
         None => Precondition::Absent,
     };
     let mut store = image::writer(medium, &args.image)?;
+    seal::unlock(&mut store, &[&key], &args.sealed, &args.image, medium)?;
     let swapped = store.compare_and_swap(&key, expected, value);
     let revision = swapped.map_err(|error| Failure::state(&args.image, error))?;
+    quota::warn(&store, &[&key], output)?;
     close(store, &args.image, output)?;
     say_put(&key, revision, value.len(), output)
 }
@@ -189,6 +212,62 @@ fn remove<D: BlockDevice>(store: &mut Store<D>, keys: &[&Key]) -> Result<Option<
     store.batch(&batch).map(Some)
 }
 
+fn sync(path: &Path, medium: &Medium, output: &Output) -> Outcome {
+    let (store, found) = image::recovered(medium, path)?;
+    let revision = store.durable_revision().get();
+    store.close().map_err(|error| Failure::state(path, error))?;
+    let is_torn = matches!(found.tail, Verdict::TornTail { .. });
+    let repaired = [
+        (is_torn, "a torn tail was discarded"),
+        (found.switch_finished, "a compaction was finished"),
+        (found.roots_repaired > 0 && !found.switch_finished, "a superblock was rewritten"),
+    ];
+    let mut words: Vec<&str> = repaired.iter().filter_map(|(is_so, words)| is_so.then_some(*words)).collect();
+    if words.is_empty() {
+        words.push(if found.was_sealed { "it had been closed" } else { "it had not been closed" });
+    }
+    output.done(
+        format_args!(
+            "{} key(s) up to revision {revision} are durable, and sealed: {}",
+            found.live_keys,
+            words.join(", ")
+        ),
+        json!({
+            "image": shown(path), "keys": found.live_keys, "durable_revision": revision,
+            "was_sealed": found.was_sealed, "torn_tail_discarded": is_torn,
+            "compaction_finished": found.switch_finished, "roots_repaired": found.roots_repaired,
+            "durability": "durable",
+        }),
+    )?;
+    Ok(Exit::Ok)
+}
+
+fn scrub(path: &Path, medium: &Medium, output: &Output, interrupt: &Interrupt) -> Outcome {
+    let mut store = image::writer(medium, path)?;
+    let bar = output.progress(None, Unit::Share);
+    bar.set_message("overwriting what is gone");
+    loop {
+        // Wherever it stops, the store has what it had.
+        interrupt.check()?;
+        match store.scrub_step().map_err(|error| Failure::state(path, error))? {
+            // Nobody else writes, so a copy that is given up once is not given up for ever.
+            Scrub::Running | Scrub::GivenUp => {}
+            Scrub::Finished => break,
+        }
+    }
+    bar.finish_and_clear();
+    let (keys, snapshots) = (store.stats().live_keys, store.stats().snapshots);
+    close(store, path, output)?;
+    if snapshots > 0 {
+        output.warn(format_args!("{snapshots} snapshot(s) keep what they have, and it was not wiped"))?;
+    }
+    output.done(
+        format_args!("what was deleted or replaced is overwritten; {keys} key(s) are as they were"),
+        json!({ "image": shown(path), "keys": keys, "snapshots": snapshots, "durability": "durable" }),
+    )?;
+    Ok(Exit::Ok)
+}
+
 /// What was asked for is durable. The mark of a store that was closed is only there to notice losses, so a failure to
 /// leave it is no failure of the command.
 fn close(store: Store<FileDisk>, image: &Path, output: &Output) -> Outcome<()> {
@@ -201,12 +280,28 @@ fn close(store: Store<FileDisk>, image: &Path, output: &Output) -> Outcome<()> {
     }
 }
 
-fn get(path: &Path, key: &str, medium: &Medium, output: &Output) -> Outcome {
-    let key = key_of(key)?;
-    let (store, _) = image::reader(medium, path)?;
-    let certainty = store.certainty(&key);
-    let Some(value) = store.get(&key) else {
-        return match certainty {
+fn get(args: &StateGet, medium: &Medium, output: &Output) -> Outcome {
+    let key = key_of(&args.key)?;
+    let (mut store, _) = image::reader(medium, &args.image)?;
+    seal::unlock(&mut store, &[&key], &args.sealed, &args.image, medium)?;
+    let absent = store.certainty(&key);
+    // What is stored of a sealed value is nobody's value. Without the key this says which one it needs.
+    let revealed = store.reveal(&key).map_err(|error| Failure::state(&args.image, error))?;
+    let value = store.get(&key).zip(revealed.as_deref());
+    let value = value.map(|(value, bytes)| statefs::Value { bytes, form: Form::Plain, ..value });
+    print_value(&key, value, absent, &args.image, output)
+}
+
+/// Prints a value; or, if there is none, says whether that is certain.
+fn print_value(
+    key: &Key,
+    value: Option<statefs::Value<'_>>,
+    absent: Certainty,
+    path: &Path,
+    output: &Output,
+) -> Outcome {
+    let Some(value) = value else {
+        return match absent {
             Certainty::Certain => Err(Failure::not_so(format!("`{key}` has no value"))),
             Certainty::Suspect => {
                 output.warn(format_args!("`{key}` has no value, but what is lost may have had one"))?;
@@ -214,7 +309,7 @@ fn get(path: &Path, key: &str, medium: &Medium, output: &Output) -> Outcome {
             }
         };
     };
-    if certainty == Certainty::Suspect {
+    if value.certainty == Certainty::Suspect {
         output.warn(format_args!(
             "the store is damaged: the value of `{key}` may be older than it should be"
         ))?;
@@ -224,7 +319,7 @@ fn get(path: &Path, key: &str, medium: &Medium, output: &Output) -> Outcome {
     } else {
         output.data(value.bytes)?;
     }
-    Ok(exit_for(certainty))
+    Ok(exit_for(value.certainty))
 }
 
 fn exit_for(certainty: Certainty) -> Exit {
@@ -240,8 +335,13 @@ fn entry(key: &str, value: &statefs::Value<'_>) -> Value {
         Certainty::Certain => "certain",
         Certainty::Suspect => "suspect",
     };
+    let form = match value.form {
+        Form::Plain => "plain",
+        Form::Sealed => "sealed",
+    };
     let mut entry = json!({
-        "key": key, "revision": value.revision.get(), "certainty": certainty, "bytes": value.bytes.len(),
+        "key": key, "revision": value.revision.get(), "certainty": certainty, "form": form,
+        "bytes": value.bytes.len(),
     });
     let (name, content) = match std::str::from_utf8(value.bytes) {
         Ok(text) => ("text", text.to_owned()),

@@ -95,13 +95,13 @@ fn report(published: &Published, path: &Path, output: &Output) -> Outcome {
 }
 
 /// Where the content comes from.
-enum Source {
+pub(super) enum Source {
     Stdin,
     File { file: File, len: Option<u64>, path: std::path::PathBuf },
 }
 
 impl Source {
-    fn open(from: &Path, output: &Output) -> Outcome<Self> {
+    pub(super) fn open(from: &Path, output: &Output) -> Outcome<Self> {
         if from == Path::new("-") {
             if io::stdin().is_terminal() {
                 output.say("reading from the terminal; end with Ctrl-D, stop with Ctrl-C")?;
@@ -118,14 +118,14 @@ impl Source {
         Ok(Self::File { file, len, path: from.to_owned() })
     }
 
-    fn len(&self) -> Option<u64> {
+    pub(super) fn len(&self) -> Option<u64> {
         match self {
             Self::Stdin => None,
             Self::File { len, .. } => *len,
         }
     }
 
-    fn read(&mut self, into: &mut [u8], interrupt: &Interrupt) -> Outcome<usize> {
+    pub(super) fn read(&mut self, into: &mut [u8], interrupt: &Interrupt) -> Outcome<usize> {
         match self {
             Self::Stdin => interrupt.read_stdin(into),
             Self::File { file, path, .. } => loop {

@@ -10,7 +10,7 @@ use media::{
     Access, BlockDevice as _, Dir, DiskMedium, File, FileDisk, FileDiskError, FileKind, Geometry, LockWait,
     Reason,
 };
-use statefs::{Check, Error, ErrorKind, Health, Options, Recovery, Store, StoreId, Verdict};
+use statefs::{Check, Error, ErrorKind, Health, Options, Recovery, Store, StoreId, Verdict, Verified};
 
 use crate::commands::parent_and_name;
 use crate::failure::{Exit, Failure, Outcome, StateTrouble};
@@ -58,6 +58,16 @@ pub(super) fn check(medium: &Medium, path: &Path) -> Outcome<Check> {
     look(medium, path, statefs::fsck, |check| check.health == Health::Damaged)
 }
 
+/// The same, and reads everything a second time.
+pub(super) fn check_twice(medium: &Medium, path: &Path) -> Outcome<(Check, Verified)> {
+    let attempt = |disk: FileDisk| {
+        let check = statefs::fsck(&disk)?;
+        let (store, _) = Store::open(&disk, statefs::Access::Read)?;
+        Ok((check, store.verify()?))
+    };
+    look(medium, path, attempt, |(check, verified)| check.health == Health::Damaged || !verified.is_sound())
+}
+
 /// Looks at an image. Somebody may be writing it: then what is read at different times need not fit together, and looks
 /// like damage. So damage is believed only if it is there while nobody can write.
 fn look<T>(
@@ -96,13 +106,18 @@ fn look<T>(
 
 /// Takes the lock of an image, and opens its store to be written.
 pub(super) fn writer(medium: &Medium, path: &Path) -> Outcome<Store<FileDisk>> {
+    recovered(medium, path).map(|(store, _)| store)
+}
+
+/// The same, and what was found.
+pub(super) fn recovered(medium: &Medium, path: &Path) -> Outcome<(Store<FileDisk>, Recovery)> {
     let image = open(medium, path, Access::ReadWrite)?;
     image.hold()?;
     let (store, recovery) = image.with_disk(|disk| Store::open(disk, statefs::Access::Write))?;
     match (recovery.tail, recovery.read_only) {
         (Verdict::Damaged { .. }, _) => Err(Failure::state(path, StateTrouble::Damaged)),
         (_, Some(why)) => Err(Failure::state(path, StateTrouble::ReadOnly(why))),
-        (_, None) => Ok(store),
+        (_, None) => Ok((store, recovery)),
     }
 }
 
@@ -187,7 +202,7 @@ pub(super) fn overwrite_device<T>(
     medium: &Medium,
     path: &Path,
     block_size: u32,
-    fill: impl FnOnce(&FileDisk, &Options) -> Result<T, Error>,
+    fill: impl FnOnce(&FileDisk, &Options) -> Outcome<T>,
 ) -> Outcome<(T, u64)> {
     // Refuses a block size that there is not.
     let _valid = geometry(u64::from(block_size), block_size)?;
@@ -205,7 +220,7 @@ pub(super) fn overwrite_device<T>(
     };
     image.hold()?;
     let options = options_for(medium, path, disk.geometry())?;
-    let made = fill(&disk, &options).map_err(|error| Failure::state(path, error))?;
+    let made = fill(&disk, &options)?;
     Ok((made, disk.geometry().byte_len()))
 }
 
@@ -216,19 +231,27 @@ pub(super) fn create<T>(
     output: &Output,
     path: &Path,
     geometry: Geometry,
-    fill: impl FnOnce(&FileDisk, &Options) -> Result<T, Error>,
+    fill: impl FnOnce(&FileDisk, &Options) -> Outcome<T>,
 ) -> Outcome<T> {
     let options = options_for(medium, path, geometry)?;
     let (dir, name) = place(medium, path)?;
     let disk = FileDisk::create(&*dir, name, geometry).map_err(|error| Failure::state(path, error))?;
-    let made = lock(path, &**disk.file())
-        .and_then(|()| fill(&disk, &options).map_err(|error| Failure::state(path, error)));
+    let made = lock(path, &**disk.file()).and_then(|()| fill(&disk, &options));
     if made.is_err()
         && let Err(error) = dir.unlink(name).and_then(|()| dir.sync())
     {
         output.warn(format_args!("the unfinished `{}` could not be removed: {error}", path.display()))?;
     }
     made
+}
+
+/// Whether the file that has the name now is the one that a store was opened in. Where the platform does not say which file is
+/// which, it is taken to be.
+pub(super) fn is_same_file(medium: &Medium, path: &Path, store: &Store<FileDisk>) -> Outcome<bool> {
+    let (dir, name) = place(medium, path)?;
+    let fail = |error| Failure::io("examining the image", path, error);
+    let (here, there) = (dir.metadata(name).map_err(fail)?, store.device().file().metadata().map_err(fail)?);
+    Ok(here.id == there.id)
 }
 
 /// The options of a new store, if one fits.

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use media::Access;
 use serde_json::{Value, json};
-use statefs::{Check, Evidence, Health, Lost, Recovery, Salvaged, Suspects, Verdict};
+use statefs::{
+    Check, Error, Evidence, Health, Key, Lost, Page, Recovery, Salvaged, Suspects, Verdict, Verified,
+};
 
 use super::{entry, image, prefix_of};
 use crate::cli::{StateLs, StateSalvage};
@@ -17,23 +19,41 @@ pub(super) fn ls(args: &StateLs, medium: &Medium, output: &Output) -> Outcome {
     let prefix = prefix_of(&args.prefix)?;
     let (store, recovery) = image::reader(medium, &args.image)?;
     let exit = warn_if_damaged(&recovery, output)?;
+    let length = if args.long { Length::Long } else { Length::Short };
+    list(|after| store.list(&prefix, after, usize::MAX), &args.image, length, output)?;
+    Ok(exit)
+}
+
+/// How much is said of each key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Length {
+    Short,
+    Long,
+}
+
+/// Prints all pages of a listing.
+pub(super) fn list<'s>(
+    next: impl Fn(Option<&Key>) -> Result<Page<'s>, Error>,
+    image: &Path,
+    length: Length,
+    output: &Output,
+) -> Outcome<()> {
     let mut after = None;
     loop {
-        let page = store.list(&prefix, after.as_ref(), usize::MAX);
-        let page = page.map_err(|error| Failure::state(&args.image, error))?;
+        let page = next(after.as_ref()).map_err(|error| Failure::state(image, error))?;
         for listed in &page.entries {
             let (key, revision, bytes) = (listed.key, listed.revision.get(), listed.value_len);
-            if output.is_json() {
-                output.object(true, json!({ "key": key, "revision": revision, "bytes": bytes }))?;
-            } else if args.long {
-                output.line(format_args!("{revision:>12} {bytes:>6} {key}"))?;
-            } else {
-                output.line(key)?;
+            match (output.is_json(), length) {
+                (true, _) => {
+                    output.object(true, json!({ "key": key, "revision": revision, "bytes": bytes }))?;
+                }
+                (false, Length::Long) => output.line(format_args!("{revision:>12} {bytes:>6} {key}"))?,
+                (false, Length::Short) => output.line(key)?,
             }
         }
         after = page.next;
         if after.is_none() {
-            return Ok(exit);
+            return Ok(());
         }
     }
 }
@@ -48,7 +68,7 @@ pub(super) fn dump(path: &Path, medium: &Medium, output: &Output) -> Outcome {
 }
 
 /// In a damaged store there may have been other keys, so a listing is never certain.
-fn warn_if_damaged(recovery: &Recovery, output: &Output) -> Outcome<Exit> {
+pub(super) fn warn_if_damaged(recovery: &Recovery, output: &Output) -> Outcome<Exit> {
     match recovery.tail {
         Verdict::Damaged { .. } => {
             output.warn("the store is damaged: keys may be missing, and values older than they should be")?;
@@ -73,6 +93,8 @@ pub(super) fn stats(path: &Path, medium: &Medium, output: &Output) -> Outcome {
             "suspect_keys": recovery.suspect_keys, "frames": recovery.frames_replayed,
             "incarnation": recovery.incarnation, "was_sealed": recovery.was_sealed,
             "durable_revision": store.durable_revision().get(),
+            "snapshots": stats.snapshots, "past_values": stats.past_values, "past_bytes": stats.past_bytes,
+            "quotas": store.quotas().count(), "sealed_prefixes": store.sealed_prefixes().count(),
         });
         output.object(true, fields)?;
         return Ok(exit);
@@ -81,6 +103,21 @@ pub(super) fn stats(path: &Path, medium: &Medium, output: &Output) -> Outcome {
     output.line(format_args!("keys        {} of {}", stats.live_keys, limits.keys_max))?;
     let (bytes, bytes_max) = (bytes_words(stats.live_bytes), bytes_words(limits.live_bytes_max));
     output.line(format_args!("bytes       {bytes} of {bytes_max} (keys and values)"))?;
+    if stats.snapshots > 0 {
+        let (values, bytes) = (stats.past_values, bytes_words(stats.past_bytes));
+        output.line(format_args!(
+            "snapshots   {}, which alone keep {values} value(s), {bytes}",
+            stats.snapshots
+        ))?;
+    }
+    let quotas = store.quotas().count();
+    if quotas > 0 {
+        output.line(format_args!("quotas      {quotas}"))?;
+    }
+    let sealed = store.sealed_prefixes().count();
+    if sealed > 0 {
+        output.line(format_args!("sealed      {sealed} prefix(es)"))?;
+    }
     let (blocks, blocks_max) = (stats.live_blocks, stats.capacity_blocks);
     output.line(format_args!(
         "blocks      {blocks} of {blocks_max} (of {block_size} bytes, for what is alive)"
@@ -92,15 +129,21 @@ pub(super) fn stats(path: &Path, medium: &Medium, output: &Output) -> Outcome {
     Ok(exit)
 }
 
-pub(super) fn fsck(path: &Path, medium: &Medium, output: &Output) -> Outcome {
-    let check = image::check(medium, path)?;
+pub(super) fn fsck(path: &Path, verify: bool, medium: &Medium, output: &Output) -> Outcome {
+    let (check, verified) = if verify {
+        let (check, verified) = image::check_twice(medium, path)?;
+        (check, Some(verified))
+    } else {
+        (image::check(medium, path)?, None)
+    };
     let (exit, word) = match check.health {
+        Health::Damaged => (Exit::Corrupt, "damaged"),
+        _ if verified.as_ref().is_some_and(|verified| !verified.is_sound()) => (Exit::Corrupt, "unsteady"),
         Health::Clean => (Exit::Ok, "clean"),
         Health::TornTail => (Exit::NotSo, "torn_tail"),
-        Health::Damaged => (Exit::Corrupt, "damaged"),
     };
     if output.is_json() {
-        output.object(check.health != Health::Damaged, check_json(word, &check))?;
+        output.object(exit != Exit::Corrupt, check_json(word, &check, verified.as_ref()))?;
         return Ok(exit);
     }
     for line in check_words(&check) {
@@ -108,11 +151,28 @@ pub(super) fn fsck(path: &Path, medium: &Medium, output: &Output) -> Outcome {
     }
     let (keys, suspect) = (check.recovery.live_keys, check.recovery.suspect_keys);
     output.line(format_args!("{keys} key(s) with a value, {suspect} of them suspect"))?;
-    if check.health == Health::Damaged {
+    if let Some(verified) = &verified {
+        output.line(verified_words(verified))?;
+    }
+    if exit == Exit::Corrupt {
         output
             .say(format_args!("hint: `steadfast state salvage {} NEW` saves what is left", path.display()))?;
     }
     Ok(exit)
+}
+
+/// Whether reading twice gave the same twice.
+fn verified_words(verified: &Verified) -> String {
+    let (same, different) = (verified.same_keys, verified.different_keys);
+    match &verified.first_different {
+        _ if different == 0 && verified.is_whole => {
+            format!("read twice: {} frame(s), {same} record(s) the same both times", verified.frames)
+        }
+        Some(key) => format!(
+            "read twice: {different} record(s) were different the second time, the first of them `{key}`: look at the device"
+        ),
+        None => "read twice: the journal did not end at the same place: look at the device".to_owned(),
+    }
 }
 
 /// What a check found, in sentences.
@@ -163,7 +223,7 @@ fn evidence_code(evidence: Evidence) -> &'static str {
     }
 }
 
-fn check_json(word: &str, check: &Check) -> Value {
+fn check_json(word: &str, check: &Check, verified: Option<&Verified>) -> Value {
     let (blocks, recovery) = (&check.blocks, &check.recovery);
     let lost = check.lost.map(|lost| {
         json!({
@@ -171,8 +231,15 @@ fn check_json(word: &str, check: &Check) -> Value {
             "last_seq": lost.last_seq, "evidence": lost.evidence.map(evidence_code),
         })
     });
+    let verified = verified.map(|verified| {
+        json!({
+            "is_sound": verified.is_sound(), "frames": verified.frames, "same_records": verified.same_keys,
+            "different_records": verified.different_keys, "first_different": verified.first_different,
+        })
+    });
     json!({
         "health": word,
+        "verified": verified,
         "words": check_words(check),
         "lost": lost,
         "keys": recovery.live_keys,
@@ -197,7 +264,7 @@ pub(super) fn salvage(args: &StateSalvage, medium: &Medium, output: &Output) -> 
     let suspects = if args.suspects { Suspects::Take } else { Suspects::Leave };
     let from = image.disk(block_size)?;
     let saved = image::create(medium, output, &args.new, geometry, |to, options| {
-        statefs::salvage(from, to, options, suspects)
+        statefs::salvage(from, to, options, suspects).map_err(|error| Failure::state(&args.new, error))
     })?;
     let Salvaged { certain, suspect_taken, suspect_left } = saved;
     if suspect_left > 0 {

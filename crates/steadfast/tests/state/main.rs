@@ -14,6 +14,12 @@ use media::{Access, Fs as _, LockWait, OsFs};
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use serde_json::Value;
 
+mod backup;
+mod batch;
+mod seal;
+mod tools;
+mod watch;
+
 const STEADFAST: &str = env!("CARGO_BIN_EXE_steadfast");
 
 /// No command here makes more calls.
@@ -58,6 +64,30 @@ fn json(dir: &Path, arguments: &[&str], exit: i32) -> Value {
     let value: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(value["schema"], 1);
     value
+}
+
+/// As [`expect`], for a command that reads its input; what it printed, and what it said.
+#[track_caller]
+fn feed(dir: &Path, arguments: &[&str], stdin: impl AsRef<[u8]>, exit: i32) -> (Vec<u8>, String) {
+    let output = run(dir, arguments, stdin.as_ref(), None);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(exit), "{arguments:?}: {stderr:?}");
+    (output.stdout, stderr)
+}
+
+/// What a command prints with `--json`, line by line.
+#[track_caller]
+fn json_lines(dir: &Path, arguments: &[&str]) -> Vec<Value> {
+    let (stdout, stderr) = expect(dir, &[&["--json"], arguments].concat(), 0);
+    assert_eq!(stderr, "", "words beside --json");
+    stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A lock on the image of that name, as a writer holds it.
+fn hold(dir: &Path, image: &str) -> std::sync::Arc<dyn media::File> {
+    let held = OsFs.open_dir(dir).unwrap().open(image.as_ref(), Access::ReadWrite).unwrap();
+    held.lock(LockWait::DoNotWait).unwrap();
+    held
 }
 
 /// A directory with an empty store in `image`.
@@ -251,8 +281,7 @@ fn one_writer_at_a_time_and_readers_beside_it() {
     let root = fresh();
     let dir = root.path();
     expect(dir, &["put", "image", "/state/a", "one"], 0);
-    let held = OsFs.open_dir(dir).unwrap().open("image".as_ref(), Access::ReadWrite).unwrap();
-    held.lock(LockWait::DoNotWait).unwrap();
+    let held = hold(dir, "image");
     for arguments in [
         &["put", "image", "/state/a", "two"][..],
         &["rm", "image", "/state/a"],
@@ -290,8 +319,7 @@ fn what_is_being_written_is_live_and_not_damaged() {
         &["dump", "image"],
         &["stats", "image"],
     ];
-    let held = OsFs.open_dir(dir).unwrap().open("image".as_ref(), Access::ReadWrite).unwrap();
-    held.lock(LockWait::DoNotWait).unwrap();
+    let held = hold(dir, "image");
     for arguments in looks {
         let (stdout, stderr) = expect(dir, arguments, 6);
         assert!(stdout.is_empty() && stderr.contains("the store is live"), "{arguments:?}: {stderr}");
@@ -303,8 +331,7 @@ fn what_is_being_written_is_live_and_not_damaged() {
     for (arguments, exit) in looks.into_iter().zip([0, 3, 3, 3, 3]) {
         expect(dir, arguments, exit);
     }
-    let held = OsFs.open_dir(dir).unwrap().open("image".as_ref(), Access::ReadWrite).unwrap();
-    held.lock(LockWait::DoNotWait).unwrap();
+    drop(hold(dir, "image"));
 }
 
 #[test]
