@@ -19,7 +19,9 @@ const BLOCK_SIZE: u32 = 4096;
 pub(in crate::commands) fn demonstrate(path: &Path, medium: &Medium, output: &Output) -> Outcome<()> {
     let fail = |error: Error| Failure::state(path, error);
     let geometry = image::geometry(IMAGE_LEN, BLOCK_SIZE)?;
-    image::create(medium, output, path, geometry, |disk, options| Store::format(disk, options)?.close())?;
+    image::create(medium, output, path, geometry, |disk, options| {
+        Store::format(disk, options).and_then(Store::close).map_err(fail)
+    })?;
     let mut store = image::writer(medium, path)?;
     let slot = key_of("/state/boot/slot")?;
     let begun = Instant::now();
