@@ -27,7 +27,7 @@ pub(in crate::commands) fn demonstrate(path: &Path, medium: &Medium, output: &Ou
     let begun = Instant::now();
     let first = store.put(&slot, b"a").map_err(fail)?;
     output.line(format_args!(
-        "put {slot} = a in {}: durable, revision {}. One flush.",
+        "put {slot} = a in {}: durable, revision {}. One barrier.",
         time_words(begun.elapsed()),
         first.get()
     ))?;
@@ -37,7 +37,7 @@ pub(in crate::commands) fn demonstrate(path: &Path, medium: &Medium, output: &Ou
         batch.put(&key_of(key)?, value.as_bytes()).map_err(fail)?;
     }
     let _revision = store.batch(&batch).map_err(fail)?;
-    output.line("  A batch of 3 keys: one flush, and all of them or none, whenever the power fails.")?;
+    output.line("  A batch of 3 keys: one barrier, and all of them or none, whenever the power fails.")?;
     conflict(&mut store, path, output)?;
     list(&store, path, output)?;
     // Not closed: as after a power cut, whoever looks next finds out how it ended.
