@@ -10,7 +10,7 @@ use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
 use media::{Access, FileDisk, Fs as _, OsFs, SystemClock};
-use statefs::{Batch, Key, Options, SharedStore, Store, StoreId};
+use statefs::{Batch, Compaction, Key, Options, SharedStore, Store, StoreId};
 use testbed::{FsKind, LoopDevice, LoopFs, Missing};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -74,31 +74,38 @@ impl Devices {
         Ok(Self { _mounted: mounted, dir, raw: Vec::new() })
     }
 
-    /// Every byte of it was written.
     fn path(&mut self, name: &str) -> Outcome<PathBuf> {
+        self.path_of(name, BLOCKS)
+    }
+
+    /// A device of so many blocks, every byte of which was written.
+    fn path_of(&mut self, name: &str, blocks: u64) -> Outcome<PathBuf> {
         let path = match &self.dir {
             Some(dir) => dir.path().join(name),
             None => {
-                let device = LoopDevice::attach(BLOCKS * u64::try_from(BLOCK)?, 4096)?;
+                let device = LoopDevice::attach(blocks * u64::try_from(BLOCK)?, 4096)?;
                 let path = device.path().to_owned();
                 self.raw.push(device);
                 path
             }
         };
         let file = OpenOptions::new().write(true).create(self.dir.is_some()).truncate(false).open(&path)?;
-        for block in 0..BLOCKS / 256 {
-            file.write_all_at(&vec![0; 256 * BLOCK], block * 256 * u64::try_from(BLOCK)?)?;
+        for block in 0..blocks {
+            file.write_all_at(&[0; BLOCK], block * u64::try_from(BLOCK)?)?;
         }
         sync(&file)?;
         Ok(path)
     }
 
     fn disk(&mut self, name: &str) -> Outcome<FileDisk> {
-        let path = self.path(name)?;
-        let dir = OsFs.open_dir(path.parent().unwrap_or(Path::new("/")))?;
-        let file = dir.open_disk(path.file_name().unwrap_or(OsStr::new("")), Access::ReadWrite)?;
-        Ok(FileDisk::open(file, u32::try_from(BLOCK)?)?)
+        disk_at(&self.path(name)?)
     }
+}
+
+fn disk_at(path: &Path) -> Outcome<FileDisk> {
+    let dir = OsFs.open_dir(path.parent().unwrap_or(Path::new("/")))?;
+    let file = dir.open_disk(path.file_name().unwrap_or(OsStr::new("")), Access::ReadWrite)?;
+    Ok(FileDisk::open(file, u32::try_from(BLOCK)?)?)
 }
 
 fn sync(file: &File) -> io::Result<()> {
@@ -255,6 +262,45 @@ pub(crate) fn measure(ground: &Ground, rounds: u32, out: &mut impl io::Write) ->
         )?;
     }
     Ok(writeln!(out)?)
+}
+
+/// How long it takes to open a store of so many keys, region 80 % live, read from the medium: past the page cache, or after it
+/// was asked to forget.
+pub(crate) fn reopen(ground: &Ground, count: u32, rounds: u32, out: &mut impl io::Write) -> Outcome<()> {
+    let Ok(mut devices) = Devices::on(ground) else { return Ok(()) };
+    // A record has 14 bytes and its key before its value; a block, 48 before its records.
+    let live = u64::from(count) * (14 + 18 + 155) / (4096 - 48);
+    let blocks = 2 * (live * 5 / 4) + 4;
+    let path = devices.path_of("reopen", blocks)?;
+    let open = || -> Outcome<FileDisk> { disk_at(&path) };
+    let mut store = Store::format(open()?, &Options::new(StoreId([4; 16])))?;
+    for key in keys("app", count)? {
+        let _revision = store.put_buffered(&key, &VALUE)?;
+    }
+    while store.compact_step()? != Compaction::Finished {}
+    let stats = store.stats();
+    store.close()?;
+    let mut took = Vec::new();
+    for _ in 0..rounds.clamp(3, 9) {
+        let disk = open()?;
+        let begun = Instant::now();
+        let (store, recovery) = Store::open(disk, statefs::Access::Write)?;
+        took.push(begun.elapsed().as_secs_f64());
+        if recovery.live_keys != u64::from(count) {
+            return Err("not all keys are there".into());
+        }
+        drop(store);
+    }
+    let [_, median, _] = quartiles(took.clone());
+    let least = took.into_iter().fold(f64::INFINITY, f64::min);
+    Ok(writeln!(
+        out,
+        "  reopen {count:>9} keys, {} of {} blocks live: {:.1} ms (least {:.1})",
+        stats.live_blocks,
+        stats.capacity_blocks,
+        median * 1e3,
+        least * 1e3
+    )?)
 }
 
 /// Counts are far below what a float cannot hold.

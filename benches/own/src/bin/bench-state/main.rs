@@ -8,7 +8,7 @@ mod durable;
 
 use std::error::Error;
 use std::hint::black_box;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,9 @@ use statefs::{Access, Compaction, Key, Options, Prefix, Store, StoreId};
 
 /// How many keys there are where reading is measured, and where opening is.
 const KEYS: [u32; 2] = [10_000, 100_000];
+
+/// How many keys there are where opening from a medium is measured.
+const REOPENED: [u32; 2] = [100_000, 1_000_000];
 
 /// Measures the key/value store.
 #[derive(Debug, Parser)]
@@ -39,6 +42,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     if !args.memory {
         for ground in durable::Ground::all(args.dir) {
             durable::measure(&ground, args.rounds, &mut out)?;
+            for count in REOPENED {
+                durable::reopen(&ground, count, args.rounds, &mut out)?;
+            }
+            writeln!(out)?;
         }
     }
     KEYS.into_iter().try_for_each(|count| in_memory(&mut out, count))
