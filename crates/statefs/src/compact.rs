@@ -85,13 +85,11 @@ impl<D: BlockDevice> Store<D> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut last = after;
         for kept in self.index.from(start) {
-            if body.len() + kept.record.len() > self.space.frame_len && !body.is_empty() {
+            if body.len() + kept.record_len() > self.space.frame_len && !body.is_empty() {
                 return Ok((last.map(Box::from), false));
             }
-            let len = kept.record.len();
-            body.try_reserve(len).map_err(|_| Error::NoMemory { len })?;
-            body.extend_from_slice(kept.record);
-            last = Some(kept.key);
+            kept.record().encode(body)?;
+            last = Some(kept.key());
         }
         Ok((last.map(Box::from), true))
     }

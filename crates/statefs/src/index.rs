@@ -1,34 +1,30 @@
-//! The index: which record of the arena a key has.
+//! The index: which value every key has.
 //!
-//! A sorted array of places, because a region begins with records in the order of their keys, and an overlay for keys that
-//! came in between. The overlay is merged into the array before it grows large; the arena is rewritten before what is dead
-//! in it outgrows what is alive.
+//! A row of leaves, each a short sorted array of entries ([`crate::leaf`]). An entry says where key and value stand in the
+//! arena, so what a listing needs lies close together. A region begins with records in the order of their keys, and what
+//! comes behind all others is added without a search. A leaf that has become too long or too short is divided or joined with
+//! its neighbour afterwards, which needs memory and may fail without harm.
 //!
-//! Beside the array stand the heads of its keys: of each the eight bytes behind what all of them begin with, as a number. A
-//! search goes through the heads, which lie close together, and looks at a key itself only where heads are the same.
+//! Beside the row stand the heads of the first keys of the leaves, as in a leaf the heads of its keys.
+//!
+//! What it costs beyond keys and values: 36 bytes for an entry, one for the end of a key, room for at most 16 entries in a
+//! leaf that has been divided, and what is dead in the arena, which is a sixteenth of what is alive and 1 MiB at most.
 //!
 //! Invariants
-//! - there are as many heads as entries, and `common` is what all keys of the array begin with.
-//! - a key is in the array or in the overlay, never in both.
-//! - the totals are those of the live entries.
+//! - the keys of a leaf are smaller than those of the next one, and each key is there once.
+//! - there are as many heads as leaves, and `common` is what the first keys of all leaves begin with.
+//! - the totals are those of the entries, and so is what is alive in the arena.
+//! - between two changes no leaf is dead, and no room is claimed.
 
-use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
-use alloc::collections::btree_map;
 use alloc::vec::Vec;
-use core::cmp::Ordering;
-use core::iter::Peekable;
+use core::mem;
 use core::ops::Bound;
 
-use crate::arena::{Arena, Kept, Place};
+use crate::arena::{Arena, Extent};
 use crate::error::Error;
+use crate::leaf::{Entry, LEAF_MAX, Leaf, common_len, head_of};
 use crate::limits::KEY_LEN_MAX;
-use crate::record::{KEPT_HEADER_LEN, PUT_HEADER_LEN, Record, Revision};
-
-/// How many entries the overlay and the dead may have, whatever the size of the array.
-const LOOSE_MAX: usize = 1024;
-/// How many dead bytes the arena may have, whatever is alive.
-const DEAD_LEN_MAX: u64 = 1 << 20;
+use crate::record::{KEPT_HEADER_LEN, Record, Revision};
 
 /// What is alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -65,51 +61,65 @@ impl Totals {
     }
 }
 
-impl Kept<'_> {
-    pub(crate) fn totals(&self) -> Totals {
-        Totals::of(self.key.len(), self.value.len())
+impl Totals {
+    fn of_extent(extent: &Extent) -> Self {
+        Self::of(extent.key_len(), extent.value_len())
     }
 }
 
-/// An entry of the array. What is dead keeps its place, because its key still orders its neighbours.
+/// A key and its value.
 #[derive(Debug, Clone, Copy)]
-struct Entry {
-    place: Place,
-    is_live: bool,
+pub(crate) struct Kept<'a> {
+    arena: &'a Arena,
+    entry: &'a Entry,
 }
 
-/// The first eight bytes as a number that is ordered like them; keys have no zero bytes, so what is shorter is less.
-fn head_of(rest: &[u8]) -> u64 {
-    if let Some(head) = rest.first_chunk() {
-        return u64::from_be_bytes(*head);
+impl<'a> Kept<'a> {
+    pub(crate) fn key(&self) -> &'a str {
+        self.arena.key(&self.entry.extent)
     }
-    let mut head = [0; 8];
-    for (to, from) in head.iter_mut().zip(rest) {
-        *to = *from;
+
+    pub(crate) fn value(&self) -> &'a [u8] {
+        self.arena.value(&self.entry.extent)
     }
-    u64::from_be_bytes(head)
+
+    pub(crate) fn value_len(&self) -> usize {
+        self.entry.extent.value_len()
+    }
+
+    pub(crate) fn revision(&self) -> Revision {
+        self.entry.revision()
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        Totals::of_extent(&self.entry.extent)
+    }
+
+    /// As it is copied.
+    pub(crate) fn record(&self) -> Record<'a> {
+        Record::Kept { key: self.key(), value: self.value(), revision: self.revision() }
+    }
+
+    /// Bytes of that.
+    pub(crate) fn record_len(&self) -> usize {
+        KEPT_HEADER_LEN + self.entry.extent.key_len() + self.value_len()
+    }
 }
 
-/// Where a key is.
-#[derive(Clone, Copy)]
-enum Found {
-    Array(usize, Entry),
-    Overlay(Place),
-    Nowhere,
-}
-
-/// Which record a key has.
+/// Which value every key has.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     arena: Arena,
-    array: Vec<Entry>,
+    leaves: Vec<Leaf>,
     heads: Vec<u64>,
     common: Vec<u8>,
-    overlay: BTreeMap<Box<str>, Place>,
-    dead: usize,
+    /// Leaves that may be too long, too short or dead, or in which room is claimed.
+    unsettled: Vec<usize>,
+    /// What the row begins with when it is empty.
+    first: Leaf,
     totals: Totals,
-    /// What stands before it in the arena may be older than it should be.
-    suspect_before: Option<Place>,
+    /// How many gaps were found: what was written before the last of them may be older than it should be.
+    gaps: u16,
 }
 
 impl Index {
@@ -117,105 +127,135 @@ impl Index {
         self.totals
     }
 
-    /// The record that a key has.
+    /// The value that a key has.
     pub(crate) fn get(&self, key: &str) -> Option<Kept<'_>> {
-        let place = match self.find(key) {
-            Found::Array(_, entry) => entry.is_live.then_some(entry.place)?,
-            Found::Overlay(place) => place,
-            Found::Nowhere => return None,
-        };
-        self.arena.get(place)
+        let leaf = self.leaves.get(self.leaf_of(key.as_bytes()))?;
+        let entry = leaf.get(leaf.search(key.as_bytes(), &self.arena).ok()?)?;
+        Some(Kept { arena: &self.arena, entry })
     }
 
-    /// Whether the record that a key has may be older than it should be; that it has none always may.
+    /// Whether the value that a key has may be older than it should be; that it has none always may.
     pub(crate) fn is_suspect(&self, key: &str) -> bool {
-        let Some(before) = self.suspect_before else { return false };
-        match self.find(key) {
-            Found::Array(_, entry) => !entry.is_live || entry.place < before,
-            Found::Overlay(place) => place < before,
-            Found::Nowhere => true,
-        }
+        self.gaps > 0 && self.get(key).is_none_or(|kept| kept.entry.gaps < self.gaps)
     }
 
     /// Something is missing here: whatever is in the index may have been changed by it.
     pub(crate) fn suspect_all(&mut self) {
-        self.suspect_before = Some(self.arena.end());
+        if let Some(gaps) = self.gaps.checked_add(1) {
+            self.gaps = gaps;
+            return;
+        }
+        // Whether it was before the last one is all that matters.
+        self.gaps = 1;
+        self.leaves.iter_mut().flat_map(Leaf::entries_mut).for_each(|entry| entry.gaps = 0);
     }
 
-    /// How many live keys are suspect.
+    /// How many keys are suspect.
     pub(crate) fn count_suspect(&self) -> u64 {
-        let Some(before) = self.suspect_before else { return 0 };
-        let array = self.array.iter().filter(|entry| entry.is_live && entry.place < before).count();
-        let overlay = self.overlay.values().filter(|place| **place < before).count();
-        u64::try_from(array + overlay).unwrap_or(u64::MAX)
+        let entries = self.leaves.iter().flat_map(Leaf::entries);
+        u64::try_from(entries.filter(|entry| entry.gaps < self.gaps).count()).unwrap_or(u64::MAX)
     }
 
-    fn find(&self, key: &str) -> Found {
-        if let Some(&place) = self.overlay.get(key) {
-            return Found::Overlay(place);
-        }
-        let at = self.position(key.as_bytes());
-        match self.array.get(at) {
-            Some(&entry) if self.arena.key(entry.place) == key.as_bytes() => Found::Array(at, entry),
-            Some(_) | None => Found::Nowhere,
-        }
-    }
-
-    /// How many entries of the array have a smaller key.
-    fn position(&self, key: &[u8]) -> usize {
+    /// The leaf in which a key is, if it is anywhere: the last one that does not begin behind it.
+    fn leaf_of(&self, key: &[u8]) -> usize {
         let Some(rest) = key.strip_prefix(self.common.as_slice()) else {
-            return if key < self.common.as_slice() { 0 } else { self.array.len() };
+            return if key < self.common.as_slice() { 0 } else { self.leaves.len().saturating_sub(1) };
         };
         let head = head_of(rest);
-        let first = self.heads.partition_point(|other| *other < head);
-        let same = self.heads.get(first..).unwrap_or(&[]).partition_point(|other| *other == head);
-        let same = self.array.get(first..first + same).unwrap_or(&[]);
-        first + same.partition_point(|entry| self.arena.key(entry.place) < key)
+        let mut behind = self.heads.partition_point(|other| *other < head);
+        if self.heads.get(behind) == Some(&head) {
+            let same = self.heads.get(behind..).unwrap_or(&[]).partition_point(|other| *other == head);
+            let same = self.leaves.get(behind..behind + same).unwrap_or(&[]);
+            behind += same.partition_point(|leaf| leaf.first_key(&self.arena) <= key);
+        }
+        behind.saturating_sub(1)
     }
 
-    /// Adds an entry behind all others of the array.
-    fn push_last(&mut self, key: &[u8], entry: Entry) -> Result<(), Error> {
-        self.reserve_entries(1)?;
-        if self.array.is_empty() {
-            self.common.clear();
-            self.common.try_reserve(key.len()).map_err(|_| Error::NoMemory { len: key.len() })?;
-            self.common.extend_from_slice(key);
+    /// The leaf, and where in it a key is or would be.
+    fn locate(&self, key: &[u8]) -> (usize, Result<usize, usize>) {
+        if let Some(last) = self.leaves.last()
+            && last.last_key(&self.arena) < key
+        {
+            return (self.leaves.len() - 1, Err(last.len()));
         }
-        let common = key.iter().zip(&self.common).take_while(|(a, b)| a == b).count();
-        self.array.push(entry);
-        self.heads.push(0);
-        if common < self.common.len() {
-            self.common.truncate(common);
-            self.take_heads();
-        } else if let (Some(head), Some(rest)) = (self.heads.last_mut(), key.get(common..)) {
-            *head = head_of(rest);
+        let at = self.leaf_of(key);
+        let Some(leaf) = self.leaves.get(at) else { return (0, Err(0)) };
+        match leaf.search(key, &self.arena) {
+            Ok(within) if !leaf.is_dead => (at, Ok(within)),
+            Ok(within) | Err(within) => (at, Err(within)),
+        }
+    }
+
+    /// Sees to it that these records, of keys that differ, can be applied without asking for memory.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`]: the index is as it was.
+    pub(crate) fn reserve<'r>(&mut self, records: impl Iterator<Item = Record<'r>>) -> Result<(), Error> {
+        self.drop_claims();
+        let (mut keys, mut keys_len, mut values_len) = (0, 0, 0);
+        for record in records {
+            let (at, found) = self.locate(record.key().as_bytes());
+            self.reserve_notes()?;
+            self.unsettled.push(at);
+            if let Record::Put { key, value } | Record::Kept { key, value, .. } = record {
+                keys += 1;
+                keys_len += key.len();
+                values_len += value.len();
+                if found.is_err() {
+                    self.claim(at)?;
+                }
+            }
+        }
+        // Each of them may be noted again when it is applied.
+        let notes = self.unsettled.len();
+        self.unsettled.try_reserve(notes).map_err(|_| Error::NoMemory { len: notes * size_of::<usize>() })?;
+        self.arena.reserve(keys, keys_len, values_len)
+    }
+
+    fn reserve_notes(&mut self) -> Result<(), Error> {
+        self.unsettled.try_reserve(1).map_err(|_| Error::NoMemory { len: size_of::<usize>() })
+    }
+
+    /// Room in a leaf for one entry more than there has been asked for.
+    fn claim(&mut self, at: usize) -> Result<(), Error> {
+        self.begin_row()?;
+        let leaf = self.leaves.get_mut(at).unwrap_or(&mut self.first);
+        leaf.claimed += 1;
+        leaf.reserve(leaf.claimed)
+    }
+
+    /// Room for a first leaf.
+    fn begin_row(&mut self) -> Result<(), Error> {
+        if self.leaves.is_empty() {
+            self.reserve_row(1)?;
+            // The first key is what all begin with until there is another.
+            self.common.try_reserve(KEY_LEN_MAX).map_err(|_| Error::NoMemory { len: KEY_LEN_MAX })?;
         }
         Ok(())
     }
 
-    /// All heads anew.
-    fn take_heads(&mut self) {
-        for (head, entry) in self.heads.iter_mut().zip(&self.array) {
-            *head = head_of(self.arena.key(entry.place).get(self.common.len()..).unwrap_or(&[]));
+    /// Room in a leaf for an entry, whether there has been asked for it or not.
+    fn make_way(&mut self, at: usize) -> Result<(), Error> {
+        self.begin_row()?;
+        self.leaves.get_mut(at).unwrap_or(&mut self.first).reserve(1)?;
+        if self.leaves.get(at).is_some_and(|leaf| leaf.len() >= LEAF_MAX) {
+            self.reserve_notes()?;
+            self.unsettled.push(at);
+        }
+        Ok(())
+    }
+
+    /// What was claimed for a write that failed is not needed any more.
+    fn drop_claims(&mut self) {
+        for at in self.unsettled.drain(..) {
+            self.leaves.get_mut(at).unwrap_or(&mut self.first).claimed = 0;
         }
     }
 
-    fn reserve_entries(&mut self, count: usize) -> Result<(), Error> {
-        let len = count.saturating_mul(size_of::<Entry>() + size_of::<u64>());
-        self.array.try_reserve(count).map_err(|_| Error::NoMemory { len })?;
+    fn reserve_row(&mut self, count: usize) -> Result<(), Error> {
+        let len = count.saturating_mul(size_of::<Leaf>() + size_of::<u64>());
+        self.leaves.try_reserve(count).map_err(|_| Error::NoMemory { len })?;
         self.heads.try_reserve(count).map_err(|_| Error::NoMemory { len })
-    }
-
-    /// Sees to it that records of so many bytes, as they stand in a commit, can be applied.
-    ///
-    /// # Errors
-    /// [`Error::NoMemory`]: the index is as it was.
-    pub(crate) fn reserve(&mut self, body_len: usize, ops: usize) -> Result<(), Error> {
-        self.reserve_entries(ops)?;
-        // What all keys begin with has this many bytes at most.
-        self.common.try_reserve(KEY_LEN_MAX).map_err(|_| Error::NoMemory { len: KEY_LEN_MAX })?;
-        // A kept record has more header than a put.
-        self.arena.reserve(body_len.saturating_add(ops.saturating_mul(KEPT_HEADER_LEN - PUT_HEADER_LEN)))
     }
 
     /// Does what a record says. `revision` is that of its place, which a kept record does not need.
@@ -226,164 +266,260 @@ impl Index {
         match *record {
             Record::Put { key, value } => self.put(key, value, revision),
             Record::Kept { key, value, revision } => self.put(key, value, revision),
-            Record::Delete { key } => {
-                self.delete(key);
-                Ok(())
-            }
+            Record::Delete { key } => self.delete(key),
         }
+    }
+
+    /// Does what records say, of keys that differ, for which there has been asked for room.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`]: there was not.
+    pub(crate) fn apply_reserved<'r>(
+        &mut self,
+        records: impl Iterator<Item = (Record<'r>, Revision)> + Clone,
+    ) -> Result<(), Error> {
+        // The first key of a leaf says which keys belong into it. A deletion may change it, a put does not, and room was
+        // asked for in the leaf that was found then.
+        let is_delete = |record: &Record<'_>| matches!(record, Record::Delete { .. });
+        let puts = records.clone().filter(|(record, _)| !is_delete(record));
+        let deletes = records.filter(|(record, _)| is_delete(record));
+        puts.chain(deletes).try_for_each(|(record, revision)| self.apply(&record, revision))
     }
 
     fn put(&mut self, key: &str, value: &[u8], revision: Revision) -> Result<(), Error> {
-        let found = self.find(key);
-        let old = match found {
-            Found::Array(_, entry) => entry.is_live.then_some(entry.place),
-            Found::Overlay(place) => Some(place),
-            Found::Nowhere => None,
-        };
-        let old = old.and_then(|place| self.arena.get(place)).map(|kept| kept.totals());
-        let place = self.arena.push(key, value, revision)?;
-        let entry = Entry { place, is_live: true };
-        match found {
-            Found::Array(at, before) => {
-                self.dead -= usize::from(!before.is_live);
-                if let Some(slot) = self.array.get_mut(at) {
-                    *slot = entry;
+        let fresh = Totals::of(key.len(), value.len());
+        let (at, within) = match self.locate(key.as_bytes()) {
+            (at, Ok(within)) => {
+                let entry = self.leaves.get_mut(at).and_then(|leaf| leaf.get_mut(within));
+                if let Some(entry) = entry {
+                    let old = entry.extent;
+                    let extent = match self.arena.overwrite(old, value) {
+                        Some(extent) => extent,
+                        None => {
+                            let extent = self.arena.push(key, value)?;
+                            self.arena.give_up(old);
+                            extent
+                        }
+                    };
+                    *entry = Entry::new(extent, revision, self.gaps);
+                    self.totals = self.totals.plus(fresh).less(Totals::of_extent(&old));
                 }
+                return Ok(());
             }
-            Found::Nowhere if self.comes_last(key) => self.push_last(key.as_bytes(), entry)?,
-            Found::Overlay(_) | Found::Nowhere => {
-                self.overlay.insert(key.into(), place);
-            }
+            (at, Err(within)) => (at, within),
+        };
+        self.make_way(at)?;
+        let extent = self.arena.push(key, value)?;
+        if self.leaves.is_empty() {
+            self.leaves.push(mem::take(&mut self.first));
+            self.heads.push(0);
+            self.common.clear();
+            self.common.extend_from_slice(key.as_bytes());
         }
-        self.totals = self.totals.plus(Totals::of(key.len(), value.len())).less(old.unwrap_or_default());
+        let Some(leaf) = self.leaves.get_mut(at) else { return Ok(()) };
+        let is_first = within == 0 || leaf.is_dead;
+        leaf.insert(within, key.as_bytes(), Entry::new(extent, revision, self.gaps), &self.arena);
+        if is_first {
+            self.take_head(at);
+        }
+        self.totals = self.totals.plus(fresh);
         Ok(())
     }
 
-    fn comes_last(&self, key: &str) -> bool {
-        self.array.last().is_none_or(|last| self.arena.key(last.place) < key.as_bytes())
-    }
-
-    fn delete(&mut self, key: &str) {
-        let Some(old) = self.get(key).map(|kept| kept.totals()) else { return };
-        match self.find(key) {
-            Found::Array(at, _) => {
-                if let Some(entry) = self.array.get_mut(at) {
-                    entry.is_live = false;
-                    self.dead += 1;
-                }
-            }
-            Found::Overlay(_) => {
-                self.overlay.remove(key);
-            }
-            Found::Nowhere => {}
+    fn delete(&mut self, key: &str) -> Result<(), Error> {
+        let (at, Ok(within)) = self.locate(key.as_bytes()) else { return Ok(()) };
+        self.reserve_notes()?;
+        let Some(leaf) = self.leaves.get_mut(at) else { return Ok(()) };
+        let Some(&Entry { extent, .. }) = leaf.get(within) else { return Ok(()) };
+        leaf.remove(within);
+        self.arena.give_up(extent);
+        self.totals = self.totals.less(Totals::of_extent(&extent));
+        if leaf.len() < LEAF_MAX / 4 {
+            self.unsettled.push(at);
         }
-        self.totals = self.totals.less(old);
+        if within == 0 {
+            self.take_head(at);
+        }
+        Ok(())
     }
 
-    /// Puts itself in order where that has become worth while. It costs a pass over everything once in a while.
+    /// The first key of a leaf has changed.
+    fn take_head(&mut self, at: usize) {
+        let Some(leaf) = self.leaves.get(at) else { return };
+        let key = leaf.first_key(&self.arena);
+        if let (Some(rest), Some(head)) = (key.strip_prefix(self.common.as_slice()), self.heads.get_mut(at)) {
+            *head = head_of(rest);
+            return;
+        }
+        self.common.truncate(common_len(key, &self.common));
+        for (head, leaf) in self.heads.iter_mut().zip(&self.leaves) {
+            *head = head_of(leaf.first_key(&self.arena).get(self.common.len()..).unwrap_or(&[]));
+        }
+    }
+
+    /// Puts itself in order where that has become worth while: after every change, or every few.
     ///
     /// # Errors
-    /// [`Error::NoMemory`]: everything is as it was, and as right.
+    /// [`Error::NoMemory`]: everything is as right as it was.
     pub(crate) fn tidy(&mut self) -> Result<(), Error> {
-        // Where something is suspect, the place of a record says whether it is.
-        if self.suspect_before.is_some() {
+        let settled = if self.unsettled.is_empty() { Ok(()) } else { self.settle() };
+        while let Some(piece) = self.arena.piece_to_clear() {
+            self.clear(piece)?;
+        }
+        settled
+    }
+
+    /// Divides and joins leaves. What cannot be done for want of memory is left as it is.
+    fn settle(&mut self) -> Result<(), Error> {
+        let mut unsettled = mem::take(&mut self.unsettled);
+        unsettled.sort_unstable();
+        unsettled.dedup();
+        let mut outcome = Ok(());
+        // Those behind a leaf change their numbers with it.
+        for at in unsettled.drain(..).rev() {
+            outcome = outcome.and(self.settle_leaf(at));
+        }
+        self.unsettled = unsettled;
+        outcome
+    }
+
+    fn settle_leaf(&mut self, at: usize) -> Result<(), Error> {
+        let Some(leaf) = self.leaves.get_mut(at) else { return Ok(()) };
+        leaf.claimed = 0;
+        if leaf.is_dead {
+            self.take_out(at);
             return Ok(());
         }
-        let dead_len = self.arena.len().saturating_sub(self.totals.record_bytes);
-        if dead_len > DEAD_LEN_MAX.saturating_add(self.totals.record_bytes / 2) {
-            return self.rewrite();
+        match leaf.len() {
+            len if len > LEAF_MAX => self.divide(at),
+            len if len < LEAF_MAX / 4 => self.join(at),
+            _ => Ok(()),
         }
-        if self.overlay.len() + self.dead > LOOSE_MAX + self.array.len() / 8 {
-            let len = self.overlay.len() + self.array.len();
-            let mut array = Vec::new();
-            let bytes = len.saturating_mul(size_of::<Entry>());
-            array.try_reserve_exact(len).map_err(|_| Error::NoMemory { len: bytes })?;
-            array.extend(self.places_from(Bound::Unbounded).map(|place| Entry { place, is_live: true }));
-            self.heads.try_reserve(len).map_err(|_| Error::NoMemory { len: bytes })?;
-            let ends = [array.first(), array.last()].map(|end| end.map(|entry| self.arena.key(entry.place)));
-            let common = match ends {
-                [Some(first), Some(last)] => {
-                    let len = first.iter().zip(last).take_while(|(a, b)| a == b).count();
-                    first.get(..len).unwrap_or(&[]).to_vec()
-                }
-                [_, _] => Vec::new(),
-            };
-            self.common = common;
-            self.heads.clear();
-            self.heads.resize(array.len(), 0);
-            self.array = array;
-            self.take_heads();
-            self.overlay.clear();
-            self.dead = 0;
+    }
+
+    fn take_out(&mut self, at: usize) {
+        drop(self.leaves.remove(at));
+        let _head = self.heads.remove(at);
+    }
+
+    /// Into leaves that are equally long; at the end of the row into full ones, because there most often more is added.
+    fn divide(&mut self, mut at: usize) -> Result<(), Error> {
+        let is_last = at + 1 == self.leaves.len();
+        while let Some(leaf) = self.leaves.get(at).map(Leaf::len).filter(|len| *len > LEAF_MAX) {
+            let cut = if is_last { LEAF_MAX } else { leaf.div_ceil(leaf.div_ceil(LEAF_MAX)) };
+            let room = if is_last { LEAF_MAX.saturating_sub(leaf - cut) } else { 0 };
+            self.reserve_row(1)?;
+            let Some(leaf) = self.leaves.get_mut(at) else { return Ok(()) };
+            let behind = leaf.split_off(cut, room, &self.arena)?;
+            at += 1;
+            self.leaves.insert(at, behind);
+            self.heads.insert(at, 0);
+            self.take_head(at);
         }
         Ok(())
     }
 
-    /// Leaves the dead behind.
-    fn rewrite(&mut self) -> Result<(), Error> {
-        let mut fresh = Self::default();
-        let live = usize::try_from(self.totals.keys).unwrap_or(usize::MAX);
-        let bytes = live.saturating_mul(size_of::<Entry>());
-        fresh.array.try_reserve_exact(live).map_err(|_| Error::NoMemory { len: bytes })?;
-        fresh.heads.try_reserve_exact(live).map_err(|_| Error::NoMemory { len: bytes })?;
-        for kept in self.from(Bound::Unbounded) {
-            fresh.put(kept.key, kept.value, kept.revision)?;
-        }
-        *self = fresh;
-        Ok(())
-    }
-
-    /// The records of all keys from one on, in order.
-    pub(crate) fn from<'a>(&'a self, start: Bound<&str>) -> impl Iterator<Item = Kept<'a>> + use<'a> {
-        self.places_from(start).filter_map(|place| self.arena.get(place))
-    }
-
-    fn places_from<'a>(&'a self, start: Bound<&str>) -> Places<'a> {
-        let at = match start {
-            Bound::Unbounded => 0,
-            Bound::Included(start) => self.position(start.as_bytes()),
-            Bound::Excluded(start) => {
-                let at = self.position(start.as_bytes());
-                let is_it = |entry: &Entry| self.arena.key(entry.place) == start.as_bytes();
-                at + usize::from(self.array.get(at).is_some_and(is_it))
+    /// With a neighbour, if both together are not long.
+    fn join(&mut self, at: usize) -> Result<(), Error> {
+        for left in [Some(at), at.checked_sub(1)].into_iter().flatten() {
+            let [Some(one), Some(other)] = [left, left + 1].map(|at| self.leaves.get(at)) else { continue };
+            // The one before may be dead, and its turn will come.
+            if one.is_dead || other.is_dead || one.len() + other.len() > LEAF_MAX / 2 {
+                continue;
             }
+            let joined = one.joined(other, &self.arena)?;
+            if let Some(slot) = self.leaves.get_mut(left) {
+                *slot = joined;
+            }
+            self.take_out(left + 1);
+            break;
+        }
+        Ok(())
+    }
+
+    /// Carries over what is alive in a piece of the arena, and lets the piece go.
+    fn clear(&mut self, piece: usize) -> Result<(), Error> {
+        let mut begin = 0;
+        while let Some((key, next)) = self.arena.key_in(piece, begin) {
+            let (at, found) = self.locate(key.as_bytes());
+            let entry = self.leaves.get_mut(at).zip(found.ok()).and_then(|(leaf, at)| leaf.get_mut(at));
+            if let Some(entry) = entry.filter(|entry| Arena::is_at(&entry.extent, piece, begin)) {
+                entry.extent = self.arena.carry(entry.extent)?;
+            }
+            begin = next;
+        }
+        self.arena.clear(piece);
+        Ok(())
+    }
+
+    /// All keys from one on, in order.
+    pub(crate) fn from<'a>(&'a self, start: Bound<&str>) -> Range<'a> {
+        self.range(start, None)
+    }
+
+    /// The keys from one on that come before another, in order.
+    pub(crate) fn range<'a>(&'a self, start: Bound<&str>, end: Option<&str>) -> Range<'a> {
+        let (first, from) = match start {
+            Bound::Unbounded => (0, 0),
+            Bound::Included(start) => match self.locate(start.as_bytes()) {
+                (at, Ok(within) | Err(within)) => (at, within),
+            },
+            Bound::Excluded(start) => match self.locate(start.as_bytes()) {
+                (at, Ok(within)) => (at, within + 1),
+                (at, Err(within)) => (at, within),
+            },
         };
-        let overlay = self.overlay.range::<str, _>((start, Bound::Unbounded));
-        Places {
+        let (last, to) = match end.map(|end| self.locate(end.as_bytes())) {
+            Some((at, Ok(within) | Err(within))) => (at, within),
+            None => (self.leaves.len(), 0),
+        };
+        let entries = |at: usize| self.leaves.get(at).map_or(&[][..], Leaf::entries);
+        let (now, last_part) = match first == last {
+            true => (entries(first).get(from..to), None),
+            false if first < last => (entries(first).get(from..), entries(last).get(..to)),
+            false => (None, None),
+        };
+        Range {
             arena: &self.arena,
-            array: self.array.get(at..).unwrap_or(&[]).iter().peekable(),
-            overlay: overlay.peekable(),
+            now: now.unwrap_or(&[]).iter(),
+            whole: self.leaves.get(first + 1..last).unwrap_or(&[]).iter(),
+            last: last_part.unwrap_or(&[]),
         }
     }
 }
 
-/// The array and the overlay, merged.
-struct Places<'a> {
+/// Keys and values in order.
+pub(crate) struct Range<'a> {
     arena: &'a Arena,
-    array: Peekable<core::slice::Iter<'a, Entry>>,
-    overlay: Peekable<btree_map::Range<'a, Box<str>, Place>>,
+    now: core::slice::Iter<'a, Entry>,
+    whole: core::slice::Iter<'a, Leaf>,
+    last: &'a [Entry],
 }
 
-impl Iterator for Places<'_> {
-    type Item = Place;
+impl<'a> Iterator for Range<'a> {
+    type Item = Kept<'a>;
 
-    fn next(&mut self) -> Option<Place> {
-        while self.array.next_if(|entry| !entry.is_live).is_some() {}
-        let order = match (self.array.peek(), self.overlay.peek()) {
-            (Some(entry), Some((key, _))) => self.arena.key(entry.place).cmp(key.as_bytes()),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_) | None) => Ordering::Greater,
-        };
-        match order {
-            Ordering::Less => self.array.next().map(|entry| entry.place),
-            Ordering::Equal | Ordering::Greater => self.overlay.next().map(|(_, place)| *place),
+    #[inline]
+    fn next(&mut self) -> Option<Kept<'a>> {
+        loop {
+            if let Some(entry) = self.now.next() {
+                return Some(Kept { arena: self.arena, entry });
+            }
+            self.now = match self.whole.next() {
+                Some(leaf) => leaf.entries().iter(),
+                None if self.last.is_empty() => return None,
+                None => mem::take(&mut self.last).iter(),
+            };
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
+    use alloc::collections::BTreeMap;
     use alloc::format;
     use alloc::string::String;
 
@@ -397,38 +533,182 @@ mod tests {
         }
     }
 
-    /// Enough changes in no order that both kinds of tidying happen.
+    impl Index {
+        /// The invariants, by counting.
+        fn check(&self) {
+            assert_eq!(self.leaves.len(), self.heads.len());
+            let entries = || self.leaves.iter().flat_map(Leaf::entries);
+            let keys = || entries().map(|entry| self.arena.key_bytes(&entry.extent));
+            assert!(keys().is_sorted_by(|one, other| one < other));
+            for (leaf, head) in self.leaves.iter().zip(&self.heads) {
+                leaf.check(&self.arena);
+                assert!(!leaf.is_dead && leaf.claimed == 0 && leaf.len() <= LEAF_MAX);
+                let rest = leaf.first_key(&self.arena).strip_prefix(self.common.as_slice());
+                assert_eq!(rest.map(head_of), Some(*head));
+            }
+            let totals = entries().map(|entry| Totals::of_extent(&entry.extent));
+            let totals = totals.fold(Totals::default(), Totals::plus);
+            assert_eq!(self.totals, totals);
+            assert_eq!(
+                u64::try_from(self.arena.check()).unwrap(),
+                totals.bytes + totals.keys,
+                "and ends of keys"
+            );
+        }
+
+        fn memory_len(&self) -> usize {
+            let row = self.leaves.capacity() * size_of::<Leaf>() + self.heads.capacity() * size_of::<u64>();
+            let leaves: usize = self.leaves.iter().map(Leaf::memory_len).sum();
+            self.arena.memory_len() + row + leaves
+        }
+
+        /// What there is room for. The text of a piece of the arena may grow, but need not.
+        fn room_len(&self) -> [usize; 4] {
+            let arena = self.arena.values_capacity();
+            let row = self.leaves.capacity() + self.heads.capacity() + self.common.capacity();
+            let leaves = self.leaves.iter().map(Leaf::memory_len).sum::<usize>();
+            [arena, row, leaves + self.first.memory_len(), self.unsettled.capacity()]
+        }
+
+        /// As a frame is loaded.
+        fn load(&mut self, record: &Record<'_>, number: u64) {
+            self.apply(record, Revision::from_u64(number)).unwrap();
+            self.tidy().unwrap();
+        }
+    }
+
+    /// Numbers that look like none.
+    fn draw(state: &mut u32) -> u32 {
+        *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        *state >> 8
+    }
+
+    /// Changes in no order, more deletions or fewer by turns: leaves are divided, joined and taken out, pieces are cleared.
     #[test]
     fn the_index_is_a_map_in_order_while_it_tidies_itself() {
         let mut index = Index::default();
         let mut model = BTreeMap::new();
-        let mut number: u32 = 1;
+        let (mut state, mut pieces_cleared, mut leaves_max) = (1, 0, 0);
         for round in 0..60_000_u64 {
-            number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let key = key((number >> 8) % 5000);
-            if number.is_multiple_of(5) {
-                index.apply(&Record::Delete { key: &key }, Revision::from_u64(round)).unwrap();
+            let key = key(draw(&mut state) % 5000);
+            let is_shrinking = round / 10_000 % 2 == 1;
+            if draw(&mut state) % 20 < if is_shrinking { 18 } else { 3 } {
+                index.load(&Record::Delete { key: &key }, round);
                 model.remove(&key);
             } else {
-                let value = alloc::vec![b'v'; usize::try_from(number % 97).unwrap()];
-                index.apply(&Record::Put { key: &key, value: &value }, Revision::from_u64(round)).unwrap();
+                let value = alloc::vec![b'v'; usize::try_from(draw(&mut state) % 397).unwrap()];
+                let before = index.arena.memory_len();
+                index.load(&Record::Put { key: &key, value: &value }, round);
+                pieces_cleared += u32::from(index.arena.memory_len() < before);
                 model.insert(key, (value, round));
             }
-            index.tidy().unwrap();
+            leaves_max = leaves_max.max(index.leaves.len());
+            if round % 500 == 0 {
+                index.check();
+            }
         }
-        assert!(index.from(Bound::Unbounded).map(|kept| kept.key).eq(model.keys().map(String::as_str)));
+        index.check();
+        assert!(index.leaves.len() <= leaves_max / 2, "{} of {leaves_max}", index.leaves.len());
+        assert!(pieces_cleared > 3, "{pieces_cleared}");
+        assert!(index.from(Bound::Unbounded).map(|kept| kept.key()).eq(model.keys().map(String::as_str)));
         for (key, (value, round)) in &model {
             let kept = index.get(key).unwrap();
-            assert_eq!((kept.value, kept.revision.get()), (value.as_slice(), *round));
+            assert_eq!((kept.value(), kept.revision().get()), (value.as_slice(), *round));
         }
-        let bytes: usize = model.iter().map(|(key, (value, _))| key.len() + value.len()).sum();
-        assert_eq!(index.totals().bytes, u64::try_from(bytes).unwrap());
-        assert_eq!(index.totals().keys, u64::try_from(model.len()).unwrap());
-        assert!(
-            index.arena.len() < 3 * index.totals().record_bytes + 2 * DEAD_LEN_MAX,
-            "{}",
-            index.arena.len()
-        );
-        assert!(index.overlay.len() < 2 * LOOSE_MAX + index.array.len());
+        for number in (0..5000).step_by(7) {
+            let (start, end) = (key(number), key(number * 31 % 5000));
+            assert_eq!(index.get(&start).is_some(), model.contains_key(&start));
+            for bound in [Bound::Included(start.as_str()), Bound::Excluded(start.as_str())] {
+                let expected = model.range::<str, _>((bound, Bound::Unbounded)).map(|(key, _)| key.as_str());
+                assert!(
+                    index
+                        .range(bound, Some(&end))
+                        .map(|kept| kept.key())
+                        .eq(expected.take_while(|key| **key < *end))
+                );
+            }
+        }
+        for key in model.keys() {
+            index.load(&Record::Delete { key }, 0);
+        }
+        index.check();
+        assert_eq!((index.leaves.len(), index.totals()), (0, Totals::default()));
+    }
+
+    /// A batch that was reserved is applied without a leaf growing, also where all of it goes into one leaf, and where the
+    /// index is empty; a batch that was reserved and not applied leaves nothing behind.
+    #[test]
+    fn what_was_reserved_is_applied_without_asking_for_memory() {
+        let mut index = Index::default();
+        let mut state = 1;
+        for (round, count) in [3, 4096, 1, 2000, 4096].into_iter().enumerate() {
+            let mut keys: Vec<String> = (0..count).map(|_| key(draw(&mut state) % 5000)).collect();
+            keys.sort_unstable();
+            keys.dedup();
+            keys.sort_by_key(|key| (key.len(), key.bytes().rev().collect::<Vec<_>>()));
+            let value = alloc::vec![b'v'; 100 + round];
+            let records = || {
+                keys.iter().enumerate().map(|(nth, key)| match nth % 5 {
+                    4 => Record::Delete { key },
+                    _ => Record::Put { key, value: &value },
+                })
+            };
+            index.reserve(records().take(1)).unwrap();
+            index.reserve(records()).unwrap();
+            let before = index.room_len();
+            index.apply_reserved(records().map(|record| (record, Revision::from_u64(1)))).unwrap();
+            assert_eq!(index.room_len(), before, "round {round}");
+            index.tidy().unwrap();
+            index.check();
+        }
+    }
+
+    #[test]
+    fn only_what_was_written_since_the_last_gap_is_certain_however_many_there_are() {
+        let mut index = Index::default();
+        index.load(&Record::Put { key: "/state/old", value: b"" }, 1);
+        assert!(!index.is_suspect("/state/old") && !index.is_suspect("/state/none"));
+        for gaps in 1..=u32::from(u16::MAX) + 2 {
+            index.load(&Record::Put { key: "/state/before", value: b"" }, 1);
+            index.suspect_all();
+            index.load(&Record::Put { key: "/state/new", value: b"" }, 1);
+            let suspect =
+                ["/state/old", "/state/before", "/state/new", "/state/none"].map(|key| index.is_suspect(key));
+            assert_eq!(suspect, [true, true, false, true], "{gaps}");
+            assert_eq!(index.count_suspect(), 2);
+        }
+    }
+
+    /// The memory of an index with values of 155 bytes, for each way in which it can come to be.
+    #[test]
+    fn memory_is_bounded_by_what_is_alive() {
+        const COUNT: u32 = 50_000;
+        const FIXED_LEN: usize = 2 << 20;
+        let name = |number: u32| format!("/state/app/{:07}", u64::from(number) * 7919 % u64::from(COUNT));
+        let put = |index: &mut Index, name: &str, len: usize| {
+            index.load(&Record::Put { key: name, value: &alloc::vec![7; len] }, 1);
+        };
+        let measure = |what: &str, index: &Index, per_mille: usize| {
+            let live = usize::try_from(index.totals().bytes).unwrap();
+            let memory = index.memory_len();
+            let keys = usize::try_from(index.totals().keys).unwrap();
+            std::println!(
+                "{what}: {keys} keys, {live} bytes live, {memory} of memory, {} a key beyond key and value",
+                (memory - live) / keys
+            );
+            assert!(memory <= live * per_mille / 1000 + FIXED_LEN, "{what}: {memory} for {live}");
+            index.check();
+        };
+        let mut sorted = Index::default();
+        (0..COUNT).for_each(|number| put(&mut sorted, &format!("/state/app/{number:07}"), 155));
+        measure("in order", &sorted, 1300);
+        let mut index = Index::default();
+        (0..COUNT).for_each(|number| put(&mut index, &name(number), 155));
+        measure("in no order", &index, 1300);
+        let mut state = 1;
+        for round in 0..4 {
+            (0..COUNT).for_each(|_| put(&mut index, &name(draw(&mut state) % COUNT), 152 + round * 2));
+        }
+        measure("with longer values since", &index, 1400);
     }
 }

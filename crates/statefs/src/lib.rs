@@ -30,6 +30,7 @@ mod error;
 mod fsck;
 mod index;
 mod key;
+mod leaf;
 mod limits;
 mod list;
 mod record;

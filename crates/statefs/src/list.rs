@@ -6,6 +6,7 @@ use core::ops::Bound;
 use media::BlockDevice;
 
 use crate::error::Error;
+use crate::index::Kept;
 use crate::key::{Key, Prefix};
 use crate::record::Revision;
 use crate::store::Store;
@@ -30,6 +31,12 @@ pub struct Page<'s> {
     pub next: Option<Key>,
 }
 
+impl<'s> Listed<'s> {
+    fn of(kept: Kept<'s>) -> Self {
+        Self { key: kept.key(), revision: kept.revision(), value_len: kept.value_len() }
+    }
+}
+
 impl<D: BlockDevice> Store<D> {
     /// The keys that a prefix covers, in order, from behind `after` on: at most `max` of them, and at most what
     /// [`crate::Limits::list_page_max`] says. To go on, pass [`Page::next`] as `after`.
@@ -47,20 +54,23 @@ impl<D: BlockDevice> Store<D> {
             Some(_) | None => Bound::Included(prefix.as_str()),
         };
         // What lies below a prefix does not stand right behind it: `/state/a-b` comes between `/state/a` and `/state/a/b`.
-        let below = alloc::format!("{prefix}/");
-        let itself = self.index.from(start).next().filter(|kept| kept.key == prefix.as_str());
+        let below = [prefix.as_str(), "/"].concat();
+        let itself = match start {
+            Bound::Included(_) => self.index.get(prefix.as_str()),
+            Bound::Excluded(_) | Bound::Unbounded => None,
+        };
         let start = match start {
             Bound::Excluded(after) if after >= below.as_str() => start,
             Bound::Excluded(_) | Bound::Included(_) | Bound::Unbounded => Bound::Included(below.as_str()),
         };
-        let covered = self.index.from(start).take_while(|kept| prefix.covers_text(kept.key));
-        for kept in itself.into_iter().chain(covered) {
-            if page.entries.len() >= max {
-                page.next = page.entries.last().map(|last| Key::trusted(last.key));
-                break;
-            }
-            let listed = Listed { key: kept.key, revision: kept.revision, value_len: kept.value.len() };
-            page.entries.push(listed);
+        // Right behind all that begins with a slash comes what begins with a zero.
+        let end = [prefix.as_str(), "0"].concat();
+        let mut covered = self.index.range(start, Some(&end));
+        page.entries.extend(itself.into_iter().take(max).map(Listed::of));
+        let more = max - page.entries.len();
+        page.entries.extend(covered.by_ref().take(more).map(Listed::of));
+        if covered.next().is_some() {
+            page.next = page.entries.last().map(|last| Key::trusted(last.key));
         }
         Ok(page)
     }

@@ -30,8 +30,6 @@ use crate::limits::{KEY_LEN_MAX, VALUE_LEN_MAX};
 
 /// Bytes of a kept record before its key.
 pub(crate) const KEPT_HEADER_LEN: usize = 14;
-/// Bytes of a put before its key.
-pub(crate) const PUT_HEADER_LEN: usize = 6;
 /// The longest record that keeps an empty value.
 pub(crate) const RECORD_LEN_MAX_WITHOUT_VALUE: usize = KEPT_HEADER_LEN + KEY_LEN_MAX;
 /// The most records of a body.
@@ -148,6 +146,7 @@ pub enum BadRecord {
 }
 
 /// The records of a body, in order. After an error there are no more.
+#[derive(Clone)]
 pub(crate) struct Records<'b> {
     kind: Kind,
     body: &'b [u8],

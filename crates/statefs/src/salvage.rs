@@ -33,9 +33,9 @@ impl<D: BlockDevice> Store<D> {
     /// Every key and its value, in order: a dump.
     pub fn iter(&self) -> impl Iterator<Item = (Key, Value<'_>)> {
         self.index.from(Bound::Unbounded).map(|kept| {
-            let suspect = self.index.is_suspect(kept.key);
+            let suspect = self.index.is_suspect(kept.key());
             let certainty = if suspect { Certainty::Suspect } else { Certainty::Certain };
-            (Key::trusted(kept.key), Value { bytes: kept.value, revision: kept.revision, certainty })
+            (Key::trusted(kept.key()), Value { bytes: kept.value(), revision: kept.revision(), certainty })
         })
     }
 }

@@ -216,7 +216,7 @@ impl<D: BlockDevice> Store<D> {
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<Value<'_>> {
         let kept = self.index.get(key.as_str())?;
-        Some(Value { bytes: kept.value, revision: kept.revision, certainty: self.certainty(key) })
+        Some(Value { bytes: kept.value(), revision: kept.revision(), certainty: self.certainty(key) })
     }
 
     /// Whether the value of a key, or that it has none, is known to be the newest state of it. In a damaged store the absence
@@ -275,9 +275,10 @@ fn load(index: &mut Index, last: &mut Revision, frame: &Frame<'_>) -> Result<(),
         let record = record.map_err(|what| Error::Corrupt { seq: frame.seq, index: nth, what })?;
         let revision = Revision::of(frame.seq, nth).ok_or(JournalError::NumbersUsedUp)?;
         index.apply(&record, revision)?;
+        index.tidy()?;
         if frame.kind == Kind::Commit {
             *last = revision;
         }
     }
-    index.tidy()
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! Writing: what is asked for is checked, written as a frame, made durable, and only then shown.
 
+use core::iter;
 use core::time::Duration;
 
 use alloc::vec::Vec;
@@ -99,7 +100,7 @@ impl<D: BlockDevice> Store<D> {
                 self.check_value(value.len())?;
             }
         }
-        self.commit_body(&batch.body, batch.len())
+        self.commit_body(&batch.body, &records(&batch.body), batch.len())
     }
 
     /// Gives a key a value without making it durable: readers of this store see it at once.
@@ -198,7 +199,7 @@ impl<D: BlockDevice> Store<D> {
     }
 
     fn check_condition(&self, key: &Key, wanted: Precondition) -> Result<(), Error> {
-        let found = self.index.get(key.as_str()).map(|kept| kept.revision);
+        let found = self.index.get(key.as_str()).map(|kept| kept.revision());
         let holds = match wanted {
             Precondition::Absent => found.is_none(),
             Precondition::RevisionIs(revision) => found == Some(revision),
@@ -219,10 +220,10 @@ impl<D: BlockDevice> Store<D> {
     }
 
     /// Refuses what would not fit, before anything is written.
-    fn check_space(&self, body: &[u8]) -> Result<(), Error> {
+    fn check_space<'r>(&self, body: &[u8], all: impl Iterator<Item = Record<'r>>) -> Result<(), Error> {
         let used = self.index.totals();
         let (mut more, mut less) = (Totals::default(), Totals::default());
-        for record in records(body) {
+        for record in all {
             if let Some(old) = self.index.get(record.key()) {
                 less = less.plus(old.totals());
             }
@@ -261,17 +262,22 @@ impl<D: BlockDevice> Store<D> {
         let outcome = all
             .iter()
             .try_for_each(|record| record.encode(&mut body))
-            .and_then(|()| self.commit_body(&body, all.len()));
+            .and_then(|()| self.commit_body(&body, &all.iter().copied(), all.len()));
         self.body = body;
         outcome
     }
 
-    /// Commits records, together with what is pending, and shows them.
-    fn commit_body(&mut self, body: &[u8], ops: usize) -> Result<Revision, Error> {
+    /// Commits records, together with what is pending, and shows them. `all` are those in the body.
+    fn commit_body<'r>(
+        &mut self,
+        body: &[u8],
+        all: &(impl Iterator<Item = Record<'r>> + Clone),
+        ops: usize,
+    ) -> Result<Revision, Error> {
         self.refuse_unless_writable()?;
-        self.check_space(body)?;
+        self.check_space(body, all.clone())?;
         // What is durable must be shown, so memory for that comes first.
-        self.index.reserve(body.len(), ops)?;
+        self.index.reserve(all.clone())?;
         self.make_room_behind_pending(body.len(), ops)?;
         let index = self.pending_ops;
         let seq = self.journal.next_seq();
@@ -287,7 +293,7 @@ impl<D: BlockDevice> Store<D> {
         };
         let _durable = outcome?;
         self.durable = last;
-        self.show(body, seq, index, last)?;
+        self.show(all.clone(), seq, index, last)?;
         self.after_commit();
         Ok(last)
     }
@@ -297,20 +303,20 @@ impl<D: BlockDevice> Store<D> {
         self.refuse_unless_writable()?;
         let mut body = core::mem::take(&mut self.body);
         body.clear();
-        let outcome = record.encode(&mut body).and_then(|()| self.buffer_body(&body));
+        let outcome = record.encode(&mut body).and_then(|()| self.buffer_body(&body, *record));
         self.body = body;
         outcome
     }
 
-    fn buffer_body(&mut self, body: &[u8]) -> Result<Revision, Error> {
-        self.check_space(body)?;
-        self.index.reserve(body.len(), 1)?;
+    fn buffer_body(&mut self, body: &[u8], record: Record<'_>) -> Result<Revision, Error> {
+        self.check_space(body, iter::once(record))?;
+        self.index.reserve(iter::once(record))?;
         self.make_room_behind_pending(body.len(), 1)?;
         let (seq, index) = (self.journal.next_seq(), self.pending_ops);
         let revision = Revision::of(seq, index).ok_or(JournalError::NumbersUsedUp)?;
         self.extend_pending(body)?;
         self.pending_ops += 1;
-        self.show(body, seq, index, revision)?;
+        self.show(iter::once(record), seq, index, revision)?;
         Ok(revision)
     }
 
@@ -321,11 +327,16 @@ impl<D: BlockDevice> Store<D> {
     }
 
     /// Puts records into the index, which is all that readers see.
-    fn show(&mut self, body: &[u8], seq: u64, first: usize, last: Revision) -> Result<(), Error> {
-        for (nth, record) in records(body).enumerate() {
-            let revision = Revision::of(seq, first + nth).ok_or(JournalError::NumbersUsedUp)?;
-            self.index.apply(&record, revision)?;
-        }
+    fn show<'r>(
+        &mut self,
+        all: impl Iterator<Item = Record<'r>> + Clone,
+        seq: u64,
+        first: usize,
+        last: Revision,
+    ) -> Result<(), Error> {
+        // All of them have one, because the last has.
+        let revision = |nth| Revision::of(seq, first + nth).unwrap_or(last);
+        self.index.apply_reserved(all.enumerate().map(|(nth, record)| (record, revision(nth))))?;
         self.last = last;
         self.idle = Idle::Active;
         // Out of memory it stays as it is, which is as right.
@@ -372,6 +383,6 @@ impl<D: BlockDevice> Store<D> {
 }
 
 /// The records of a body that this crate has encoded.
-fn records(body: &[u8]) -> impl Iterator<Item = Record<'_>> {
+fn records(body: &[u8]) -> impl Iterator<Item = Record<'_>> + Clone {
     Records::of(Kind::Commit, body).map_while(Result::ok)
 }

@@ -1,0 +1,224 @@
+//! Leaves: short sorted arrays of entries, of which the index is a row.
+//!
+//! Beside the entries stand the heads of their keys: of each the eight bytes behind what all keys of the leaf begin with, as
+//! a number. A search goes through the heads, which lie close together, and looks at a key itself only where heads are the
+//! same.
+//!
+//! Invariants
+//! - there are as many heads as entries, at least one, in the order of their keys.
+//! - all keys of the leaf begin with the first `common_len` bytes of the first.
+
+use alloc::vec::Vec;
+
+use crate::arena::{Arena, Extent};
+use crate::error::Error;
+use crate::record::Revision;
+
+/// How many entries a leaf has, where there was memory to divide it.
+pub(crate) const LEAF_MAX: usize = 128;
+/// A leaf grows by so many entries.
+const STEP: usize = 16;
+
+/// Which value a key has. There is room for a byte of flags.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) extent: Extent,
+    /// How many gaps had been found when it was written: [`crate::index::Index::suspect_all`].
+    pub(crate) gaps: u16,
+    revision: [u8; 8],
+}
+
+const _: () = assert!(size_of::<Entry>() == 28, "an entry is most of what a key costs beyond itself");
+
+impl Entry {
+    pub(crate) fn new(extent: Extent, revision: Revision, gaps: u16) -> Self {
+        Self { extent, gaps, revision: revision.get().to_le_bytes() }
+    }
+
+    pub(crate) fn revision(&self) -> Revision {
+        Revision::from_u64(u64::from_le_bytes(self.revision))
+    }
+}
+
+/// The first eight bytes as a number that is ordered like them; keys have no zero bytes, so what is shorter is less.
+pub(crate) fn head_of(rest: &[u8]) -> u64 {
+    if let Some(head) = rest.first_chunk() {
+        return u64::from_be_bytes(*head);
+    }
+    let mut head = [0; 8];
+    for (to, from) in head.iter_mut().zip(rest) {
+        *to = *from;
+    }
+    u64::from_be_bytes(head)
+}
+
+/// How many bytes both begin with.
+pub(crate) fn common_len(one: &[u8], other: &[u8]) -> usize {
+    one.iter().zip(other).take_while(|(one, other)| one == other).count()
+}
+
+/// Some entries in a row.
+#[derive(Debug, Default)]
+pub(crate) struct Leaf {
+    common_len: usize,
+    heads: Vec<u64>,
+    entries: Vec<Entry>,
+    /// For how many entries more there has been asked for room.
+    pub(crate) claimed: usize,
+    /// The only entry is of a key that was deleted, and is left until the leaf can be taken out of the row, because it still
+    /// orders its neighbours.
+    pub(crate) is_dead: bool,
+}
+
+impl Leaf {
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn entries(&self) -> &[Entry] {
+        if self.is_dead { &[] } else { &self.entries }
+    }
+
+    pub(crate) fn entries_mut(&mut self) -> &mut [Entry] {
+        &mut self.entries
+    }
+
+    pub(crate) fn get(&self, at: usize) -> Option<&Entry> {
+        self.entries().get(at)
+    }
+
+    pub(crate) fn get_mut(&mut self, at: usize) -> Option<&mut Entry> {
+        self.entries.get_mut(at)
+    }
+
+    pub(crate) fn first_key<'a>(&self, arena: &'a Arena) -> &'a [u8] {
+        self.entries.first().map_or(&[], |entry| arena.key_bytes(&entry.extent))
+    }
+
+    pub(crate) fn last_key<'a>(&self, arena: &'a Arena) -> &'a [u8] {
+        self.entries.last().map_or(&[], |entry| arena.key_bytes(&entry.extent))
+    }
+
+    /// Where a key is, or where it would be.
+    pub(crate) fn search(&self, key: &[u8], arena: &Arena) -> Result<usize, usize> {
+        // As if it began like the others. If it does not, what is found is another key.
+        let head = head_of(key.get(self.common_len..).unwrap_or(&[]));
+        let first = self.heads.partition_point(|other| *other < head);
+        let mut at = first;
+        if self.heads.get(first) == Some(&head) {
+            let same = self.heads.get(first..).unwrap_or(&[]).partition_point(|other| *other == head);
+            if same > 1 {
+                let same = self.entries.get(first..first + same).unwrap_or(&[]);
+                at += same.partition_point(|entry| arena.key_bytes(&entry.extent) < key);
+            } else if arena.key_bytes(&self.entries.get(at).ok_or(at)?.extent) < key {
+                at += 1;
+            }
+            if self.entries.get(at).is_some_and(|entry| arena.key_bytes(&entry.extent) == key) {
+                return Ok(at);
+            }
+        }
+        let common = self.first_key(arena).get(..self.common_len).unwrap_or(&[]);
+        match key {
+            key if key.starts_with(common) => Err(at),
+            key if key < common => Err(0),
+            _ => Err(self.len()),
+        }
+    }
+
+    /// Sees to it that there is room for so many entries more.
+    pub(crate) fn reserve(&mut self, count: usize) -> Result<(), Error> {
+        if self.entries.capacity().min(self.heads.capacity()) - self.len() >= count {
+            return Ok(());
+        }
+        let count = count.max(STEP);
+        let len = count.saturating_mul(size_of::<Entry>() + size_of::<u64>());
+        self.entries.try_reserve_exact(count).map_err(|_| Error::NoMemory { len })?;
+        self.heads.try_reserve_exact(count).map_err(|_| Error::NoMemory { len })
+    }
+
+    /// Puts an entry in. There is room.
+    pub(crate) fn insert(&mut self, at: usize, key: &[u8], entry: Entry, arena: &Arena) {
+        if self.is_dead {
+            self.is_dead = false;
+            self.entries.clear();
+            self.heads.clear();
+        }
+        if self.entries.is_empty() {
+            self.entries.push(entry);
+            self.heads.push(0);
+            self.common_len = key.len();
+            return;
+        }
+        let common = self.first_key(arena).get(..self.common_len).unwrap_or(&[]);
+        let begins_like_all = key.starts_with(common);
+        let common = if begins_like_all { self.common_len } else { common_len(key, common) };
+        self.entries.insert(at, entry);
+        self.heads.insert(at, head_of(key.get(common..).unwrap_or(&[])));
+        if !begins_like_all {
+            self.common_len = common;
+            self.take_heads(arena);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, at: usize) {
+        if self.len() == 1 {
+            self.is_dead = true;
+        } else if at < self.len() {
+            let _removed = self.entries.remove(at);
+            let _head = self.heads.remove(at);
+        }
+    }
+
+    /// All heads anew.
+    fn take_heads(&mut self, arena: &Arena) {
+        for (head, entry) in self.heads.iter_mut().zip(&self.entries) {
+            *head = head_of(arena.key_bytes(&entry.extent).get(self.common_len..).unwrap_or(&[]));
+        }
+    }
+
+    /// A leaf with these entries.
+    fn of(parts: [&[Entry]; 2], room: usize, arena: &Arena) -> Result<Self, Error> {
+        let mut leaf = Self::default();
+        let count = parts.iter().map(|part| part.len()).sum::<usize>();
+        leaf.reserve(count + room)?;
+        parts.iter().for_each(|part| leaf.entries.extend_from_slice(part));
+        leaf.heads.resize(count, 0);
+        leaf.common_len = common_len(leaf.first_key(arena), leaf.last_key(arena));
+        leaf.take_heads(arena);
+        Ok(leaf)
+    }
+
+    /// Divides what is too long: from `at` on it is another leaf.
+    pub(crate) fn split_off(&mut self, at: usize, room: usize, arena: &Arena) -> Result<Self, Error> {
+        let behind = Self::of([self.entries.get(at..).unwrap_or(&[]), &[]], room, arena)?;
+        let before = self.entries.get(..at).unwrap_or(&[]);
+        // One that stays full needs no room, and has none too much.
+        if self.entries.capacity() > at + STEP {
+            *self = Self::of([before, &[]], STEP.min(LEAF_MAX.saturating_sub(at)), arena)?;
+        } else {
+            self.entries.truncate(at);
+            self.heads.truncate(at);
+        }
+        Ok(behind)
+    }
+
+    /// One leaf of two that stand beside each other.
+    pub(crate) fn joined(&self, next: &Self, arena: &Arena) -> Result<Self, Error> {
+        Self::of([&self.entries, &next.entries], 0, arena)
+    }
+
+    /// Bytes of memory.
+    #[cfg(test)]
+    pub(crate) fn memory_len(&self) -> usize {
+        self.heads.capacity() * size_of::<u64>() + self.entries.capacity() * size_of::<Entry>()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn check(&self, arena: &Arena) {
+        assert!(!self.entries.is_empty() && self.entries.len() == self.heads.len());
+        let keys = || self.entries.iter().map(|entry| arena.key_bytes(&entry.extent));
+        assert!(keys().is_sorted_by(|one, other| one < other));
+        assert!(keys().all(|key| common_len(key, self.first_key(arena)) >= self.common_len));
+        assert!(keys().zip(&self.heads).all(|(key, head)| head_of(&key[self.common_len..]) == *head));
+    }
+}
