@@ -221,7 +221,7 @@ impl Index {
         self.begin_row()?;
         let leaf = self.leaves.get_mut(at).unwrap_or(&mut self.first);
         leaf.claimed += 1;
-        leaf.reserve(leaf.claimed)
+        leaf.reserve(usize::try_from(leaf.claimed).unwrap_or(usize::MAX))
     }
 
     /// Room for a first leaf.
@@ -496,6 +496,29 @@ pub(crate) struct Range<'a> {
     last: &'a [Entry],
 }
 
+impl<'a> Range<'a> {
+    /// The next ones that lie in a row, at most `max`; [`None`] if there are no more.
+    pub(crate) fn run(&mut self, max: usize) -> Option<impl Iterator<Item = Kept<'a>> + use<'a>> {
+        while self.now.as_slice().is_empty() {
+            self.turn()?;
+        }
+        let (run, rest) = self.now.as_slice().split_at(max.min(self.now.len()));
+        self.now = rest.iter();
+        let arena = self.arena;
+        Some(run.iter().map(move |entry| Kept { arena, entry }))
+    }
+
+    /// Goes on to the next leaf.
+    fn turn(&mut self) -> Option<()> {
+        self.now = match self.whole.next() {
+            Some(leaf) => leaf.entries().iter(),
+            None if self.last.is_empty() => return None,
+            None => mem::take(&mut self.last).iter(),
+        };
+        Some(())
+    }
+}
+
 impl<'a> Iterator for Range<'a> {
     type Item = Kept<'a>;
 
@@ -505,11 +528,7 @@ impl<'a> Iterator for Range<'a> {
             if let Some(entry) = self.now.next() {
                 return Some(Kept { arena: self.arena, entry });
             }
-            self.now = match self.whole.next() {
-                Some(leaf) => leaf.entries().iter(),
-                None if self.last.is_empty() => return None,
-                None => mem::take(&mut self.last).iter(),
-            };
+            self.turn()?;
         }
     }
 }

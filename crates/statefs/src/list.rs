@@ -32,6 +32,7 @@ pub struct Page<'s> {
 }
 
 impl<'s> Listed<'s> {
+    #[inline]
     fn of(kept: Kept<'s>) -> Self {
         Self { key: kept.key(), revision: kept.revision(), value_len: kept.value_len() }
     }
@@ -67,8 +68,11 @@ impl<D: BlockDevice> Store<D> {
         let end = [prefix.as_str(), "0"].concat();
         let mut covered = self.index.range(start, Some(&end));
         page.entries.extend(itself.into_iter().take(max).map(Listed::of));
-        let more = max - page.entries.len();
-        page.entries.extend(covered.by_ref().take(more).map(Listed::of));
+        while page.entries.len() < max
+            && let Some(run) = covered.run(max - page.entries.len())
+        {
+            page.entries.extend(run.map(Listed::of));
+        }
         if covered.next().is_some() {
             page.next = page.entries.last().map(|last| Key::trusted(last.key));
         }

@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use alloc::vec::Vec;
 
-use journal::{JournalError, Kind};
+use journal::JournalError;
 use media::BlockDevice;
 
 use crate::batch::{Batch, Precondition};
@@ -212,7 +212,9 @@ impl<D: BlockDevice> Store<D> {
         let mut keys = Vec::new();
         keys.try_reserve_exact(batch.len()).map_err(|_| Error::NoMemory { len })?;
         keys.extend(records(&batch.body).map(|record| record.key()));
-        keys.sort_unstable();
+        if !keys.is_sorted() {
+            keys.sort_unstable();
+        }
         match keys.windows(2).find(|pair| pair.first() == pair.last()) {
             Some([key, ..]) => Err(Error::DuplicateKey { key: Key::trusted(key) }),
             Some([]) | None => Ok(()),
@@ -384,5 +386,5 @@ impl<D: BlockDevice> Store<D> {
 
 /// The records of a body that this crate has encoded.
 fn records(body: &[u8]) -> impl Iterator<Item = Record<'_>> + Clone {
-    Records::of(Kind::Commit, body).map_while(Result::ok)
+    Records::encoded(body).map_while(Result::ok)
 }
