@@ -683,6 +683,28 @@ mod tests {
     }
 
     #[test]
+    fn room_is_asked_for_in_the_leaf_a_key_goes_into_whatever_else_the_batch_deletes() {
+        let name = |number: usize| format!("/state/{number:04}");
+        let mut index = Index::default();
+        (0..LEAF_MAX + 2).for_each(|number| index.load(&Record::Put { key: &name(number), value: b"" }, 1));
+        assert_eq!(index.leaves.iter().map(Leaf::len).collect::<Vec<_>>(), [LEAF_MAX, 2]);
+        // The first key of the second leaf goes, and one comes that stood behind it.
+        let (old, new) = (name(LEAF_MAX), name(LEAF_MAX) + "a");
+        let batch = [Record::Delete { key: &old }, Record::Put { key: &new, value: b"" }];
+        index.reserve(batch.into_iter()).unwrap();
+        let before = index.room_len();
+        index.apply_reserved(batch.into_iter().map(|record| (record, Revision::from_u64(2)))).unwrap();
+        assert_eq!(index.room_len(), before);
+        index.tidy().unwrap();
+        index.check();
+        assert!(index.get(&old).is_none() && index.get(&new).is_some());
+        // Writes that failed leave no claims: they do not add up.
+        let more = name(LEAF_MAX) + "b";
+        (0..1000).for_each(|_| index.reserve([Record::Put { key: &more, value: b"" }].into_iter()).unwrap());
+        assert_eq!(index.room_len()[..3], before[..3]);
+    }
+
+    #[test]
     fn only_what_was_written_since_the_last_gap_is_certain_however_many_there_are() {
         let mut index = Index::default();
         index.load(&Record::Put { key: "/state/old", value: b"" }, 1);
