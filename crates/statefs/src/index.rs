@@ -7,8 +7,10 @@
 //!
 //! Beside the row stand the heads of the first keys of the leaves, as in a leaf the heads of its keys.
 //!
-//! What it costs beyond keys and values: 36 bytes for an entry, one for the end of a key, room for at most 16 entries in a
-//! leaf that has been divided, and what is dead in the arena, which is a sixteenth of what is alive and 1 MiB at most.
+//! What it costs beyond keys and values: 36 bytes for an entry, one for the end of a key, and 72 for a leaf; room for 16 entries
+//! in a leaf at most, or for as many as were deleted from it (down to a quarter of a full leaf, if its neighbours are full), or
+//! for those of a batch that failed after room was asked for; and what is dead in the arena, which is a sixteenth of what is
+//! alive and 1 MiB at most. `memory_is_bounded_by_what_is_alive` prints and bounds it.
 //!
 //! Invariants
 //! - the keys of a leaf are smaller than those of the next one, and each key is there once.
