@@ -388,7 +388,7 @@ impl<D: BlockDevice> Store<D> {
                 versions.past_records(self.index.arena()).for_each(|record| load.add(&record));
                 versions.live_record().iter().for_each(|record| load.add(record));
             }),
-            Some(view) => view.stored(Bound::Unbounded).for_each(|(kept, _)| load.add(&kept.as_record())),
+            Some(view) => view.stored(Bound::Unbounded).for_each(|kept| load.add(&kept.record())),
         }
         let (layout, all) = (self.journal.layout(), load.charged());
         let info = BackupInfo {

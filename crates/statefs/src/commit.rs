@@ -9,6 +9,8 @@
 //! - frames are shown in order, and what is asked meanwhile is judged by what will be so when they have been.
 //! - memory for showing is had before anything is written.
 
+use core::iter;
+
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
@@ -122,12 +124,7 @@ impl Unshown {
     fn note(&mut self, body: &[u8], seq: u64, first: usize) -> Result<(), Error> {
         for (nth, record) in records(body).enumerate() {
             let revision = Revision::of(seq, first + nth).ok_or(JournalError::NumbersUsedUp)?;
-            let totals = match record {
-                Record::Delete { .. } | Record::Past { .. } => None,
-                Record::Put { key, value, .. } | Record::Kept { key, value, .. } => {
-                    Some(Totals::of(key.len(), value.len()))
-                }
-            };
+            let totals = record.value().map(|(key, value)| Totals::of(key.len(), value.len()));
             self.newest.insert(record.key().into(), Newest { seq, revision, totals });
         }
         Ok(())
@@ -164,7 +161,7 @@ impl<D: BlockDevice> Store<D> {
         if let Some(newest) = self.unshown.newest.get(key) {
             return newest.totals.map(|totals| (newest.revision, totals));
         }
-        self.index.get(key).map(|kept| (kept.revision, kept.totals()))
+        self.index.get(key).map(|kept| (kept.revision(), kept.totals()))
     }
 
     /// What will be alive then, and what will be past.
@@ -190,19 +187,20 @@ impl<D: BlockDevice> Store<D> {
         ops: usize,
         company: Company,
     ) -> Result<Option<Revision>, Error> {
-        let delta = self.check_space(body)?;
-        // What is durable must be shown, so memory for that comes first.
-        let (unshown_len, unshown_ops) = self.frames_ahead().fold((body.len(), ops), |(len, ops), frame| {
-            (len + frame.body.len() - frame.shown_len, ops + frame.ops - frame.shown_ops)
-        });
-        self.index.reserve(unshown_len, unshown_ops)?;
+        let all = records(body);
+        let delta = self.check_space(body, &all)?;
         if !self.make_room_behind_pending(body.len(), ops)? {
             return Ok(None);
         }
         let (seq, first) = (self.journal.next_seq(), self.pending.ops);
         let last = Revision::of(seq, first + ops - 1).ok_or(JournalError::NumbersUsedUp)?;
-        self.extend_pending(body)?;
-        self.charge(body);
+        // What is durable must be shown, so memory for that comes first.
+        let reserved = self.index.reserve(all.clone()).and_then(|()| self.extend_pending(body));
+        if let Err(error) = reserved {
+            self.claim_anew();
+            return Err(error);
+        }
+        self.charge(all);
         self.pending.ops += ops;
         self.pending.delta = self.pending.delta.plus(delta);
         if company == Company::Others {
@@ -213,19 +211,43 @@ impl<D: BlockDevice> Store<D> {
 
     /// Takes a record into the frame that is gathered, and shows it at once.
     pub(crate) fn buffer_body(&mut self, body: &[u8]) -> Result<Revision, Error> {
-        self.check_space(body)?;
-        self.index.reserve(body.len(), 1)?;
+        // One, decoded once.
+        let Some(record) = records(body).next() else { return Err(Error::EmptyBatch) };
+        let all = iter::once(record);
+        self.check_space(body, &all)?;
         if !self.make_room_behind_pending(body.len(), 1)? {
             return Err(JournalError::Outgoing { count: self.journal.outgoing() }.into());
         }
         let (seq, index) = (self.journal.next_seq(), self.pending.ops);
         let revision = Revision::of(seq, index).ok_or(JournalError::NumbersUsedUp)?;
+        self.index.make_room(&record)?;
         self.extend_pending(body)?;
-        self.charge(body);
+        self.charge(all.clone());
         self.pending.ops += 1;
         (self.pending.shown_len, self.pending.shown_ops) = (self.pending.body.len(), self.pending.ops);
-        self.show(body, seq, index)?;
+        self.show(all, seq, index)?;
+        self.tidy();
         Ok(revision)
+    }
+
+    /// Room is claimed for what is not shown yet, and for nothing else.
+    fn claim_anew(&mut self) {
+        self.index.drop_claims();
+        for frame in self.unshown.flying.iter().map(|(_, frame)| frame).chain([&self.pending]) {
+            // No more room is needed than was claimed before; what is claimed twice may fail.
+            let unshown = frame.body.get(frame.shown_len..).unwrap_or(&[]);
+            if self.index.reserve(records(unshown)).is_err() {
+                self.given_up += 1;
+            }
+        }
+        self.tidy();
+    }
+
+    /// Out of memory the index stays as it is, which is as right.
+    fn tidy(&mut self) {
+        if self.index.tidy().is_err() {
+            self.given_up += 1;
+        }
     }
 
     fn extend_pending(&mut self, body: &[u8]) -> Result<(), Error> {
@@ -279,6 +301,7 @@ impl<D: BlockDevice> Store<D> {
                 self.unshown.note_flying()?;
                 self.charge_anew();
                 self.drop_pending_after_failure();
+                self.claim_anew();
                 Err(error)
             }
         }
@@ -297,16 +320,18 @@ impl<D: BlockDevice> Store<D> {
             self.unshown.flying.clear();
             self.unshown.newest.clear();
             self.drop_pending_after_failure();
+            self.index.drop_claims();
         })?;
         while self.unshown.flying.front().is_some_and(|(seq, _)| *seq <= durable.seq()) {
             let Some((seq, mut frame)) = self.unshown.flying.pop_front() else { break };
             let unshown = frame.body.get(frame.shown_len..).unwrap_or(&[]);
-            self.show(unshown, seq, frame.shown_ops)?;
+            self.show(records(unshown), seq, frame.shown_ops)?;
             self.unshown.forget(unshown, seq);
             self.durable = Revision::of(seq, frame.ops.saturating_sub(1)).unwrap_or(self.durable);
             frame.clear();
             self.unshown.spare = frame.body;
         }
+        self.claim_anew();
         if !self.unshown.is_any_out() {
             self.after_commit();
         }
@@ -321,9 +346,14 @@ impl<D: BlockDevice> Store<D> {
     }
 
     /// Puts records into the index, which is all that readers see.
-    fn show(&mut self, body: &[u8], seq: u64, first: usize) -> Result<(), Error> {
+    fn show<'r>(
+        &mut self,
+        all: impl Iterator<Item = Record<'r>>,
+        seq: u64,
+        first: usize,
+    ) -> Result<(), Error> {
         let mut nth = first;
-        let mut left = records(body).peekable();
+        let mut left = all.peekable();
         while let Some(record) = left.next() {
             let revision = Revision::of(seq, nth).ok_or(JournalError::NumbersUsedUp)?;
             self.changes.note(&record, revision, left.peek().is_none());
@@ -332,10 +362,6 @@ impl<D: BlockDevice> Store<D> {
             nth += 1;
         }
         self.idle = Idle::Active;
-        // Out of memory it stays as it is, which is as right.
-        if self.index.tidy().is_err() {
-            self.given_up += 1;
-        }
         Ok(())
     }
 

@@ -13,7 +13,8 @@
 //!
 //! Invariants
 //! - the intervals of a key are in order of their beginnings, and do not overlap but where something was lost.
-//! - the totals are those of all intervals.
+//! - the totals are those of all intervals; the values stand in the arena of the index, which is told what is given up, and
+//!   which tells where a value is when it has moved.
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, btree_map};
@@ -22,10 +23,11 @@ use core::cmp::Ordering;
 use core::iter::Peekable;
 use core::ops::Bound;
 
-use crate::arena::{Arena, Kept, Place};
+use crate::arena::Arena;
 use crate::error::Error;
-use crate::index::Totals;
+use crate::index::{Kept, Totals};
 use crate::key;
+use crate::leaf::Entry;
 use crate::record::{KEPT_HEADER_LEN, PAST_HEADER_LEN, Record, Revision};
 
 /// Bytes that a record is longer when it is past.
@@ -36,10 +38,9 @@ const _: () = assert!(PAST_HEADER_LEN == KEPT_HEADER_LEN + 8, "that many");
 /// A value that a key had.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Past {
-    from: Revision,
+    /// What the key had, from its revision on.
+    entry: Entry,
     until: Revision,
-    place: Place,
-    value_len: usize,
 }
 
 /// What is past and still needed, and by what.
@@ -94,43 +95,62 @@ impl History {
         key::snapshot_of(key).is_none() && self.revisions.last().is_some_and(|last| from < *last)
     }
 
-    /// What a key had is no longer what it has.
-    pub(crate) fn retire(&mut self, kept: Kept<'_>, place: Place, until: Revision) {
+    /// Whether a snapshot has what a key had from one revision until another.
+    pub(crate) fn needs(&self, key: &str, from: Revision, until: Revision) -> bool {
         // A snapshot is there or not; what it was called is nobody's value.
-        if key::snapshot_of(kept.key).is_none() && self.is_needed(kept.revision, until) {
-            self.insert(kept, place, until);
-        }
+        !self.has_no_snapshots() && key::snapshot_of(key).is_none() && self.is_needed(from, until)
     }
 
-    /// Keeps what a key had until then.
-    pub(crate) fn insert(&mut self, kept: Kept<'_>, place: Place, until: Revision) {
-        let past = Past { from: kept.revision, until, place, value_len: kept.value.len() };
-        let Some(intervals) = self.past.get_mut(kept.key) else {
-            self.totals = self.totals.plus(past.totals(kept.key));
-            self.past.insert(kept.key.into(), alloc::vec![past]);
-            return;
+    /// Keeps what a key had until then; false if that is kept already.
+    pub(crate) fn insert(&mut self, key: &str, entry: Entry, until: Revision) -> bool {
+        let past = Past { entry, until };
+        let Some(intervals) = self.past.get_mut(key) else {
+            self.totals = self.totals.plus(past.totals());
+            self.past.insert(key.into(), alloc::vec![past]);
+            return true;
         };
-        match intervals.binary_search_by_key(&past.from, |other| other.from) {
+        match intervals.binary_search_by_key(&past.from(), Past::from) {
             Ok(at) => {
                 // Where a write in between was lost, one of the two ends too late.
                 if let Some(same) = intervals.get_mut(at) {
                     same.until = same.until.min(until);
                 }
+                false
             }
             Err(at) => {
                 intervals.insert(at, past);
-                self.totals = self.totals.plus(past.totals(kept.key));
+                self.totals = self.totals.plus(past.totals());
+                true
             }
         }
     }
 
-    /// Forgets what no snapshot has.
-    pub(crate) fn prune(&mut self) {
+    /// The entry of a key that is past, of which something is so.
+    pub(crate) fn entry_mut(&mut self, key: &str, is_it: impl Fn(&Entry) -> bool) -> Option<&mut Entry> {
+        if self.past.is_empty() {
+            return None;
+        }
+        self.past.get_mut(key)?.iter_mut().map(|past| &mut past.entry).find(|entry| is_it(entry))
+    }
+
+    /// All entries that are past.
+    pub(crate) fn entries_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.past.values_mut().flatten().map(|past| &mut past.entry)
+    }
+
+    /// Forgets what no snapshot has, and tells what that is.
+    pub(crate) fn prune(&mut self, mut give_up: impl FnMut(Entry)) {
         let mut past = core::mem::take(&mut self.past);
         let mut totals = Totals::default();
-        past.retain(|key, intervals| {
-            intervals.retain(|past| self.is_needed(past.from, past.until));
-            totals = intervals.iter().fold(totals, |totals, past| totals.plus(past.totals(key)));
+        past.retain(|_, intervals| {
+            intervals.retain(|past| {
+                let is_needed = self.is_needed(past.from(), past.until);
+                if !is_needed {
+                    give_up(past.entry);
+                }
+                is_needed
+            });
+            totals = intervals.iter().fold(totals, |totals, past| totals.plus(past.totals()));
             !intervals.is_empty()
         });
         self.past = past;
@@ -151,27 +171,6 @@ impl History {
     pub(crate) fn totals(&self) -> Totals {
         self.totals
     }
-
-    /// Bytes of the records in memory of what is past.
-    pub(crate) fn arena_len(&self) -> u64 {
-        self.totals.record_bytes.saturating_sub(self.totals.keys.saturating_mul(LONGER))
-    }
-
-    /// The same history, its records moved into another arena.
-    pub(crate) fn moved(&self, from: &Arena, to: &mut Arena) -> Result<Self, Error> {
-        let mut moved = Self {
-            snapshots: self.snapshots.clone(),
-            revisions: self.revisions.clone(),
-            first_lost: self.first_lost,
-            ..Self::default()
-        };
-        for past in self.past.values().flatten() {
-            let Some(kept) = from.get(past.place) else { continue };
-            let place = to.push(kept.key, kept.value, kept.revision, kept.form)?;
-            moved.insert(kept, place, past.until);
-        }
-        Ok(moved)
-    }
 }
 
 /// What must fit into a region, where so much is current and so much is past. While there are snapshots, any value may become
@@ -183,13 +182,22 @@ pub(crate) fn charged(live: Totals, past: Totals, has_snapshots: bool) -> Totals
 }
 
 impl Past {
-    fn as_record<'a>(&self, arena: &'a Arena) -> Option<Record<'a>> {
-        let Kept { key, value, revision, form, .. } = arena.get(self.place)?;
-        Some(Record::Past { key, value, revision, until: self.until, form })
+    fn from(&self) -> Revision {
+        self.entry.revision()
     }
 
-    fn totals(&self, key: &str) -> Totals {
-        Totals::of_past(key.len(), self.value_len)
+    fn kept<'a>(&'a self, arena: &'a Arena) -> Kept<'a> {
+        Kept { arena, entry: &self.entry }
+    }
+
+    fn record<'a>(&'a self, arena: &'a Arena) -> Record<'a> {
+        let kept = self.kept(arena);
+        let (key, value, form) = (kept.key(), kept.value(), kept.form());
+        Record::Past { key, value, revision: kept.revision(), until: self.until, form }
+    }
+
+    fn totals(&self) -> Totals {
+        Totals::of_extent(&self.entry.extent).as_past()
     }
 }
 
@@ -213,30 +221,30 @@ pub(crate) struct Versions<'a> {
 }
 
 impl<'a> Versions<'a> {
-    /// What the key had at a revision.
-    pub(crate) fn at(&self, revision: Revision, arena: &'a Arena) -> Option<(Kept<'a>, Place)> {
-        let past = self.past.iter().find(|past| past.from < revision && revision < past.until)?;
-        Some((arena.get(past.place)?, past.place))
+    /// What the key had at a revision, and no longer has.
+    pub(crate) fn past_at(&self, revision: Revision, arena: &'a Arena) -> Option<Kept<'a>> {
+        let past = self.past.iter().find(|past| past.from() < revision && revision < past.until)?;
+        Some(past.kept(arena))
     }
 
     /// What is past, as records.
     pub(crate) fn past_records(&self, arena: &'a Arena) -> impl Iterator<Item = Record<'a>> + use<'a> {
-        self.past.iter().filter_map(|past| past.as_record(arena))
+        self.past.iter().map(|past| past.record(arena))
     }
 
     /// What is current, as a record.
     pub(crate) fn live_record(&self) -> Option<Record<'a>> {
-        self.live.map(|live| live.as_record())
+        self.live.map(|live| live.record())
     }
 
     /// A key that has this and never had anything else.
     pub(crate) fn only(live: Kept<'a>) -> Self {
-        Self { key: live.key, past: &[], live: Some(live) }
+        Self { key: live.key(), past: &[], live: Some(live) }
     }
 
     /// What the key has, if it had it then.
     pub(crate) fn live_at(&self, revision: Revision) -> Option<Kept<'a>> {
-        self.live.filter(|live| live.revision < revision)
+        self.live.filter(|live| live.revision() < revision)
     }
 }
 
@@ -259,14 +267,14 @@ impl<'a, I: Iterator<Item = Kept<'a>>> Iterator for AllVersions<'a, I> {
 
     fn next(&mut self) -> Option<Versions<'a>> {
         let order = match (self.live.peek(), self.past.peek()) {
-            (Some(live), Some((key, _))) => live.key.cmp(key),
+            (Some(live), Some((key, _))) => live.key().cmp(key),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
             (None, None) => return None,
         };
         let live = if order == Ordering::Greater { None } else { self.live.next() };
         let past = if order == Ordering::Less { None } else { self.past.next() };
-        let key = live.map(|live| live.key).or_else(|| past.map(|(key, _)| &**key))?;
+        let key = live.map(|live| live.key()).or_else(|| past.map(|(key, _)| &**key))?;
         Some(Versions { key, past: past.map_or(&[], |(_, intervals)| intervals.as_slice()), live })
     }
 }
@@ -309,25 +317,20 @@ pub(crate) fn gather<'a>(
     };
     for versions in all {
         let done = after.filter(|after| *after.key == *versions.key).and_then(|after| after.past);
-        let past = versions.past.iter().filter(|past| done.is_none_or(|done| past.from > done));
+        let past = versions.past.iter().filter(|past| done.is_none_or(|done| past.from() > done));
         for past in past {
-            let Some(kept) = arena.get(past.place) else { continue };
-            let Kept { key, value, revision, form, .. } = kept;
-            if body.len() + kept.record.len() + PAST_HEADER_LEN - KEPT_HEADER_LEN > len_max
-                && !body.is_empty()
-            {
+            let len = past.kept(arena).record_len() + PAST_HEADER_LEN - KEPT_HEADER_LEN;
+            if body.len() + len > len_max && !body.is_empty() {
                 return Ok((cursor(last), false));
             }
-            Record::Past { key, value, revision, until: past.until, form }.encode(body)?;
-            last = Some((versions.key, Some(past.from)));
+            past.record(arena).encode(body)?;
+            last = Some((versions.key, Some(past.from())));
         }
         let Some(live) = versions.live else { continue };
-        if body.len() + live.record.len() > len_max && !body.is_empty() {
+        if body.len() + live.record_len() > len_max && !body.is_empty() {
             return Ok((cursor(last), false));
         }
-        let len = live.record.len();
-        body.try_reserve(len).map_err(|_| Error::NoMemory { len })?;
-        body.extend_from_slice(live.record);
+        live.record().encode(body)?;
         last = Some((versions.key, None));
     }
     Ok((cursor(last), true))

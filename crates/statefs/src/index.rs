@@ -1,36 +1,39 @@
-//! The index: which record of the arena a key has.
+//! The index: which value every key has.
 //!
-//! A sorted array of places, because a region begins with records in the order of their keys, and an overlay for keys that
-//! came in between. The overlay is merged into the array before it grows large; the arena is rewritten before what is dead
-//! in it outgrows what is alive.
+//! A row of leaves, each a short sorted array of entries ([`crate::leaf`]). An entry says where key and value stand in the
+//! arena, so what a listing needs lies close together. A region begins with records in the order of their keys, and what
+//! comes behind all others is added without a search. A leaf that has become too long or too short is divided or joined with
+//! its neighbour afterwards, which needs memory and may fail without harm.
 //!
-//! Beside the array stand the heads of its keys: of each the eight bytes behind what all of them begin with, as a number. A
-//! search goes through the heads, which lie close together, and looks at a key itself only where heads are the same.
+//! Room for what will be applied later is claimed in the leaf that its key belongs into. A leaf with claims is not divided,
+//! joined or taken out, and its first key stays, dead or not: so the claims are where they are needed, whatever is applied
+//! before. Values that only snapshots have are kept by the [history](crate::history); they stand in the same arena.
+//!
+//! Beside the row stand the heads of the first keys of the leaves, as in a leaf the heads of its keys.
+//!
+//! What it costs beyond keys and values: 36 bytes for an entry, one for the end of a key, and 72 for a leaf; room for 16 entries
+//! in a leaf at most, or for as many as were deleted from it (down to a quarter of a full leaf, if its neighbours are full), or
+//! for those of a batch that failed after room was asked for; and what is dead in the arena, which is a sixteenth of what is
+//! alive and 1 MiB at most. `memory_is_bounded_by_what_is_alive` prints and bounds it.
 //!
 //! Invariants
-//! - there are as many heads as entries, and `common` is what all keys of the array begin with.
-//! - a key is in the array or in the overlay, never in both.
-//! - the totals are those of the live entries.
+//! - the keys of a leaf are smaller than those of the next one, and each key is there once.
+//! - there are as many heads as leaves, and `common` is what the first keys of all leaves begin with.
+//! - the totals are those of the entries; what is alive in the arena is theirs and that of the history.
+//! - a leaf has room for as many entries more as are claimed in it, and so has the arena.
+//! - a first entry that is dead, and a leaf that is empty but for that, stay only while room is claimed in the leaf.
 
-use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
-use alloc::collections::btree_map;
 use alloc::vec::Vec;
-use core::cmp::Ordering;
-use core::iter::Peekable;
+use core::mem;
 use core::ops::Bound;
 
-use crate::arena::{Arena, Kept, Place};
+use crate::arena::{Arena, Extent};
 use crate::error::Error;
 use crate::history::{AllVersions, History, charged};
 use crate::key;
+use crate::leaf::{Entry, LEAF_MAX, Leaf, common_len, head_of};
 use crate::limits::KEY_LEN_MAX;
-use crate::record::{Form, KEPT_HEADER_LEN, PUT_HEADER_LEN, Record, Revision};
-
-/// How many entries the overlay and the dead may have, whatever the size of the array.
-const LOOSE_MAX: usize = 1024;
-/// How many dead bytes the arena may have, whatever is alive.
-const DEAD_LEN_MAX: u64 = 1 << 20;
+use crate::record::{Form, KEPT_HEADER_LEN, Record, Revision};
 
 /// What is alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,52 +70,98 @@ impl Totals {
     }
 }
 
-impl Kept<'_> {
-    pub(crate) fn totals(&self) -> Totals {
-        Totals::of(self.key.len(), self.value.len())
+impl Totals {
+    pub(crate) fn of_extent(extent: &Extent) -> Self {
+        Self::of(extent.key_len(), extent.value_len())
     }
 }
 
-/// An entry of the array. What is dead keeps its place, because its key still orders its neighbours.
+/// A key and its value, current or past.
 #[derive(Debug, Clone, Copy)]
-struct Entry {
-    place: Place,
-    is_live: bool,
+pub(crate) struct Kept<'a> {
+    pub(crate) arena: &'a Arena,
+    pub(crate) entry: &'a Entry,
 }
 
-/// The first eight bytes as a number that is ordered like them; keys have no zero bytes, so what is shorter is less.
-fn head_of(rest: &[u8]) -> u64 {
-    if let Some(head) = rest.first_chunk() {
-        return u64::from_be_bytes(*head);
+impl<'a> Kept<'a> {
+    pub(crate) fn key(&self) -> &'a str {
+        self.arena.key(&self.entry.extent)
     }
-    let mut head = [0; 8];
-    for (to, from) in head.iter_mut().zip(rest) {
-        *to = *from;
+
+    pub(crate) fn value(&self) -> &'a [u8] {
+        self.arena.value(&self.entry.extent)
     }
-    u64::from_be_bytes(head)
+
+    pub(crate) fn value_len(&self) -> usize {
+        self.entry.extent.value_len()
+    }
+
+    pub(crate) fn revision(&self) -> Revision {
+        self.entry.revision()
+    }
+
+    pub(crate) fn form(&self) -> Form {
+        self.entry.extent.form()
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        Totals::of_extent(&self.entry.extent)
+    }
+
+    /// As it is copied.
+    pub(crate) fn record(&self) -> Record<'a> {
+        Record::Kept { key: self.key(), value: self.value(), revision: self.revision(), form: self.form() }
+    }
+
+    /// Bytes of that.
+    pub(crate) fn record_len(&self) -> usize {
+        KEPT_HEADER_LEN + self.entry.extent.key_len() + self.value_len()
+    }
 }
 
-/// Where a key is.
-#[derive(Clone, Copy)]
-enum Found {
-    Array(usize, Entry),
-    Overlay(Place),
-    Nowhere,
+/// When a value was written, and what it is.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    revision: Revision,
+    form: Form,
 }
 
-/// Which record a key has.
+/// What there has been asked for room for.
+#[derive(Debug, Clone, Copy, Default)]
+struct Claims {
+    records: usize,
+    keys: usize,
+    keys_len: usize,
+    values_len: usize,
+}
+
+impl Claims {
+    fn add(&mut self, record: &Record<'_>) {
+        self.records += 1;
+        if let Some((key, value)) = record.value() {
+            self.keys += 1;
+            self.keys_len += key.len();
+            self.values_len += value.len();
+        }
+    }
+}
+
+/// Which value every key has.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     arena: Arena,
-    array: Vec<Entry>,
+    leaves: Vec<Leaf>,
     heads: Vec<u64>,
     common: Vec<u8>,
-    overlay: BTreeMap<Box<str>, Place>,
-    dead: usize,
+    /// Leaves that may be too long, too short or begin with what is dead, or in which room is claimed.
+    unsettled: Vec<usize>,
+    claims: Claims,
+    /// What the row begins with when it is empty.
+    first: Leaf,
     totals: Totals,
     history: History,
-    /// What stands before it in the arena may be older than it should be.
-    suspect_before: Option<Place>,
+    /// How many gaps were found: what was written before the last of them may be older than it should be.
+    gaps: u16,
 }
 
 impl Index {
@@ -130,154 +179,211 @@ impl Index {
         &self.history
     }
 
-    /// What is past, to be told that something is not needed, or was lost.
-    pub(crate) fn history_mut(&mut self) -> &mut History {
-        &mut self.history
+    /// Takes note that what is past may not be whole.
+    pub(crate) fn lost_from(&mut self, revision: Revision) {
+        self.history.lost_from(revision);
     }
 
-    /// Where records are.
+    /// Forgets what is past and no snapshot has.
+    pub(crate) fn prune(&mut self) {
+        self.history.prune(|entry| self.arena.give_up(entry.extent));
+    }
+
+    /// Where keys and values are.
     pub(crate) fn arena(&self) -> &Arena {
         &self.arena
     }
 
-    /// The record that a key has.
+    /// The value that a key has.
     pub(crate) fn get(&self, key: &str) -> Option<Kept<'_>> {
-        self.arena.get(self.place_of(key)?)
+        let leaf = self.leaves.get(self.leaf_of(key.as_bytes()))?;
+        let entry = leaf.get(leaf.search(key.as_bytes(), &self.arena).ok()?)?;
+        Some(Kept { arena: &self.arena, entry })
     }
 
-    fn place_of(&self, key: &str) -> Option<Place> {
-        match self.find(key) {
-            Found::Array(_, entry) => entry.is_live.then_some(entry.place),
-            Found::Overlay(place) => Some(place),
-            Found::Nowhere => None,
-        }
-    }
-
-    /// Whether what stands at a place may be older than it should be.
-    pub(crate) fn is_suspect_at(&self, place: Place) -> bool {
-        self.suspect_before.is_some_and(|before| place < before)
-    }
-
-    /// Whether the record that a key has may be older than it should be; that it has none always may.
+    /// Whether the value that a key has may be older than it should be; that it has none always may.
     pub(crate) fn is_suspect(&self, key: &str) -> bool {
-        let Some(before) = self.suspect_before else { return false };
-        match self.find(key) {
-            Found::Array(_, entry) => !entry.is_live || entry.place < before,
-            Found::Overlay(place) => place < before,
-            Found::Nowhere => true,
-        }
+        self.is_anything_suspect() && self.get(key).is_none_or(|kept| self.is_suspect_value(&kept))
     }
 
-    /// Whether anything is, or that something has no value.
+    /// Whether a value, current or past, may be older than it should be.
+    pub(crate) fn is_suspect_value(&self, kept: &Kept<'_>) -> bool {
+        kept.entry.gaps < self.gaps
+    }
+
+    /// Whether anything is suspect, or that something has no value.
     pub(crate) fn is_anything_suspect(&self) -> bool {
-        self.suspect_before.is_some()
+        self.gaps > 0
     }
 
     /// Something is missing here: whatever is in the index may have been changed by it.
     pub(crate) fn suspect_all(&mut self) {
-        self.suspect_before = Some(self.arena.end());
+        if let Some(gaps) = self.gaps.checked_add(1) {
+            self.gaps = gaps;
+            return;
+        }
+        // Whether it was before the last one is all that matters.
+        self.gaps = 1;
+        let current = self.leaves.iter_mut().flat_map(Leaf::entries_mut);
+        current.chain(self.history.entries_mut()).for_each(|entry| entry.gaps = 0);
     }
 
-    /// How many live keys are suspect.
+    /// How many keys are suspect.
     pub(crate) fn count_suspect(&self) -> u64 {
-        let Some(before) = self.suspect_before else { return 0 };
-        let array = self.array.iter().filter(|entry| entry.is_live && entry.place < before).count();
-        let overlay = self.overlay.values().filter(|place| **place < before).count();
-        u64::try_from(array + overlay).unwrap_or(u64::MAX)
+        let entries = self.leaves.iter().flat_map(Leaf::entries);
+        u64::try_from(entries.filter(|entry| entry.gaps < self.gaps).count()).unwrap_or(u64::MAX)
     }
 
-    fn find(&self, key: &str) -> Found {
-        if let Some(&place) = self.overlay.get(key) {
-            return Found::Overlay(place);
-        }
-        let at = self.position(key.as_bytes());
-        match self.array.get(at) {
-            Some(&entry) if self.arena.key(entry.place) == key.as_bytes() => Found::Array(at, entry),
-            Some(_) | None => Found::Nowhere,
-        }
-    }
-
-    /// How many entries of the array have a smaller key.
-    fn position(&self, key: &[u8]) -> usize {
+    /// The leaf in which a key is, if it is anywhere: the last one that does not begin behind it.
+    fn leaf_of(&self, key: &[u8]) -> usize {
         let Some(rest) = key.strip_prefix(self.common.as_slice()) else {
-            return if key < self.common.as_slice() { 0 } else { self.array.len() };
+            return if key < self.common.as_slice() { 0 } else { self.leaves.len().saturating_sub(1) };
         };
         let head = head_of(rest);
-        let first = self.heads.partition_point(|other| *other < head);
-        let same = self.heads.get(first..).unwrap_or(&[]).partition_point(|other| *other == head);
-        let same = self.array.get(first..first + same).unwrap_or(&[]);
-        first + same.partition_point(|entry| self.arena.key(entry.place) < key)
+        let mut behind = self.heads.partition_point(|other| *other < head);
+        if self.heads.get(behind) == Some(&head) {
+            let same = self.heads.get(behind..).unwrap_or(&[]).partition_point(|other| *other == head);
+            let same = self.leaves.get(behind..behind + same).unwrap_or(&[]);
+            behind += same.partition_point(|leaf| leaf.first_key(&self.arena) <= key);
+        }
+        behind.saturating_sub(1)
     }
 
-    /// Adds an entry behind all others of the array.
-    fn push_last(&mut self, key: &[u8], entry: Entry) -> Result<(), Error> {
-        self.reserve_entries(1)?;
-        if self.array.is_empty() {
-            self.common.clear();
-            self.common.try_reserve(key.len()).map_err(|_| Error::NoMemory { len: key.len() })?;
-            self.common.extend_from_slice(key);
+    /// The leaf, and where in it a key is or would be.
+    fn locate(&self, key: &[u8]) -> (usize, Result<usize, usize>) {
+        if let Some(last) = self.leaves.last()
+            && last.last_key(&self.arena) < key
+        {
+            return (self.leaves.len() - 1, Err(last.len()));
         }
-        let common = key.iter().zip(&self.common).take_while(|(a, b)| a == b).count();
-        self.array.push(entry);
-        self.heads.push(0);
-        if common < self.common.len() {
-            self.common.truncate(common);
-            self.take_heads();
-        } else if let (Some(head), Some(rest)) = (self.heads.last_mut(), key.get(common..)) {
-            *head = head_of(rest);
+        let at = self.leaf_of(key);
+        let Some(leaf) = self.leaves.get(at) else { return (0, Err(0)) };
+        match leaf.search(key, &self.arena) {
+            Ok(within) if leaf.is_alive(within) => (at, Ok(within)),
+            Ok(within) | Err(within) => (at, Err(within)),
+        }
+    }
+
+    /// Sees to it that these records can be applied without asking for memory, in order and behind those that there has been
+    /// asked for before, until [`Index::drop_claims`].
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`]: the index is as it was, but for what was claimed.
+    pub(crate) fn reserve<'r>(&mut self, records: impl Iterator<Item = Record<'r>>) -> Result<(), Error> {
+        for record in records {
+            self.claims.add(&record);
+            if record.value().is_none() {
+                continue;
+            }
+            let (at, found) = self.locate(record.key().as_bytes());
+            // It may be found and taken away before this is applied. Then it has left its own room.
+            if found.is_err() {
+                self.claim(at)?;
+            }
+        }
+        self.reserve_beyond_leaves(self.claims)
+    }
+
+    /// Room for all but the entries themselves.
+    fn reserve_beyond_leaves(&mut self, claims: Claims) -> Result<(), Error> {
+        // Each may have its leaf noted.
+        let len = claims.records.saturating_mul(size_of::<usize>());
+        self.unsettled.try_reserve(claims.records).map_err(|_| Error::NoMemory { len })?;
+        if claims.keys == 0 {
+            Ok(())
+        } else {
+            self.arena.reserve(claims.keys, claims.keys_len, claims.values_len)
+        }
+    }
+
+    /// Sees to it that a record can be applied without asking for memory, if that is done next; what is claimed stays.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`]: the index is as it was.
+    pub(crate) fn make_room(&mut self, record: &Record<'_>) -> Result<(), Error> {
+        let mut claims = self.claims;
+        claims.add(record);
+        if record.value().is_some()
+            && let (at, Err(_)) = self.locate(record.key().as_bytes())
+        {
+            self.begin_row()?;
+            let leaf = self.leaves.get_mut(at).unwrap_or(&mut self.first);
+            leaf.reserve(usize::try_from(leaf.claimed).unwrap_or(usize::MAX).saturating_add(1))?;
+        }
+        self.reserve_beyond_leaves(claims)
+    }
+
+    /// What was asked for has been applied, or will not be.
+    pub(crate) fn drop_claims(&mut self) {
+        self.claims = Claims::default();
+        for at in &self.unsettled {
+            self.leaves.get_mut(*at).unwrap_or(&mut self.first).claimed = 0;
+        }
+    }
+
+    fn reserve_notes(&mut self) -> Result<(), Error> {
+        self.unsettled.try_reserve(1).map_err(|_| Error::NoMemory { len: size_of::<usize>() })
+    }
+
+    /// Room in a leaf for one entry more than there has been asked for.
+    fn claim(&mut self, at: usize) -> Result<(), Error> {
+        self.begin_row()?;
+        self.reserve_notes()?;
+        let leaf = self.leaves.get_mut(at).unwrap_or(&mut self.first);
+        if leaf.claimed == 0 {
+            self.unsettled.push(at);
+        }
+        leaf.claimed += 1;
+        leaf.reserve(usize::try_from(leaf.claimed).unwrap_or(usize::MAX))
+    }
+
+    /// Room for a first leaf.
+    fn begin_row(&mut self) -> Result<(), Error> {
+        if self.leaves.is_empty() {
+            self.reserve_row(1)?;
+            // The first key is what all begin with until there is another.
+            self.common.try_reserve(KEY_LEN_MAX).map_err(|_| Error::NoMemory { len: KEY_LEN_MAX })?;
         }
         Ok(())
     }
 
-    /// All heads anew.
-    fn take_heads(&mut self) {
-        for (head, entry) in self.heads.iter_mut().zip(&self.array) {
-            *head = head_of(self.arena.key(entry.place).get(self.common.len()..).unwrap_or(&[]));
+    /// Room in a leaf for an entry, whether there has been asked for it or not.
+    fn make_way(&mut self, at: usize) -> Result<(), Error> {
+        self.begin_row()?;
+        self.leaves.get_mut(at).unwrap_or(&mut self.first).reserve(1)?;
+        if self.leaves.get(at).is_some_and(|leaf| leaf.len() >= LEAF_MAX) {
+            self.reserve_notes()?;
+            self.unsettled.push(at);
         }
+        Ok(())
     }
 
-    fn reserve_entries(&mut self, count: usize) -> Result<(), Error> {
-        let len = count.saturating_mul(size_of::<Entry>() + size_of::<u64>());
-        self.array.try_reserve(count).map_err(|_| Error::NoMemory { len })?;
+    fn reserve_row(&mut self, count: usize) -> Result<(), Error> {
+        let len = count.saturating_mul(size_of::<Leaf>() + size_of::<u64>());
+        self.leaves.try_reserve(count).map_err(|_| Error::NoMemory { len })?;
         self.heads.try_reserve(count).map_err(|_| Error::NoMemory { len })
     }
 
-    /// Sees to it that records of so many bytes, as they stand in a commit, can be applied.
-    ///
-    /// # Errors
-    /// [`Error::NoMemory`]: the index is as it was.
-    pub(crate) fn reserve(&mut self, body_len: usize, ops: usize) -> Result<(), Error> {
-        self.reserve_entries(ops)?;
-        // What all keys begin with has this many bytes at most.
-        self.common.try_reserve(KEY_LEN_MAX).map_err(|_| Error::NoMemory { len: KEY_LEN_MAX })?;
-        // A kept record has more header than a put.
-        self.arena.reserve(body_len.saturating_add(ops.saturating_mul(KEPT_HEADER_LEN - PUT_HEADER_LEN)))
-    }
-
-    /// Does what a record says. `revision` is that of its place, which a kept record does not need.
+    /// Does what a record says. `revision` is that of its place, which what was copied does not need.
     ///
     /// # Errors
     /// [`Error::NoMemory`]: the index is as it was.
     pub(crate) fn apply(&mut self, record: &Record<'_>, revision: Revision) -> Result<(), Error> {
         match *record {
             Record::Put { key, value, form } => {
-                self.retire(key, revision);
-                self.put(key, value, revision, form)?;
+                self.put(key, value, Written { revision, form }, Some(revision))?;
                 self.take_if_snapshot(key, revision);
             }
             Record::Kept { key, value, revision, form } => {
-                self.put(key, value, revision, form)?;
+                self.put(key, value, Written { revision, form }, None)?;
                 self.take_if_snapshot(key, revision);
             }
             Record::Past { key, value, revision, until, form } => {
-                let place = self.arena.push(key, value, revision, form)?;
-                if let Some(kept) = self.arena.get(place) {
-                    self.history.insert(kept, place, until);
-                }
+                let extent = self.arena.push(key, value, form)?;
+                self.keep_past(key, Entry::new(extent, revision, self.gaps), until);
             }
             Record::Delete { key } => {
-                self.retire(key, revision);
-                self.delete(key);
+                self.delete(key, revision)?;
                 if let Some(name) = key::snapshot_of(key) {
                     self.history.forget(name);
                 }
@@ -286,185 +392,326 @@ impl Index {
         Ok(())
     }
 
-    /// What the key has becomes past.
-    fn retire(&mut self, key: &str, until: Revision) {
-        if self.history.has_no_snapshots() {
-            return;
-        }
-        if let Some(place) = self.place_of(key)
-            && let Some(kept) = self.arena.get(place)
-        {
-            self.history.retire(kept, place, until);
-        }
-    }
-
     fn take_if_snapshot(&mut self, key: &str, revision: Revision) {
         if let Some(name) = key::snapshot_of(key) {
             self.history.take(name, revision);
         }
     }
 
-    fn put(&mut self, key: &str, value: &[u8], revision: Revision, form: Form) -> Result<(), Error> {
-        let found = self.find(key);
-        let old = match found {
-            Found::Array(_, entry) => entry.is_live.then_some(entry.place),
-            Found::Overlay(place) => Some(place),
-            Found::Nowhere => None,
-        };
-        let old = old.and_then(|place| self.arena.get(place)).map(|kept| kept.totals());
-        let place = self.arena.push(key, value, revision, form)?;
-        let entry = Entry { place, is_live: true };
-        match found {
-            Found::Array(at, before) => {
-                self.dead -= usize::from(!before.is_live);
-                if let Some(slot) = self.array.get_mut(at) {
-                    *slot = entry;
-                }
-            }
-            Found::Nowhere if self.comes_last(key) => self.push_last(key.as_bytes(), entry)?,
-            Found::Overlay(_) | Found::Nowhere => {
-                self.overlay.insert(key.into(), place);
-            }
+    fn keep_past(&mut self, key: &str, entry: Entry, until: Revision) {
+        if !self.history.insert(key, entry, until) {
+            self.arena.give_up(entry.extent);
         }
-        self.totals = self.totals.plus(Totals::of(key.len(), value.len())).less(old.unwrap_or_default());
+    }
+
+    /// `until` is when what the key has becomes past; [`None`] if it does not.
+    fn put(
+        &mut self,
+        key: &str,
+        value: &[u8],
+        Written { revision, form }: Written,
+        until: Option<Revision>,
+    ) -> Result<(), Error> {
+        let fresh = Totals::of(key.len(), value.len());
+        let (at, within) = match self.locate(key.as_bytes()) {
+            (at, Ok(within)) => {
+                let entry = self.leaves.get_mut(at).and_then(|leaf| leaf.get_mut(within));
+                let Some(entry) = entry else { return Ok(()) };
+                let old = *entry;
+                let past = until.filter(|until| self.history.needs(key, old.revision(), *until));
+                let in_place =
+                    if past.is_some() { None } else { self.arena.overwrite(old.extent, value, form) };
+                let extent = match in_place {
+                    Some(extent) => extent,
+                    None => self.arena.push(key, value, form)?,
+                };
+                *entry = Entry::new(extent, revision, self.gaps);
+                self.totals = self.totals.plus(fresh).less(Totals::of_extent(&old.extent));
+                match past {
+                    Some(until) => self.keep_past(key, old, until),
+                    None if in_place.is_none() => self.arena.give_up(old.extent),
+                    None => {}
+                }
+                return Ok(());
+            }
+            (at, Err(within)) => (at, within),
+        };
+        self.make_way(at)?;
+        let extent = self.arena.push(key, value, form)?;
+        if self.leaves.is_empty() {
+            self.leaves.push(mem::take(&mut self.first));
+            self.heads.push(0);
+            self.common.clear();
+            self.common.extend_from_slice(key.as_bytes());
+        }
+        let Some(leaf) = self.leaves.get_mut(at) else { return Ok(()) };
+        leaf.insert(within, key.as_bytes(), Entry::new(extent, revision, self.gaps), &self.arena);
+        if within == 0 {
+            self.take_head(at);
+        }
+        self.totals = self.totals.plus(fresh);
         Ok(())
     }
 
-    fn comes_last(&self, key: &str) -> bool {
-        self.array.last().is_none_or(|last| self.arena.key(last.place) < key.as_bytes())
-    }
-
-    fn delete(&mut self, key: &str) {
-        let Some(old) = self.get(key).map(|kept| kept.totals()) else { return };
-        match self.find(key) {
-            Found::Array(at, _) => {
-                if let Some(entry) = self.array.get_mut(at) {
-                    entry.is_live = false;
-                    self.dead += 1;
-                }
-            }
-            Found::Overlay(_) => {
-                self.overlay.remove(key);
-            }
-            Found::Nowhere => {}
+    fn delete(&mut self, key: &str, until: Revision) -> Result<(), Error> {
+        let (at, Ok(within)) = self.locate(key.as_bytes()) else { return Ok(()) };
+        self.reserve_notes()?;
+        let Some(leaf) = self.leaves.get_mut(at) else { return Ok(()) };
+        let Some(&old) = leaf.get(within) else { return Ok(()) };
+        leaf.remove(within);
+        if leaf.is_first_dead || leaf.len() < LEAF_MAX / 4 {
+            self.unsettled.push(at);
         }
-        self.totals = self.totals.less(old);
+        self.totals = self.totals.less(Totals::of_extent(&old.extent));
+        if self.history.needs(key, old.revision(), until) {
+            self.keep_past(key, old, until);
+        } else {
+            self.arena.give_up(old.extent);
+        }
+        Ok(())
     }
 
-    /// Puts itself in order where that has become worth while. It costs a pass over everything once in a while.
+    /// The first key of a leaf has changed.
+    fn take_head(&mut self, at: usize) {
+        let Some(leaf) = self.leaves.get(at) else { return };
+        let key = leaf.first_key(&self.arena);
+        if let (Some(rest), Some(head)) = (key.strip_prefix(self.common.as_slice()), self.heads.get_mut(at)) {
+            *head = head_of(rest);
+            return;
+        }
+        self.common.truncate(common_len(key, &self.common));
+        for (head, leaf) in self.heads.iter_mut().zip(&self.leaves) {
+            *head = head_of(leaf.first_key(&self.arena).get(self.common.len()..).unwrap_or(&[]));
+        }
+    }
+
+    /// Puts itself in order where that has become worth while: after every change, or every few.
     ///
     /// # Errors
-    /// [`Error::NoMemory`]: everything is as it was, and as right.
+    /// [`Error::NoMemory`]: everything is as right as it was.
     pub(crate) fn tidy(&mut self) -> Result<(), Error> {
-        // Where something is suspect, the place of a record says whether it is.
-        if self.suspect_before.is_some() {
+        let settled = if self.unsettled.is_empty() { Ok(()) } else { self.settle() };
+        // First keys that are dead stay dead where they are carried to, so there is an end to it.
+        for _ in 0..self.arena.pieces_len() {
+            let Some(piece) = self.arena.piece_to_clear() else { break };
+            self.clear(piece)?;
+        }
+        settled
+    }
+
+    /// Divides and joins leaves. What cannot be done for want of memory is left as it is.
+    fn settle(&mut self) -> Result<(), Error> {
+        let mut unsettled = mem::take(&mut self.unsettled);
+        unsettled.sort_unstable();
+        unsettled.dedup();
+        let mut outcome = Ok(());
+        let mut left = unsettled.len();
+        // Those behind a leaf change their numbers with it, so they are counted from the end until all are done.
+        for nth in (0..unsettled.len()).rev() {
+            let Some(at) = unsettled.get(nth).copied() else { break };
+            if self.leaves.get(at).unwrap_or(&self.first).claimed == 0 {
+                outcome = outcome.and(self.settle_leaf(at));
+                continue;
+            }
+            left -= 1;
+            if let Some(slot) = unsettled.get_mut(left) {
+                *slot = self.leaves.len().saturating_sub(at);
+            }
+        }
+        drop(unsettled.drain(..left));
+        unsettled.iter_mut().for_each(|from_end| *from_end = self.leaves.len().saturating_sub(*from_end));
+        self.unsettled = unsettled;
+        outcome
+    }
+
+    /// Nothing is claimed in it.
+    fn settle_leaf(&mut self, at: usize) -> Result<(), Error> {
+        let Some(leaf) = self.leaves.get_mut(at) else { return Ok(()) };
+        let is_first_new = leaf.settle();
+        let len = leaf.len();
+        if len == 0 {
+            self.take_out(at);
             return Ok(());
         }
-        let live_len = self.totals.record_bytes.saturating_add(self.history.arena_len());
-        let dead_len = self.arena.len().saturating_sub(live_len);
-        if dead_len > DEAD_LEN_MAX.saturating_add(self.totals.record_bytes / 2) {
-            return self.rewrite();
+        if is_first_new {
+            self.take_head(at);
         }
-        if self.overlay.len() + self.dead > LOOSE_MAX + self.array.len() / 8 {
-            let len = self.overlay.len() + self.array.len();
-            let mut array = Vec::new();
-            let bytes = len.saturating_mul(size_of::<Entry>());
-            array.try_reserve_exact(len).map_err(|_| Error::NoMemory { len: bytes })?;
-            array.extend(self.places_from(Bound::Unbounded).map(|place| Entry { place, is_live: true }));
-            self.heads.try_reserve(len).map_err(|_| Error::NoMemory { len: bytes })?;
-            let ends = [array.first(), array.last()].map(|end| end.map(|entry| self.arena.key(entry.place)));
-            let common = match ends {
-                [Some(first), Some(last)] => {
-                    let len = first.iter().zip(last).take_while(|(a, b)| a == b).count();
-                    first.get(..len).unwrap_or(&[]).to_vec()
-                }
-                [_, _] => Vec::new(),
-            };
-            self.common = common;
-            self.heads.clear();
-            self.heads.resize(array.len(), 0);
-            self.array = array;
-            self.take_heads();
-            self.overlay.clear();
-            self.dead = 0;
+        match len {
+            len if len > LEAF_MAX => self.divide(at),
+            len if len < LEAF_MAX / 4 => self.join(at),
+            _ => Ok(()),
+        }
+    }
+
+    fn take_out(&mut self, at: usize) {
+        drop(self.leaves.remove(at));
+        let _head = self.heads.remove(at);
+    }
+
+    /// Into leaves that are equally long; at the end of the row into full ones, because there most often more is added.
+    fn divide(&mut self, mut at: usize) -> Result<(), Error> {
+        let is_last = at + 1 == self.leaves.len();
+        while let Some(leaf) = self.leaves.get(at).map(Leaf::len).filter(|len| *len > LEAF_MAX) {
+            let cut = if is_last { LEAF_MAX } else { leaf.div_ceil(leaf.div_ceil(LEAF_MAX)) };
+            let room = if is_last { LEAF_MAX.saturating_sub(leaf - cut) } else { 0 };
+            self.reserve_row(1)?;
+            let Some(leaf) = self.leaves.get_mut(at) else { return Ok(()) };
+            let behind = leaf.split_off(cut, room, &self.arena)?;
+            at += 1;
+            self.leaves.insert(at, behind);
+            self.heads.insert(at, 0);
+            self.take_head(at);
         }
         Ok(())
     }
 
-    /// Leaves the dead behind.
-    fn rewrite(&mut self) -> Result<(), Error> {
-        let mut fresh = Self::default();
-        let live = usize::try_from(self.totals.keys).unwrap_or(usize::MAX);
-        let bytes = live.saturating_mul(size_of::<Entry>());
-        fresh.array.try_reserve_exact(live).map_err(|_| Error::NoMemory { len: bytes })?;
-        fresh.heads.try_reserve_exact(live).map_err(|_| Error::NoMemory { len: bytes })?;
-        for kept in self.from(Bound::Unbounded) {
-            fresh.put(kept.key, kept.value, kept.revision, kept.form)?;
+    /// With a neighbour, if both together are not long.
+    fn join(&mut self, at: usize) -> Result<(), Error> {
+        for left in [Some(at), at.checked_sub(1)].into_iter().flatten() {
+            let [Some(one), Some(other)] = [left, left + 1].map(|at| self.leaves.get(at)) else { continue };
+            // The one before may begin with what is dead, and its turn will come.
+            let is_settled = |leaf: &Leaf| !leaf.is_first_dead && leaf.claimed == 0;
+            if !is_settled(one) || !is_settled(other) || one.len() + other.len() > LEAF_MAX / 2 {
+                continue;
+            }
+            let joined = one.joined(other, &self.arena)?;
+            if let Some(slot) = self.leaves.get_mut(left) {
+                *slot = joined;
+            }
+            self.take_out(left + 1);
+            break;
         }
-        fresh.history = self.history.moved(&self.arena, &mut fresh.arena)?;
-        *self = fresh;
         Ok(())
     }
 
-    /// The records of all keys from one on, in order.
-    pub(crate) fn from<'a>(&'a self, start: Bound<&str>) -> impl Iterator<Item = Kept<'a>> + use<'a> {
-        self.places_from(start).filter_map(|place| self.arena.get(place))
+    /// Carries over what is alive in a piece of the arena, and lets the piece go. First keys that are dead go along.
+    fn clear(&mut self, piece: usize) -> Result<(), Error> {
+        if self.claims.keys > 0 {
+            // What is carried over must not take the room of what is claimed.
+            let (text_len, values_len) = self.arena.lens_of(piece);
+            let claims = self.claims;
+            self.arena.reserve(claims.keys, claims.keys_len + text_len, claims.values_len + values_len)?;
+        }
+        let mut begin = 0;
+        while let Some((key, next)) = self.arena.key_in(piece, begin) {
+            let at = self.leaf_of(key.as_bytes());
+            let found = self.leaves.get(at).and_then(|leaf| leaf.search(key.as_bytes(), &self.arena).ok());
+            let past = self.history.entry_mut(key, |entry| Arena::is_at(&entry.extent, piece, begin));
+            let is_alive =
+                past.is_some() || self.leaves.get(at).zip(found).is_some_and(|(leaf, at)| leaf.is_alive(at));
+            let current = self.leaves.get_mut(at).zip(found).and_then(|(leaf, at)| leaf.get_mut(at));
+            let current = current.filter(|entry| Arena::is_at(&entry.extent, piece, begin));
+            // A first key that is dead may have become past, and then stands at the same place.
+            let mut here = past.into_iter().chain(current);
+            if let Some(entry) = here.next() {
+                entry.extent = if is_alive {
+                    self.arena.carry(entry.extent)?
+                } else {
+                    self.arena.carry_dead(entry.extent)?
+                };
+                let moved = entry.extent;
+                here.for_each(|entry| entry.extent = moved);
+            }
+            begin = next;
+        }
+        self.arena.clear(piece);
+        Ok(())
+    }
+
+    /// All keys from one on, in order.
+    pub(crate) fn from<'a>(&'a self, start: Bound<&str>) -> Range<'a> {
+        self.range(start, None)
+    }
+
+    /// The keys from one on that come before another, in order.
+    pub(crate) fn range<'a>(&'a self, start: Bound<&str>, end: Option<&str>) -> Range<'a> {
+        let (first, from) = match start {
+            Bound::Unbounded => (0, 0),
+            Bound::Included(start) => match self.locate(start.as_bytes()) {
+                (at, Ok(within) | Err(within)) => (at, within),
+            },
+            Bound::Excluded(start) => match self.locate(start.as_bytes()) {
+                (at, Ok(within)) => (at, within + 1),
+                (at, Err(within)) => (at, within),
+            },
+        };
+        let (last, to) = match end.map(|end| self.locate(end.as_bytes())) {
+            Some((at, Ok(within) | Err(within))) => (at, within),
+            None => (self.leaves.len(), 0),
+        };
+        let part = |at: usize, from: usize, to: Option<usize>| {
+            self.leaves.get(at).map_or(&[][..], |leaf| leaf.part(from, to.unwrap_or(leaf.len())))
+        };
+        let (now, last_part): (&[Entry], &[Entry]) = match first == last {
+            true => (part(first, from, Some(to)), &[]),
+            false if first < last => (part(first, from, None), part(last, 0, Some(to))),
+            false => (&[], &[]),
+        };
+        Range {
+            arena: &self.arena,
+            now: now.iter(),
+            whole: self.leaves.get(first + 1..last).unwrap_or(&[]).iter(),
+            last: last_part,
+        }
     }
 
     /// All there is of all keys from one on, in order.
-    pub(crate) fn versions<'a>(
-        &'a self,
-        start: Bound<&str>,
-    ) -> AllVersions<'a, impl Iterator<Item = Kept<'a>> + use<'a>> {
+    pub(crate) fn versions<'a>(&'a self, start: Bound<&str>) -> AllVersions<'a, Range<'a>> {
         AllVersions::of(self.from(start), &self.history, start)
     }
+}
 
-    fn places_from<'a>(&'a self, start: Bound<&str>) -> Places<'a> {
-        let at = match start {
-            Bound::Unbounded => 0,
-            Bound::Included(start) => self.position(start.as_bytes()),
-            Bound::Excluded(start) => {
-                let at = self.position(start.as_bytes());
-                let is_it = |entry: &Entry| self.arena.key(entry.place) == start.as_bytes();
-                at + usize::from(self.array.get(at).is_some_and(is_it))
-            }
-        };
-        let overlay = self.overlay.range::<str, _>((start, Bound::Unbounded));
-        Places {
-            arena: &self.arena,
-            array: self.array.get(at..).unwrap_or(&[]).iter().peekable(),
-            overlay: overlay.peekable(),
+/// Keys and values in order.
+pub(crate) struct Range<'a> {
+    arena: &'a Arena,
+    now: core::slice::Iter<'a, Entry>,
+    whole: core::slice::Iter<'a, Leaf>,
+    last: &'a [Entry],
+}
+
+impl<'a> Range<'a> {
+    /// The next ones that lie in a row, at most `max`; [`None`] if there are no more.
+    pub(crate) fn run(&mut self, max: usize) -> Option<impl Iterator<Item = Kept<'a>> + use<'a>> {
+        while self.now.as_slice().is_empty() {
+            self.turn()?;
         }
+        let (run, rest) = self.now.as_slice().split_at(max.min(self.now.len()));
+        self.now = rest.iter();
+        let arena = self.arena;
+        Some(run.iter().map(move |entry| Kept { arena, entry }))
+    }
+
+    /// Goes on to the next leaf.
+    fn turn(&mut self) -> Option<()> {
+        self.now = match self.whole.next() {
+            Some(leaf) => leaf.entries().iter(),
+            None if self.last.is_empty() => return None,
+            None => mem::take(&mut self.last).iter(),
+        };
+        Some(())
     }
 }
 
-/// The array and the overlay, merged.
-struct Places<'a> {
-    arena: &'a Arena,
-    array: Peekable<core::slice::Iter<'a, Entry>>,
-    overlay: Peekable<btree_map::Range<'a, Box<str>, Place>>,
-}
+impl<'a> Iterator for Range<'a> {
+    type Item = Kept<'a>;
 
-impl Iterator for Places<'_> {
-    type Item = Place;
-
-    fn next(&mut self) -> Option<Place> {
-        while self.array.next_if(|entry| !entry.is_live).is_some() {}
-        let order = match (self.array.peek(), self.overlay.peek()) {
-            (Some(entry), Some((key, _))) => self.arena.key(entry.place).cmp(key.as_bytes()),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_) | None) => Ordering::Greater,
-        };
-        match order {
-            Ordering::Less => self.array.next().map(|entry| entry.place),
-            Ordering::Equal | Ordering::Greater => self.overlay.next().map(|(_, place)| *place),
+    #[inline]
+    fn next(&mut self) -> Option<Kept<'a>> {
+        loop {
+            if let Some(entry) = self.now.next() {
+                return Some(Kept { arena: self.arena, entry });
+            }
+            self.turn()?;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
+    use alloc::collections::BTreeMap;
     use alloc::format;
     use alloc::string::String;
 
@@ -478,43 +725,336 @@ mod tests {
         }
     }
 
-    /// Enough changes in no order that both kinds of tidying happen.
+    impl Index {
+        /// The invariants, by counting.
+        fn check(&self) {
+            assert_eq!(self.leaves.len(), self.heads.len());
+            let entries = || self.leaves.iter().flat_map(Leaf::entries);
+            let keys = || entries().map(|entry| self.arena.key_bytes(&entry.extent));
+            assert!(keys().is_sorted_by(|one, other| one < other));
+            for (leaf, head) in self.leaves.iter().zip(&self.heads) {
+                leaf.check(&self.arena);
+                assert!(!leaf.is_first_dead && leaf.claimed == 0 && leaf.len() <= LEAF_MAX);
+                let rest = leaf.first_key(&self.arena).strip_prefix(self.common.as_slice());
+                assert_eq!(rest.map(head_of), Some(*head));
+            }
+            let totals = entries().map(|entry| Totals::of_extent(&entry.extent));
+            let totals = totals.fold(Totals::default(), Totals::plus);
+            assert_eq!(self.totals, totals);
+            let all = totals.plus(self.history.totals());
+            assert_eq!(u64::try_from(self.arena.check()).unwrap(), all.bytes + all.keys, "and ends of keys");
+        }
+
+        fn memory_len(&self) -> usize {
+            let row = self.leaves.capacity() * size_of::<Leaf>() + self.heads.capacity() * size_of::<u64>();
+            let leaves: usize = self.leaves.iter().map(Leaf::memory_len).sum();
+            self.arena.memory_len() + row + leaves
+        }
+
+        /// What there is room for. The text of a piece of the arena may grow, but need not.
+        fn room_len(&self) -> [usize; 4] {
+            let arena = self.arena.values_capacity();
+            let row = self.leaves.capacity() + self.heads.capacity() + self.common.capacity();
+            let leaves = self.leaves.iter().map(Leaf::memory_len).sum::<usize>();
+            [arena, row, leaves + self.first.memory_len(), self.unsettled.capacity()]
+        }
+
+        fn apply_all<'r>(&mut self, records: impl Iterator<Item = Record<'r>>) {
+            for record in records {
+                self.apply(&record, Revision::from_u64(1)).unwrap();
+            }
+        }
+
+        /// As a frame is loaded.
+        fn load(&mut self, record: &Record<'_>, number: u64) {
+            self.apply(record, Revision::from_u64(number)).unwrap();
+            self.tidy().unwrap();
+        }
+    }
+
+    /// Numbers that look like none.
+    fn draw(state: &mut u32) -> u32 {
+        *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        *state >> 8
+    }
+
+    /// Changes in no order, more deletions or fewer by turns: leaves are divided, joined and taken out, pieces are cleared.
     #[test]
     fn the_index_is_a_map_in_order_while_it_tidies_itself() {
         let mut index = Index::default();
         let mut model = BTreeMap::new();
-        let mut number: u32 = 1;
+        let (mut state, mut pieces_cleared, mut leaves_max) = (1, 0, 0);
         for round in 0..60_000_u64 {
-            number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let key = key((number >> 8) % 5000);
-            if number.is_multiple_of(5) {
-                index.apply(&Record::Delete { key: &key }, Revision::from_u64(round)).unwrap();
+            let key = key(draw(&mut state) % 5000);
+            let is_shrinking = round / 10_000 % 2 == 1;
+            if draw(&mut state) % 20 < if is_shrinking { 18 } else { 3 } {
+                index.load(&Record::Delete { key: &key }, round);
                 model.remove(&key);
             } else {
-                let value = alloc::vec![b'v'; usize::try_from(number % 97).unwrap()];
-                index
-                    .apply(
-                        &Record::Put { key: &key, value: &value, form: Form::Plain },
-                        Revision::from_u64(round),
-                    )
-                    .unwrap();
+                let value = alloc::vec![b'v'; usize::try_from(draw(&mut state) % 397).unwrap()];
+                let before = index.arena.memory_len();
+                index.load(&Record::Put { key: &key, value: &value, form: Form::Plain }, round);
+                pieces_cleared += u32::from(index.arena.memory_len() < before);
                 model.insert(key, (value, round));
             }
-            index.tidy().unwrap();
+            leaves_max = leaves_max.max(index.leaves.len());
+            if round % 500 == 0 {
+                index.check();
+            }
         }
-        assert!(index.from(Bound::Unbounded).map(|kept| kept.key).eq(model.keys().map(String::as_str)));
+        index.check();
+        assert!(index.leaves.len() <= leaves_max / 2, "{} of {leaves_max}", index.leaves.len());
+        assert!(pieces_cleared > 3, "{pieces_cleared}");
+        assert!(index.from(Bound::Unbounded).map(|kept| kept.key()).eq(model.keys().map(String::as_str)));
         for (key, (value, round)) in &model {
             let kept = index.get(key).unwrap();
-            assert_eq!((kept.value, kept.revision.get()), (value.as_slice(), *round));
+            assert_eq!((kept.value(), kept.revision().get()), (value.as_slice(), *round));
         }
-        let bytes: usize = model.iter().map(|(key, (value, _))| key.len() + value.len()).sum();
-        assert_eq!(index.totals().bytes, u64::try_from(bytes).unwrap());
-        assert_eq!(index.totals().keys, u64::try_from(model.len()).unwrap());
-        assert!(
-            index.arena.len() < 3 * index.totals().record_bytes + 2 * DEAD_LEN_MAX,
-            "{}",
-            index.arena.len()
-        );
-        assert!(index.overlay.len() < 2 * LOOSE_MAX + index.array.len());
+        for number in (0..5000).step_by(7) {
+            let (start, end) = (key(number), key(number * 31 % 5000));
+            assert_eq!(index.get(&start).is_some(), model.contains_key(&start));
+            for bound in [Bound::Included(start.as_str()), Bound::Excluded(start.as_str())] {
+                let expected = model.range::<str, _>((bound, Bound::Unbounded)).map(|(key, _)| key.as_str());
+                assert!(
+                    index
+                        .range(bound, Some(&end))
+                        .map(|kept| kept.key())
+                        .eq(expected.take_while(|key| **key < *end))
+                );
+            }
+        }
+        for key in model.keys() {
+            index.load(&Record::Delete { key }, 0);
+        }
+        index.check();
+        assert_eq!((index.leaves.len(), index.totals()), (0, Totals::default()));
+    }
+
+    /// A batch that was reserved is applied without a leaf growing, also where all of it goes into one leaf, and where the
+    /// index is empty; a batch that was reserved and not applied leaves nothing behind.
+    #[test]
+    fn what_was_reserved_is_applied_without_asking_for_memory() {
+        let mut index = Index::default();
+        let mut state = 1;
+        for (round, count) in [3, 4096, 1, 2000, 4096].into_iter().enumerate() {
+            let mut keys: Vec<String> = (0..count).map(|_| key(draw(&mut state) % 5000)).collect();
+            keys.sort_unstable();
+            keys.dedup();
+            keys.sort_by_key(|key| (key.len(), key.bytes().rev().collect::<Vec<_>>()));
+            let value = alloc::vec![b'v'; 100 + round];
+            let records = || {
+                keys.iter().enumerate().map(|(nth, key)| match nth % 5 {
+                    4 => Record::Delete { key },
+                    _ => Record::Put { key, value: &value, form: Form::Plain },
+                })
+            };
+            index.reserve(records().take(1)).unwrap();
+            index.drop_claims();
+            index.reserve(records()).unwrap();
+            let before = index.room_len();
+            index.apply_all(records());
+            assert_eq!(index.room_len(), before, "round {round}");
+            index.drop_claims();
+            index.tidy().unwrap();
+            index.check();
+        }
+    }
+
+    #[test]
+    fn room_is_asked_for_in_the_leaf_a_key_goes_into_whatever_else_the_batch_deletes() {
+        let name = |number: usize| format!("/state/{number:04}");
+        let mut index = Index::default();
+        (0..LEAF_MAX + 2).for_each(|number| {
+            index.load(&Record::Put { key: &name(number), value: b"", form: Form::Plain }, 1)
+        });
+        assert_eq!(index.leaves.iter().map(Leaf::len).collect::<Vec<_>>(), [LEAF_MAX, 2]);
+        // The first key of the second leaf goes, and one comes that stood behind it.
+        let (old, new) = (name(LEAF_MAX), name(LEAF_MAX) + "a");
+        let batch = [Record::Delete { key: &old }, Record::Put { key: &new, value: b"", form: Form::Plain }];
+        index.reserve(batch.into_iter()).unwrap();
+        let before = index.room_len();
+        index.apply_all(batch.into_iter());
+        assert_eq!(index.room_len(), before);
+        index.drop_claims();
+        index.tidy().unwrap();
+        index.check();
+        assert!(index.get(&old).is_none() && index.get(&new).is_some());
+        // Writes that failed leave no claims: they do not add up.
+        let more = name(LEAF_MAX) + "b";
+        let put = Record::Put { key: &more, value: b"", form: Form::Plain };
+        for _ in 0..1000 {
+            index.reserve(core::iter::once(put)).unwrap();
+            index.drop_claims();
+            index.tidy().unwrap();
+        }
+        assert_eq!(index.room_len()[..3], before[..3]);
+    }
+
+    /// Frames that are out, in which keys come more than once in any order, are applied one after the other, the index tidied
+    /// in between, other keys put and taken away beside them: no leaf grows that was reserved, and what is there is what the
+    /// order says.
+    #[test]
+    fn what_is_claimed_for_frames_that_are_out_stays_whatever_happens_beside_them() {
+        let mut index = Index::default();
+        // What is deleted stays in it, with nothing.
+        let mut model: BTreeMap<String, Option<usize>> = BTreeMap::new();
+        let (mut state, mut fences) = (1, 0);
+        for round in 0..400_usize {
+            let count = 5_u32 << (round % 6);
+            let reach = if round % 3 == 0 { 5000 } else { 40 };
+            let frames: Vec<Vec<(String, Option<usize>)>> = (0..3)
+                .map(|_| {
+                    (0..count)
+                        .map(|_| {
+                            // Keys that stand first in their leaf, and those right behind them, now and then.
+                            let nth = usize::try_from(draw(&mut state)).unwrap() % index.leaves.len().max(1);
+                            let first = index.leaves.get(nth).map(|leaf| leaf.first_key(&index.arena));
+                            let first = first.map(|first| String::from(core::str::from_utf8(first).unwrap()));
+                            let key = match (draw(&mut state) % 4, first) {
+                                (0, Some(first)) => first,
+                                (1, Some(first)) if first.len() < 200 => first + "!",
+                                _ => key(draw(&mut state) % reach),
+                            };
+                            let is_put = draw(&mut state).is_multiple_of(2);
+                            (key, is_put.then(|| usize::try_from(draw(&mut state) % 300).unwrap()))
+                        })
+                        .collect()
+                })
+                .collect();
+            let value = [7; 300];
+            let records = |frame: usize| {
+                frames[frame].iter().map(|(key, len)| match len {
+                    Some(len) => Record::Put { key, value: &value[..*len], form: Form::Plain },
+                    None => Record::Delete { key },
+                })
+            };
+            (0..3).for_each(|frame| index.reserve(records(frame)).unwrap());
+            for (frame, changes) in frames.iter().enumerate() {
+                let before = index.room_len();
+                index.apply_all(records(frame));
+                assert_eq!(index.room_len(), before, "round {round}");
+                model.extend(changes.iter().cloned());
+                index.drop_claims();
+                (frame + 1..3).for_each(|frame| index.reserve(records(frame)).unwrap());
+                index.tidy().unwrap();
+                fences += index.leaves.iter().filter(|leaf| leaf.is_first_dead).count();
+                assert_eq!(index.from(Bound::Unbounded).count(), model.values().flatten().count());
+                // Beside them, about a key that is in none.
+                let other = alloc::format!("{}/other", key(draw(&mut state) % reach));
+                let put = Record::Put { key: &other, value: &value, form: Form::Plain };
+                let other_delete = Record::Delete { key: &other };
+                let is_put = draw(&mut state).is_multiple_of(2);
+                let record = if is_put { put } else { other_delete };
+                index.make_room(&record).unwrap();
+                index.apply(&record, Revision::from_u64(3)).unwrap();
+                index.tidy().unwrap();
+                model.extend([(other.clone(), is_put.then_some(value.len()))]);
+            }
+            index.drop_claims();
+            index.tidy().unwrap();
+            index.check();
+            let found = index.from(Bound::Unbounded).map(|kept| (kept.key(), kept.value_len()));
+            assert!(
+                found.eq(model.iter().filter_map(|(key, len)| Some((key.as_str(), (*len)?)))),
+                "round {round}"
+            );
+        }
+        assert!(fences > 20, "{fences}");
+    }
+
+    /// What snapshots have is in the arena as well: it moves with its piece, and is given up when it is pruned.
+    #[test]
+    fn what_is_past_moves_with_its_piece_and_keeps_its_form() {
+        let mut index = Index::default();
+        let name = |number: u32| format!("/state/{number:05}");
+        let form = |number: u32| if number.is_multiple_of(3) { Form::Sealed } else { Form::Plain };
+        let value = |number: u32, round: u32| alloc::vec![u8::try_from(round).unwrap(); usize::try_from(300 + number % 50 + round).unwrap()];
+        let put = |index: &mut Index, number: u32, round: u32| {
+            let (key, value) = (name(number), value(number, round));
+            let record = Record::Put { key: &key, value: &value, form: form(number) };
+            index.load(&record, u64::from(round) * 100_000 + u64::from(number));
+        };
+        // Between the keys stand fillers that only the first snapshot has: when it is dropped, every piece is half dead.
+        let filler = |number: u32| format!("/state/filler/{number:05}");
+        for number in 0..5000 {
+            put(&mut index, number, 1);
+            index.load(&Record::Put { key: &filler(number), value: &[0; 600], form: Form::Plain }, 150_000);
+        }
+        index.load(&Record::Put { key: "/snapshot/b", value: &[1], form: Form::Plain }, 199_000);
+        (0..5000).for_each(|number| index.load(&Record::Delete { key: &filler(number) }, 199_100));
+        index.load(&Record::Put { key: "/snapshot/a", value: &[1], form: Form::Plain }, 199_999);
+        let taken = Revision::from_u64(199_999);
+        (0..5000).filter(|number| number % 2 == 0).for_each(|number| put(&mut index, number, 2));
+        (0..5000).step_by(10).for_each(|number| index.load(&Record::Delete { key: &name(number) }, 299_999));
+        index.check();
+        index.load(&Record::Delete { key: "/snapshot/b" }, 300_000);
+        index.prune();
+        let before = index.arena.memory_len();
+        index.tidy().unwrap();
+        assert!(index.arena.memory_len() < before - before / 4, "{} of {before}", index.arena.memory_len());
+        index.check();
+        assert_eq!(index.history.totals().keys, 2500);
+        let mut count = 0;
+        for versions in index.versions(Bound::Included("/state")) {
+            let kept = versions.past_at(taken, &index.arena).or_else(|| versions.live_at(taken)).unwrap();
+            assert_eq!(kept.key(), name(count));
+            assert_eq!((kept.value(), kept.form()), (value(count, 1).as_slice(), form(count)));
+            count += 1;
+        }
+        assert_eq!(count, 5000);
+        index.load(&Record::Delete { key: "/snapshot/a" }, 9_999_999);
+        index.prune();
+        index.tidy().unwrap();
+        index.check();
+        assert_eq!((index.history.totals(), index.totals().keys), (Totals::default(), 4500));
+    }
+
+    #[test]
+    fn only_what_was_written_since_the_last_gap_is_certain_however_many_there_are() {
+        let mut index = Index::default();
+        index.load(&Record::Put { key: "/state/old", value: b"", form: Form::Plain }, 1);
+        assert!(!index.is_suspect("/state/old") && !index.is_suspect("/state/none"));
+        for gaps in 1..=u32::from(u16::MAX) + 2 {
+            index.load(&Record::Put { key: "/state/before", value: b"", form: Form::Plain }, 1);
+            index.suspect_all();
+            index.load(&Record::Put { key: "/state/new", value: b"", form: Form::Plain }, 1);
+            let suspect =
+                ["/state/old", "/state/before", "/state/new", "/state/none"].map(|key| index.is_suspect(key));
+            assert_eq!(suspect, [true, true, false, true], "{gaps}");
+            assert_eq!(index.count_suspect(), 2);
+        }
+    }
+
+    /// The memory of an index with values of 155 bytes, for each way in which it can come to be.
+    #[test]
+    fn memory_is_bounded_by_what_is_alive() {
+        const COUNT: u32 = 50_000;
+        const FIXED_LEN: usize = 2 << 20;
+        let name = |number: u32| format!("/state/app/{:07}", u64::from(number) * 7919 % u64::from(COUNT));
+        let put = |index: &mut Index, name: &str, len: usize| {
+            index.load(&Record::Put { key: name, value: &alloc::vec![7; len], form: Form::Plain }, 1);
+        };
+        let measure = |what: &str, index: &Index, per_mille: usize| {
+            let live = usize::try_from(index.totals().bytes).unwrap();
+            let memory = index.memory_len();
+            let keys = usize::try_from(index.totals().keys).unwrap();
+            std::println!(
+                "{what}: {keys} keys, {live} bytes live, {memory} of memory, {} a key beyond key and value",
+                (memory - live) / keys
+            );
+            assert!(memory <= live * per_mille / 1000 + FIXED_LEN, "{what}: {memory} for {live}");
+            index.check();
+        };
+        let mut sorted = Index::default();
+        (0..COUNT).for_each(|number| put(&mut sorted, &format!("/state/app/{number:07}"), 155));
+        measure("in order", &sorted, 1300);
+        let mut index = Index::default();
+        (0..COUNT).for_each(|number| put(&mut index, &name(number), 155));
+        measure("in no order", &index, 1300);
+        let mut state = 1;
+        for round in 0..4 {
+            (0..COUNT).for_each(|_| put(&mut index, &name(draw(&mut state) % COUNT), 152 + round * 2));
+        }
+        measure("with longer values since", &index, 1400);
     }
 }

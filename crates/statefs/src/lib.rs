@@ -40,6 +40,7 @@ mod histogram;
 mod history;
 mod index;
 mod key;
+mod leaf;
 mod limits;
 mod list;
 mod quota;

@@ -5,8 +5,8 @@ use core::ops::Bound;
 
 use media::BlockDevice;
 
-use crate::arena::Kept;
 use crate::error::Error;
+use crate::index::Kept;
 use crate::key::{Key, Prefix};
 use crate::record::Revision;
 use crate::store::Store;
@@ -31,6 +31,13 @@ pub struct Page<'s> {
     pub next: Option<Key>,
 }
 
+impl<'s> Listed<'s> {
+    #[inline]
+    pub(crate) fn of(kept: Kept<'s>) -> Self {
+        Self { key: kept.key(), revision: kept.revision(), value_len: kept.value_len() }
+    }
+}
+
 impl<D: BlockDevice> Store<D> {
     /// The keys that a prefix covers, in order, from behind `after` on: at most `max` of them, and at most what
     /// [`crate::Limits::list_page_max`] says. To go on, pass [`Page::next`] as `after`.
@@ -40,7 +47,21 @@ impl<D: BlockDevice> Store<D> {
     pub fn list(&self, prefix: &Prefix, after: Option<&Key>, max: usize) -> Result<Page<'_>, Error> {
         let bounds =
             Bounds { max: max.min(usize::from(self.limits.list_page_max)), keys: self.index.totals().keys };
-        page(|start| self.index.from(start).map(|kept| (kept.key, Some(kept))), prefix, after, bounds)
+        page(prefix, after, bounds, |wanted, entries| match wanted {
+            Wanted::Itself(key) => {
+                entries.extend(self.index.get(key).map(Listed::of));
+                false
+            }
+            Wanted::Between(start, end) => {
+                let mut between = self.index.range(start, Some(end));
+                while entries.len() < bounds.max
+                    && let Some(run) = between.run(bounds.max - entries.len())
+                {
+                    entries.extend(run.map(Listed::of));
+                }
+                between.next().is_some()
+            }
+        })
     }
 }
 
@@ -51,12 +72,21 @@ pub(crate) struct Bounds {
     pub(crate) keys: u64,
 }
 
-/// A page of what `from` gives in order: keys, and what they have, if they have something.
-pub(crate) fn page<'s, I: Iterator<Item = (&'s str, Option<Kept<'s>>)>>(
-    from: impl Fn(Bound<&str>) -> I,
+/// What is to be added to a page.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Wanted<'k> {
+    /// This key, if there is one.
+    Itself(&'k str),
+    /// The keys from one on that come before another, until the page is full.
+    Between(Bound<&'k str>, &'k str),
+}
+
+/// A page of what `add` adds; it says whether there is more.
+pub(crate) fn page<'s>(
     prefix: &Prefix,
     after: Option<&Key>,
     bounds: Bounds,
+    add: impl Fn(Wanted<'_>, &mut Vec<Listed<'s>>) -> bool,
 ) -> Result<Page<'s>, Error> {
     let max = bounds.max;
     let mut page = Page { entries: Vec::new(), next: None };
@@ -68,20 +98,18 @@ pub(crate) fn page<'s, I: Iterator<Item = (&'s str, Option<Kept<'s>>)>>(
         Some(_) | None => Bound::Included(prefix.as_str()),
     };
     // What lies below a prefix does not stand right behind it: `/state/a-b` comes between `/state/a` and `/state/a/b`.
-    let below = alloc::format!("{prefix}/");
-    let itself = from(start).next().filter(|(key, _)| *key == prefix.as_str());
+    let below = [prefix.as_str(), "/"].concat();
+    if let (Bound::Included(key), 1..) = (start, max) {
+        let _is_more = add(Wanted::Itself(key), &mut page.entries);
+    }
     let start = match start {
         Bound::Excluded(after) if after >= below.as_str() => start,
         Bound::Excluded(_) | Bound::Included(_) | Bound::Unbounded => Bound::Included(below.as_str()),
     };
-    let covered = from(start).take_while(|(key, _)| prefix.covers_text(key));
-    for kept in itself.into_iter().chain(covered).filter_map(|(_, kept)| kept) {
-        if page.entries.len() >= max {
-            page.next = page.entries.last().map(|last| Key::trusted(last.key));
-            break;
-        }
-        let listed = Listed { key: kept.key, revision: kept.revision, value_len: kept.value.len() };
-        page.entries.push(listed);
+    // Right behind all that begins with a slash comes what begins with a zero.
+    let end = [prefix.as_str(), "0"].concat();
+    if add(Wanted::Between(start, &end), &mut page.entries) {
+        page.next = page.entries.last().map(|last| Key::trusted(last.key));
     }
     Ok(page)
 }

@@ -133,8 +133,8 @@ impl Entry {
         // What it covers does not stand together, but all of it begins with its text.
         let used = index
             .from(Bound::Included(prefix.as_str()))
-            .take_while(|kept| kept.key.starts_with(prefix.as_str()))
-            .filter(|kept| prefix.covers_text(kept.key))
+            .take_while(|kept| kept.key().starts_with(prefix.as_str()))
+            .filter(|kept| prefix.covers_text(kept.key()))
             .fold(Totals::default(), |sum, kept| sum.plus(kept.totals()));
         Self { prefix, quota, used, alarm: Alarm::Armed, warning: None }
     }
@@ -203,9 +203,10 @@ impl Quotas {
     pub(crate) fn load(index: &Index) -> Result<Self, Error> {
         let mut quotas = Self::default();
         for kept in own_records(index, QUOTA_ROOT) {
-            let bad = || Error::BadSetting { key: kept.key.into() };
-            let prefix = Prefix::parse(kept.key.strip_prefix(QUOTA_ROOT).unwrap_or("")).map_err(|_| bad())?;
-            let quota = Quota::decode(kept.value).ok_or_else(bad)?;
+            let bad = || Error::BadSetting { key: kept.key().into() };
+            let prefix =
+                Prefix::parse(kept.key().strip_prefix(QUOTA_ROOT).unwrap_or("")).map_err(|_| bad())?;
+            let quota = Quota::decode(kept.value()).ok_or_else(bad)?;
             quotas.reserve()?;
             let mut entry = Entry::count(prefix, quota, index);
             entry.watch(None);

@@ -5,9 +5,9 @@ use core::ops::Bound;
 use journal::Access;
 use media::BlockDevice;
 
-use crate::arena::Kept;
 use crate::error::Error;
 use crate::form::{Forming, Load};
+use crate::index::Kept;
 use crate::key::{self, Key};
 use crate::store::{Certainty, Options, Store, Value};
 
@@ -35,12 +35,10 @@ impl<D: BlockDevice> Store<D> {
     /// Every key and its value, in order: a dump.
     pub fn iter(&self) -> impl Iterator<Item = (Key, Value<'_>)> {
         self.index.from(key::first_of_users()).map(|kept| {
-            let suspect = self.index.is_suspect(kept.key);
-            let certainty = if suspect { Certainty::Suspect } else { Certainty::Certain };
-            (
-                Key::trusted(kept.key),
-                Value { bytes: kept.value, revision: kept.revision, certainty, form: kept.form },
-            )
+            let is_suspect = self.index.is_suspect_value(&kept);
+            let certainty = if is_suspect { Certainty::Suspect } else { Certainty::Certain };
+            let (bytes, revision, form) = (kept.value(), kept.revision(), kept.form());
+            (Key::trusted(kept.key()), Value { bytes, revision, certainty, form })
         })
     }
 }
@@ -69,7 +67,7 @@ pub fn salvage<D: BlockDevice, E: BlockDevice>(
     let mut salvaged = Salvaged::default();
     let mut load = Load::default();
     for kept in from.index.from(Bound::Unbounded).filter(|kept| takes(&from, kept, suspects)) {
-        load.add(&kept.as_record());
+        load.add(&kept.record());
     }
     for (_, value) in from.iter() {
         match (value.certainty, suspects) {
@@ -82,7 +80,7 @@ pub fn salvage<D: BlockDevice, E: BlockDevice>(
     let value_len = u64::try_from(load.value_len).unwrap_or(u64::MAX);
     let mut to = Forming::begin(to, options, load.charged(), value_len, seq)?;
     for kept in from.index.from(Bound::Unbounded).filter(|kept| takes(&from, kept, suspects)) {
-        to.add(&kept.as_record())?;
+        to.add(&kept.record())?;
     }
     to.finish()?;
     Ok(salvaged)
@@ -90,8 +88,8 @@ pub fn salvage<D: BlockDevice, E: BlockDevice>(
 
 fn takes<D: BlockDevice>(from: &Store<D>, kept: &Kept<'_>, suspects: Suspects) -> bool {
     match suspects {
-        _ if !key::is_users(kept.key) => key::snapshot_of(kept.key).is_none(),
+        _ if !key::is_users(kept.key()) => key::snapshot_of(kept.key()).is_none(),
         Suspects::Take => true,
-        Suspects::Leave => !from.index.is_suspect(kept.key),
+        Suspects::Leave => !from.index.is_suspect_value(kept),
     }
 }

@@ -15,10 +15,9 @@ use core::ops::Bound;
 use journal::{Frame, Verdict};
 use media::BlockDevice;
 
-use crate::arena::Kept;
 use crate::compact::Compaction;
 use crate::error::Error;
-use crate::index::Index;
+use crate::index::{Index, Kept};
 use crate::record::Revision;
 use crate::store::{Store, load};
 use crate::write::records;
@@ -168,6 +167,7 @@ impl<D: BlockDevice> Store<D> {
         for (nth, record) in records(&self.pending.body).enumerate() {
             let revision = Revision::of(seq, nth).ok_or(journal::JournalError::NumbersUsedUp)?;
             found.apply(&record, revision)?;
+            found.tidy()?;
         }
         let mut verified = Verified {
             verdict: again.verdict,
@@ -190,12 +190,12 @@ fn compare(here: &Index, there: &Index, verified: &mut Verified) {
     let mut different = |kept: Option<Kept<'_>>| {
         verified.different_keys += 1;
         if verified.first_different.is_none() {
-            verified.first_different = kept.map(|kept| kept.key.into());
+            verified.first_different = kept.map(|kept| kept.key().into());
         }
     };
     loop {
         let order = match (here.peek(), there.peek()) {
-            (Some(here), Some(there)) => here.key.cmp(there.key),
+            (Some(here), Some(there)) => here.key().cmp(there.key()),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
             (None, None) => return,
@@ -205,7 +205,7 @@ fn compare(here: &Index, there: &Index, verified: &mut Verified) {
             Ordering::Greater => different(there.next()),
             Ordering::Equal => match (here.next(), there.next()) {
                 // All of it, as it is copied: form, revision, key and value.
-                (Some(here), Some(there)) if here.record == there.record => verified.same_keys += 1,
+                (Some(here), Some(there)) if here.record() == there.record() => verified.same_keys += 1,
                 (kept, _) => different(kept),
             },
         }

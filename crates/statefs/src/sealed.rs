@@ -264,10 +264,10 @@ impl Sealing {
     pub(crate) fn load(index: &Index) -> Result<Self, Error> {
         let mut sealing = Self::default();
         for kept in own_records(index, SEALED_ROOT) {
-            let bad = || Error::BadSetting { key: kept.key.into() };
+            let bad = || Error::BadSetting { key: kept.key().into() };
             let prefix =
-                Prefix::parse(kept.key.strip_prefix(SEALED_ROOT).unwrap_or("")).map_err(|_| bad())?;
-            let (current, retiring) = Sealed::decode(kept.value).ok_or_else(bad)?;
+                Prefix::parse(kept.key().strip_prefix(SEALED_ROOT).unwrap_or("")).map_err(|_| bad())?;
+            let (current, retiring) = Sealed::decode(kept.value()).ok_or_else(bad)?;
             sealing.reserve()?;
             let sealed = Sealed { prefix, current, retiring, unlocked: Vec::new(), rotated_to: None };
             sealing.prefixes.push(sealed);
@@ -282,6 +282,10 @@ impl Sealing {
     /// The sealed prefix that a key lies in.
     fn of(&self, key: &str) -> Option<&Sealed> {
         self.prefixes.iter().find(|sealed| sealed.prefix.covers_text(key))
+    }
+
+    pub(crate) fn are_none(&self) -> bool {
+        self.prefixes.is_empty()
     }
 
     /// Whether values of this key are sealed.
@@ -411,8 +415,8 @@ impl<D: BlockDevice> Store<D> {
 
     fn check_unused(&self, prefix: &Prefix) -> Result<(), Error> {
         let mut from = self.index.from(Bound::Included(prefix.as_str()));
-        let starts = |kept: &crate::arena::Kept<'_>| kept.key.starts_with(prefix.as_str());
-        match from.by_ref().take_while(starts).any(|kept| prefix.covers_text(kept.key)) {
+        let starts = |kept: &crate::index::Kept<'_>| kept.key().starts_with(prefix.as_str());
+        match from.by_ref().take_while(starts).any(|kept| prefix.covers_text(kept.key())) {
             true => Err(Error::PrefixInUse),
             false => Ok(()),
         }
@@ -449,14 +453,14 @@ impl<D: BlockDevice> Store<D> {
     /// sealed prefix. [`Error::NoMemory`].
     pub fn reveal(&self, key: &Key) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
         let Some(kept) = self.index.get(key.as_str()) else { return Ok(None) };
-        match (self.sealing.of(key.as_str()), kept.form) {
-            (Some(sealed), Form::Sealed) => sealed.reveal(key.as_str(), kept.value).map(Some),
+        match (self.sealing.of(key.as_str()), kept.form()) {
+            (Some(sealed), Form::Sealed) => sealed.reveal(key.as_str(), kept.value()).map(Some),
             (Some(_), Form::Plain) => Err(Error::NotAuthentic { key: key.clone() }),
             (None, Form::Sealed) => Err(Error::NotSealed),
             (None, Form::Plain) => {
-                let (mut value, len) = (Zeroizing::new(Vec::new()), kept.value.len());
+                let (mut value, len) = (Zeroizing::new(Vec::new()), kept.value_len());
                 value.try_reserve_exact(len).map_err(|_| Error::NoMemory { len })?;
-                value.extend_from_slice(kept.value);
+                value.extend_from_slice(kept.value());
                 Ok(Some(value))
             }
         }
@@ -542,16 +546,16 @@ impl<D: BlockDevice> Store<D> {
         let len_max = STEP_LEN.min(self.journal.layout().body_len_max() / 4);
         let (mut keys, mut len, mut last) = (Vec::new(), 0, None);
         let start = after.map_or(Bound::Included(prefix.as_str()), Bound::Excluded);
-        let below = self.index.from(start).take_while(|kept| kept.key.starts_with(prefix.as_str()));
-        for kept in below.filter(|kept| prefix.covers_text(kept.key) && kept.form == Form::Sealed) {
-            let is_old = kept.value.get(1..NONCE_AT) == Some(&id.to_le_bytes());
-            if is_old && len + kept.record.len() > len_max && len > 0 {
+        let below = self.index.from(start).take_while(|kept| kept.key().starts_with(prefix.as_str()));
+        for kept in below.filter(|kept| prefix.covers_text(kept.key()) && kept.form() == Form::Sealed) {
+            let is_old = kept.value().get(1..NONCE_AT) == Some(&id.to_le_bytes());
+            if is_old && len + kept.record_len() > len_max && len > 0 {
                 break;
             }
             if is_old {
-                len += kept.record.len();
-                keys.push(Key::trusted(kept.key));
-                last = Some(kept.key);
+                len += kept.record_len();
+                keys.push(Key::trusted(kept.key()));
+                last = Some(kept.key());
             }
         }
         (keys, last.map(Box::from))

@@ -8,9 +8,8 @@ use alloc::vec::Vec;
 
 use media::BlockDevice;
 
-use crate::arena::Kept;
 use crate::error::Error;
-use crate::index::{Index, Totals};
+use crate::index::{Index, Kept, Totals};
 use crate::key::Prefix;
 use crate::limits::KEY_LEN_MAX;
 use crate::quota::Quotas;
@@ -31,7 +30,7 @@ pub(crate) fn own_key(root: &str, prefix: &Prefix) -> Result<String, Error> {
 
 /// What the store keeps under one of its roots.
 pub(crate) fn own_records<'i>(index: &'i Index, root: &'static str) -> impl Iterator<Item = Kept<'i>> {
-    index.from(Bound::Included(root)).take_while(move |kept| kept.key.starts_with(root))
+    index.from(Bound::Included(root)).take_while(move |kept| kept.key().starts_with(root))
 }
 
 impl<D: BlockDevice> Store<D> {
@@ -65,7 +64,7 @@ impl<D: BlockDevice> Store<D> {
 
     /// A body whose plain values below sealed prefixes are sealed; [`None`] where there are none.
     pub(crate) fn sealed_body(&mut self, body: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        if !records(body).any(|record| self.sealing.would_be_plain(&record)) {
+        if self.sealing.are_none() || !records(body).any(|record| self.sealing.would_be_plain(&record)) {
             return Ok(None);
         }
         let mut sealed = Vec::new();
@@ -74,17 +73,17 @@ impl<D: BlockDevice> Store<D> {
     }
 
     /// Refuses what a prefix does not allow, before anything is written: every body comes by here.
-    pub(crate) fn admit(&self, body: &[u8]) -> Result<(), Error> {
-        self.sealing.admit(records(body))?;
-        self.quotas.check(|key| self.totals_ahead_of(key), || records(body))
+    pub(crate) fn admit<'r>(&self, all: &(impl Iterator<Item = Record<'r>> + Clone)) -> Result<(), Error> {
+        self.sealing.admit(all.clone())?;
+        self.quotas.check(|key| self.totals_ahead_of(key), || all.clone())
     }
 
     /// Records have been taken in: from now on they count, though they are not shown yet.
-    pub(crate) fn charge(&mut self, body: &[u8]) {
+    pub(crate) fn charge<'r>(&mut self, all: impl Iterator<Item = Record<'r>>) {
         if self.quotas.are_none() {
             return;
         }
-        for record in records(body) {
+        for record in all {
             let old = self.totals_ahead_of(record.key());
             self.quotas.note(&record, old);
         }
@@ -160,7 +159,7 @@ mod tests {
         let outcome = store.commit_body(&body, 2);
         assert!(matches!(outcome, Err(Error::Locked { key_id: 1, .. })), "{outcome:?}");
         let plain = Record::Put { key: "/state/s", value: b"plain", form: Form::Plain };
-        assert!(matches!(store.admit(&body), Err(Error::Locked { .. })));
+        assert!(matches!(store.admit(&records(&body)), Err(Error::Locked { .. })));
         store.encode(&plain, &mut body).unwrap();
         assert!(disk.image().unwrap() == before);
     }

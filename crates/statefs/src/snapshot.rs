@@ -13,12 +13,11 @@ use core::ops::Bound;
 
 use media::BlockDevice;
 
-use crate::arena::{Kept, Place};
 use crate::error::Error;
 use crate::history::Versions;
-use crate::index::Index;
+use crate::index::{Index, Kept};
 use crate::key::{self, Key, Prefix, SNAPSHOT_ROOT};
-use crate::list::{Bounds, Page, page};
+use crate::list::{Bounds, Listed, Page, Wanted, page};
 use crate::record::{BadRecord, Form, Record, Revision};
 use crate::store::{Certainty, Store, Value};
 
@@ -180,7 +179,7 @@ impl<D: BlockDevice> Store<D> {
     /// As [`Store::delete`]: never `NoSpace` for want of room for live data.
     pub fn drop_snapshot(&mut self, name: &SnapshotName) -> Result<Option<Revision>, Error> {
         let dropped = self.delete_stored(&name.record_key())?;
-        self.index.history_mut().prune();
+        self.index.prune();
         Ok(dropped)
     }
 
@@ -225,8 +224,8 @@ impl<'s> SnapshotView<'s> {
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<Value<'s>> {
         let versions = self.index.versions(Bound::Included(key.as_str())).next()?;
-        let (kept, place) = self.of(&versions).filter(|(kept, _)| kept.key == key.as_str())?;
-        Some(self.value(kept, place))
+        let kept = self.of(&versions).filter(|kept| kept.key() == key.as_str())?;
+        Some(self.value(kept))
     }
 
     /// Whether the value that a key had, or that it had none, is known. In a damaged store everything is known of what was so
@@ -246,19 +245,26 @@ impl<'s> SnapshotView<'s> {
     /// [`Error::NoMemory`].
     pub fn list(&self, prefix: &Prefix, after: Option<&Key>, max: usize) -> Result<Page<'s>, Error> {
         let bounds = Bounds { max: max.min(self.page_max), keys: self.index.charged().keys };
-        let view = *self;
-        let from = |start: Bound<&str>| {
-            let all = self.index.versions(start);
-            all.map(move |versions| (versions.key, view.of(&versions).map(|(kept, _)| kept)))
-        };
-        page(from, prefix, after, bounds)
+        let kept = |start: Bound<&str>| self.index.versions(start).filter_map(|versions| self.of(&versions));
+        page(prefix, after, bounds, |wanted, entries| match wanted {
+            Wanted::Itself(key) => {
+                let itself = kept(Bound::Included(key)).next().filter(|kept| kept.key() == key);
+                entries.extend(itself.map(Listed::of));
+                false
+            }
+            Wanted::Between(start, end) => {
+                let mut between = kept(start).take_while(|kept| kept.key() < end);
+                entries.extend(between.by_ref().take(bounds.max - entries.len()).map(Listed::of));
+                between.next().is_some()
+            }
+        })
     }
 
     /// Every key and the value it had, in order.
     pub fn iter(&self) -> impl Iterator<Item = (Key, Value<'s>)> + use<'s> {
         let view = *self;
         let users = self.stored(key::first_of_users());
-        users.map(move |(kept, place)| (Key::trusted(kept.key), view.value(kept, place)))
+        users.map(move |kept| (Key::trusted(kept.key()), view.value(kept)))
     }
 
     /// Whether everything in it is certain, and that there was nothing else.
@@ -271,37 +277,29 @@ impl<'s> SnapshotView<'s> {
         &self,
         start: Bound<&str>,
     ) -> impl Iterator<Item = Versions<'s>> + use<'s> {
-        self.stored(start).map(|(kept, _)| Versions::only(kept))
+        self.stored(start).map(Versions::only)
     }
 
     /// The records there were, those of the store's own included, but for those of snapshots.
-    pub(crate) fn stored(
-        &self,
-        start: Bound<&str>,
-    ) -> impl Iterator<Item = (Kept<'s>, Option<Place>)> + use<'s> {
+    pub(crate) fn stored(&self, start: Bound<&str>) -> impl Iterator<Item = Kept<'s>> + use<'s> {
         let view = *self;
         let all = self.index.versions(start).filter_map(move |versions| view.of(&versions));
-        all.filter(|(kept, _)| key::snapshot_of(kept.key).is_none())
+        all.filter(|kept| key::snapshot_of(kept.key()).is_none())
     }
 
-    /// Of all there is of a key, what it had then; its place, if that is past.
-    fn of(&self, versions: &Versions<'s>) -> Option<(Kept<'s>, Option<Place>)> {
-        let past = versions.at(self.revision, self.index.arena()).map(|(kept, place)| (kept, Some(place)));
-        past.or_else(|| Some((versions.live_at(self.revision)?, None)))
+    /// Of all there is of a key, what it had then.
+    fn of(&self, versions: &Versions<'s>) -> Option<Kept<'s>> {
+        let past = versions.past_at(self.revision, self.index.arena());
+        past.or_else(|| versions.live_at(self.revision))
     }
 
-    /// A past value stands at a place; a current one is asked for by its key.
-    fn value(&self, kept: Kept<'s>, past: Option<Place>) -> Value<'s> {
-        let may_be_older = match past {
-            Some(place) => self.index.is_suspect_at(place),
-            None => self.index.is_suspect(kept.key),
-        };
-        let is_suspect = may_be_older && !self.is_whole();
+    fn value(&self, kept: Kept<'s>) -> Value<'s> {
+        let is_suspect = self.index.is_suspect_value(&kept) && !self.is_whole();
         Value {
-            bytes: kept.value,
-            revision: kept.revision,
+            bytes: kept.value(),
+            revision: kept.revision(),
             certainty: if is_suspect { Certainty::Suspect } else { Certainty::Certain },
-            form: kept.form,
+            form: kept.form(),
         }
     }
 }

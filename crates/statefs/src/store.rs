@@ -204,10 +204,10 @@ impl<D: BlockDevice> Store<D> {
         if let Verdict::Damaged { first_lost, .. } = report.verdict {
             // Where a part of the copy is lost, nobody knows of when it was.
             let first_lost = if report.copied_is_whole { first_lost } else { 0 };
-            index.history_mut().lost_from(Revision::of(first_lost, 0).unwrap_or(Revision::from_u64(0)));
+            index.lost_from(Revision::of(first_lost, 0).unwrap_or(Revision::from_u64(0)));
         }
         // Only now is it known which snapshots there are.
-        index.history_mut().prune();
+        index.prune();
         let users = users_totals(&index);
         let recovery = Recovery {
             live_keys: users.keys,
@@ -302,10 +302,14 @@ impl<D: BlockDevice> Store<D> {
     pub fn get(&self, key: &Key) -> Option<Value<'_>> {
         let kept = self.index.get(key.as_str())?;
         Some(Value {
-            bytes: kept.value,
-            revision: kept.revision,
-            certainty: self.certainty(key),
-            form: kept.form,
+            bytes: kept.value(),
+            revision: kept.revision(),
+            certainty: if self.index.is_suspect_value(&kept) {
+                Certainty::Suspect
+            } else {
+                Certainty::Certain
+            },
+            form: kept.form(),
         })
     }
 
@@ -362,14 +366,14 @@ impl<D: BlockDevice> Store<D> {
 
 /// What is users'. What the store keeps for itself is little, and comes first.
 fn users_totals(index: &Index) -> Totals {
-    let own = index.from(Bound::Unbounded).take_while(|kept| !key::is_users(kept.key));
+    let own = index.from(Bound::Unbounded).take_while(|kept| !key::is_users(kept.key()));
     own.fold(index.totals(), |totals, kept| totals.less(kept.totals()))
 }
 
 /// How many of the store's own records are suspect.
 fn own_suspects(index: &Index) -> u64 {
-    let own = index.from(Bound::Unbounded).take_while(|kept| !key::is_users(kept.key));
-    u64::try_from(own.filter(|kept| index.is_suspect(kept.key)).count()).unwrap_or(u64::MAX)
+    let own = index.from(Bound::Unbounded).take_while(|kept| !key::is_users(kept.key()));
+    u64::try_from(own.filter(|kept| index.is_suspect_value(kept)).count()).unwrap_or(u64::MAX)
 }
 
 /// Puts what a frame says into the index.
@@ -382,11 +386,12 @@ pub(crate) fn load(index: &mut Index, last: &mut Revision, frame: &Frame<'_>) ->
         let record = record.map_err(|what| Error::Corrupt { seq: frame.seq, index: nth, what })?;
         let revision = Revision::of(frame.seq, nth).ok_or(JournalError::NumbersUsedUp)?;
         index.apply(&record, revision)?;
+        index.tidy()?;
         *last = (*last).max(match record {
             Record::Put { .. } | Record::Delete { .. } => revision,
             Record::Kept { revision, .. } => revision,
             Record::Past { until, .. } => until,
         });
     }
-    index.tidy()
+    Ok(())
 }

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use alloc::vec::Vec;
 
-use journal::{JournalError, Kind};
+use journal::JournalError;
 use media::BlockDevice;
 
 use crate::batch::{Batch, Precondition};
@@ -222,7 +222,9 @@ impl<D: BlockDevice> Store<D> {
         let mut keys = Vec::new();
         keys.try_reserve_exact(batch.len()).map_err(|_| Error::NoMemory { len })?;
         keys.extend(records(&batch.body).map(|record| record.key()));
-        keys.sort_unstable();
+        if !keys.is_sorted() {
+            keys.sort_unstable();
+        }
         match keys.windows(2).find(|pair| pair.first() == pair.last()) {
             Some([key, ..]) => Err(Error::DuplicateKey { key: Key::trusted(key) }),
             Some([]) | None => Ok(()),
@@ -230,12 +232,16 @@ impl<D: BlockDevice> Store<D> {
     }
 
     /// Refuses what would not fit, before anything is written. What showing it will change.
-    pub(crate) fn check_space(&self, body: &[u8]) -> Result<Delta, Error> {
-        self.admit(body)?;
+    pub(crate) fn check_space<'r>(
+        &self,
+        body: &[u8],
+        all: &(impl Iterator<Item = Record<'r>> + Clone),
+    ) -> Result<Delta, Error> {
+        self.admit(all)?;
         let history = self.index.history();
         let mut delta = Delta::default();
         let mut has_snapshots = !history.has_no_snapshots();
-        for record in records(body) {
+        for record in all.clone() {
             if let Some((revision, old)) = self.ahead(record.key()) {
                 delta.less = delta.less.plus(old);
                 if history.keeps(record.key(), revision) {
@@ -307,6 +313,6 @@ impl<D: BlockDevice> Store<D> {
 }
 
 /// The records of a body that this crate has encoded.
-pub(crate) fn records(body: &[u8]) -> impl Iterator<Item = Record<'_>> {
-    Records::of(Kind::Commit, body).map_while(Result::ok)
+pub(crate) fn records(body: &[u8]) -> impl Iterator<Item = Record<'_>> + Clone {
+    Records::encoded(body).map_while(Result::ok)
 }

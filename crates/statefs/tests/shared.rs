@@ -100,7 +100,7 @@ fn out_max(shared: &SharedStore<GatedDisk<SimDisk>>) -> usize {
     if shared.read(|store| store.device().geometry().write_durable()) { 1 } else { 2 }
 }
 
-/// Everybody asks, while the gate is closed: as many as may are out, each alone in a frame, before the others come.
+/// Everybody asks, in order, while the gate is closed: as many as may are out, each alone in a frame, before the others come.
 fn all_ask<'s, T: Send + 's>(
     scope: &'s thread::Scope<'s, '_>,
     shared: &'s SharedStore<GatedDisk<SimDisk>>,
@@ -113,9 +113,10 @@ fn all_ask<'s, T: Send + 's>(
         asked.push(builder.spawn_scoped(scope, ask).unwrap());
         if nth <= out_max(shared) {
             until(|| shared.stats().store.frame_ops.count() == frames + u64::try_from(nth).unwrap());
+        } else {
+            until(|| shared.stats().waiting == asked.len() - out_max(shared));
         }
     }
-    until(|| shared.stats().waiting == asked.len() - out_max(shared));
     asked
 }
 
@@ -145,6 +146,68 @@ fn those_who_ask_while_frames_are_out_share_the_next_one() {
         assert_eq!((count, max), (frames, 7 - frames), "the others are in one");
         assert_eq!(stats.store.journal.barriers - before, frames);
         assert_eq!(stats.frame_micros.count(), frames);
+    }
+}
+
+#[test]
+fn a_frame_that_puts_and_deletes_the_same_keys_for_several_does_so_in_order() {
+    let changes: [(&str, Option<&str>); 13] = [
+        ("x", Some("out")),
+        ("there", None),
+        ("new", Some("1")),
+        ("new", None),
+        ("there", Some("again")),
+        ("new", Some("2")),
+        ("gone", Some("1")),
+        ("gone", None),
+        ("old", None),
+        ("olds", Some("behind what is deleted")),
+        ("old", Some("longer than it was")),
+        ("x", None),
+        ("old", None),
+    ];
+    for geometry in geometries(64) {
+        let (disk, shared) = gated(geometry);
+        for name in ["old", "there"] {
+            shared.put(&key(name), b"first").unwrap();
+        }
+        // Buffered, the same key comes more than once in a frame as well.
+        for value in ["1", "2"] {
+            shared.put_buffered(&key("buffered"), value.as_bytes()).unwrap();
+            shared.delete_buffered(&key("buffered")).unwrap();
+        }
+        shared.put_buffered(&key("buffered"), b"3").unwrap();
+        let frames = shared.stats().store.frame_ops.count();
+        disk.set_open(false);
+        thread::scope(|scope| {
+            let ask = |(name, value): (&'static str, Option<&'static str>)| {
+                let shared = &shared;
+                move || match value {
+                    Some(value) => shared.put(&key(name), value.as_bytes()).unwrap(),
+                    None => shared.delete(&key(name)).unwrap().unwrap(),
+                }
+            };
+            let asked = all_ask(scope, &shared, changes.map(ask).into());
+            disk.set_open(true);
+            let told: Vec<_> = asked.into_iter().map(|asked| asked.join().unwrap()).collect();
+            assert!(told.is_sorted(), "in the order in which they asked");
+        });
+        let out = u64::try_from(out_max(&shared)).unwrap();
+        assert_eq!(shared.stats().store.frame_ops.count() - frames, out + 1, "all that waited share one");
+        let expected = [
+            ("/state/buffered", "3"),
+            ("/state/new", "2"),
+            ("/state/olds", "behind what is deleted"),
+            ("/state/there", "again"),
+        ];
+        let check = |found: Vec<(Key, Vec<u8>)>| {
+            let found = found.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
+            assert!(found.eq(expected.map(|(key, value)| (key, value.as_bytes()))));
+        };
+        check(shared.read(|store| store.iter().map(|(key, value)| (key, value.bytes.to_vec())).collect()));
+        shared.close().unwrap();
+        let (store, _) = Store::open(disk.disk, Access::Read).unwrap();
+        check(store.iter().map(|(key, value)| (key, value.bytes.to_vec())).collect());
     }
 }
 

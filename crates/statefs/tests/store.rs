@@ -179,6 +179,11 @@ fn a_batch_commits_together_if_its_preconditions_hold() {
         }
         other => panic!("{other}"),
     }
+    let mut apart = Batch::new();
+    for name in ["twice", "once", "twice"] {
+        apart.put(&key(name), b"").unwrap();
+    }
+    assert!(matches!(store.batch(&apart), Err(Error::DuplicateKey { key: found }) if found == key("twice")));
 }
 
 #[test]
@@ -254,10 +259,10 @@ fn live_bytes_are_bounded_to_the_byte() {
 fn a_listing_is_in_order_and_goes_on_where_it_ended() {
     let disk = disk(4096, 64);
     let mut store = format(&disk);
-    for name in ["b", "a/2", "ab", "a", "a-b/c", "a/1", "a!"] {
+    for name in ["b", "a/2", "ab", "a", "a-b/c", "a/1", "a!", "a0"] {
         store.put(&key(name), name.as_bytes()).unwrap();
     }
-    let all = ["/state/a", "/state/a!", "/state/a-b/c", "/state/a/1", "/state/a/2", "/state/ab", "/state/b"];
+    let all = ["a", "a!", "a-b/c", "a/1", "a/2", "a0", "ab", "b"].map(|name| format!("/state/{name}"));
     let list = |store: &Store<MemDisk>, prefix: &str, page: usize| {
         let (mut keys, mut after) = (Vec::new(), None);
         loop {
@@ -270,7 +275,7 @@ fn a_listing_is_in_order_and_goes_on_where_it_ended() {
             }
         }
     };
-    for page in 1..9 {
+    for page in 1..10 {
         assert_eq!(list(&store, "/state", page), all);
         assert_eq!(list(&store, "/state/a", page), ["/state/a", "/state/a/1", "/state/a/2"]);
         assert_eq!(list(&store, "/state/a-b", page), ["/state/a-b/c"]);

@@ -5,19 +5,13 @@
 //! `--dir DIR`)
 
 mod durable;
+mod memory;
 
 use std::error::Error;
-use std::hint::black_box;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use clap::Parser;
-use media::{Geometry, MemDisk};
-use statefs::{Access, Compaction, Key, Options, Prefix, Store, StoreId};
-
-/// How many keys there are where reading is measured, and where opening is.
-const KEYS: [u32; 2] = [10_000, 100_000];
 
 /// How many keys there are where opening from a medium is measured.
 const REOPENED: [u32; 2] = [100_000, 1_000_000];
@@ -48,46 +42,5 @@ fn main() -> Result<(), Box<dyn Error>> {
             writeln!(out)?;
         }
     }
-    KEYS.into_iter().try_for_each(|count| in_memory(&mut out, count))
-}
-
-/// In an order that is none.
-fn key(number: u32, of: u32) -> Result<Key, statefs::KeyError> {
-    Key::parse(&format!("/state/app/{:07}", u64::from(number) * 7919 % u64::from(of)))
-}
-
-/// So many keys with values of 100 bytes, hot.
-fn in_memory(out: &mut impl io::Write, count: u32) -> Result<(), Box<dyn Error>> {
-    let disk = MemDisk::new(Geometry::new(4096, 20_000)?)?;
-    let mut store = Store::format(disk.clone(), &Options::new(StoreId([2; 16])))?;
-    let keys: Vec<Key> = (0..count).map(|number| key(number, count)).collect::<Result<_, _>>()?;
-    writeln!(out, "in memory, {count} keys of 100 bytes")?;
-    let mut row = |what: &str, took: Duration, count: u32| {
-        writeln!(out, "  {what:<28}{:>10.0} ns", took.as_secs_f64() * 1e9 / f64::from(count))
-    };
-    let begun = Instant::now();
-    for key in &keys {
-        let _revision = store.put_buffered(key, &[7; 100])?;
-    }
-    let _durable = store.sync()?;
-    row("buffered put", begun.elapsed(), count)?;
-    store.close()?;
-    let begun = Instant::now();
-    let (mut store, _) = Store::open(disk.clone(), Access::Write)?;
-    row("open as written, a key", begun.elapsed(), count)?;
-    while store.compact_step()? != Compaction::Finished {}
-    store.close()?;
-    let begun = Instant::now();
-    let (store, _) = Store::open(disk, Access::Write)?;
-    row("open after a copy, a key", begun.elapsed(), count)?;
-    let begun = Instant::now();
-    for key in keys.iter().cycle().take(1_000_000) {
-        let _value = black_box(store.get(key));
-    }
-    row("get", begun.elapsed(), 1_000_000)?;
-    let begun = Instant::now();
-    for key in keys.iter().take(10_000) {
-        let _page = black_box(store.list(&Prefix::root(), Some(key), 100)?);
-    }
-    row("list of 100", begun.elapsed(), 10_000).map_err(Into::into)
+    memory::measure(&mut out)
 }
