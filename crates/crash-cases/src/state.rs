@@ -1,7 +1,9 @@
 //! The cases of the key/value store, on block devices as small as the format allows.
 //!
-//! A case is a [`Script`]: a line in the table of [`scripts`]. A part of the store with a world of its own (another way to
-//! begin, another way to start again) is a workload of its own beside it, and a line in [`state_cases`].
+//! A case is a [`Script`]: a line in the table of [`scripts`], of [`settings`] or of [`snapshots`]. What a cell stands for
+//! ([`look`]) and what must hold of every store ([`contradiction`]) is the same for all of them. A part of the store with a
+//! world of its own (another way to begin, another way to start again) is a workload of its own beside them, and a line in
+//! [`state_cases`].
 
 use crashsim::{
     Atom, Cell, Class, DiskImage, Expected, Fate, Life, Mark, Operation, Recording, Run, SimDisk, Value,
@@ -9,7 +11,8 @@ use crashsim::{
 };
 use media::Geometry;
 use statefs::{
-    Access, Batch, Compaction, Error, ErrorKind, Key, Precondition, Prefix, Recovery, Store, StoreId, Verdict,
+    Access, Batch, Certainty, Compaction, Error, ErrorKind, Key, Precondition, Prefix, Recovery, Store,
+    StoreId, Verdict,
 };
 
 use crate::CaseOn;
@@ -17,11 +20,14 @@ use crate::CaseOn;
 mod chance;
 mod init;
 mod scripts;
+mod settings;
+mod snapshots;
 
 /// Every case of the store, in the order in which they are shown.
 #[must_use]
 pub fn state_cases() -> Vec<Box<dyn CaseOn<SimDisk>>> {
-    let scripts = scripts::SCRIPTS.into_iter().map(|script| -> Box<dyn CaseOn<SimDisk>> { Box::new(script) });
+    let scripts = scripts::SCRIPTS.into_iter().chain(settings::SCRIPTS).chain(snapshots::SCRIPTS);
+    let scripts = scripts.map(|script| -> Box<dyn CaseOn<SimDisk>> { Box::new(script) });
     scripts.chain(init::cases()).chain(chance::cases()).collect()
 }
 
@@ -47,6 +53,12 @@ impl From<Error> for Ended {
 
 impl From<statefs::KeyError> for Ended {
     fn from(error: statefs::KeyError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl From<statefs::NameError> for Ended {
+    fn from(error: statefs::NameError) -> Self {
         Self::Store(error.into())
     }
 }
@@ -90,9 +102,11 @@ pub(crate) fn options() -> statefs::Options {
     statefs::Options { journal, ..statefs::Options::new(StoreId(*b"a crashing store")) }
 }
 
-/// As every case opens its store.
+/// As every case opens its store: with all the keys to what is sealed.
 pub(crate) fn open(disk: &SimDisk, access: Access) -> Result<(Store<SimDisk>, Recovery), Error> {
-    Store::open(disk.clone(), access)
+    let (mut store, recovery) = Store::open(disk.clone(), access)?;
+    settings::unlock(&mut store)?;
+    Ok((store, recovery))
 }
 
 /// A store whose witness is told what is asked and answered.
@@ -106,16 +120,21 @@ pub(crate) struct Told<'d> {
 impl<'d> Told<'d> {
     pub(crate) fn open(disk: &'d SimDisk) -> Result<Self, Ended> {
         let (store, _) = open(disk, Access::Write)?;
-        Ok(Self { disk, store, buffered: Vec::new() })
+        Ok(Self::with(disk, store))
     }
 
-    /// One durable operation of the store.
+    /// This store, of which nothing is buffered.
+    fn with(disk: &'d SimDisk, store: Store<SimDisk>) -> Self {
+        Self { disk, store, buffered: Vec::new() }
+    }
+
+    /// One durable operation of the store, and what it answered.
     pub(crate) fn tell<T>(
         &mut self,
         label: &str,
         atoms: Vec<Atom>,
         act: impl FnOnce(&mut Store<SimDisk>) -> Result<T, Error>,
-    ) -> Outcome {
+    ) -> Result<T, Ended> {
         // What is durable makes all before it durable; a later change of the same key comes last.
         let mut all: Vec<Atom> = Vec::new();
         for atom in self.buffered.iter().cloned().chain(atoms) {
@@ -124,24 +143,25 @@ impl<'d> Told<'d> {
         }
         self.disk.tell(Mark::Begin(Operation::new(label, all)));
         let outcome = act(&mut self.store);
-        self.disk.tell(match &outcome {
-            Ok(_) => Mark::Acknowledged,
-            Err(error) => Mark::Failed(fate(error)),
-        });
+        match &outcome {
+            Ok(_) => self.disk.tell(Mark::Acknowledged),
+            Err(error) => tell_failure(self.disk, error),
+        }
         if outcome.is_ok() {
             self.buffered.clear();
         }
-        outcome.map(drop).map_err(Ended::from)
+        outcome.map_err(Ended::from)
     }
 
     pub(crate) fn put(&mut self, name: &str, value: &[u8]) -> Outcome {
         let key = Key::parse(name)?;
-        self.tell(&format!("put {name}"), vec![put_of(name, value)], |store| store.put(&key, value))
+        self.tell(&format!("put {name}"), vec![put_of(name, value)], |store| store.put(&key, value)).map(drop)
     }
 
     pub(crate) fn delete(&mut self, name: &str) -> Outcome {
         let key = Key::parse(name)?;
-        self.tell(&format!("delete {name}"), vec![vec![(name.into(), None)]], |store| store.delete(&key))
+        let atom = vec![(name.into(), None)];
+        self.tell(&format!("delete {name}"), vec![atom], |store| store.delete(&key)).map(drop)
     }
 
     pub(crate) fn batch(&mut self, changes: &[(&str, Option<&[u8]>)]) -> Outcome {
@@ -153,7 +173,7 @@ impl<'d> Told<'d> {
             }
         }
         let atom = changes.iter().map(|(name, value)| ((*name).into(), value.map(Value::bytes))).collect();
-        self.tell("batch", vec![atom], |store| store.batch(&batch))
+        self.tell("batch", vec![atom], |store| store.batch(&batch)).map(drop)
     }
 
     /// A compare-and-swap that finds what it expects.
@@ -161,31 +181,30 @@ impl<'d> Told<'d> {
         let key = Key::parse(name)?;
         let found = self.store.get(&key).map(|found| found.revision);
         let wanted = found.map_or(Precondition::Absent, Precondition::RevisionIs);
-        self.tell(&format!("swap {name}"), vec![put_of(name, value)], |store| {
-            store.compare_and_swap(&key, wanted, value)
-        })
+        let swap = |store: &mut Store<SimDisk>| store.compare_and_swap(&key, wanted, value).map(drop);
+        self.tell(&format!("swap {name}"), vec![put_of(name, value)], swap)
     }
 
     pub(crate) fn put_buffered(&mut self, name: &str, value: &[u8]) -> Outcome {
         let (key, atom) = (Key::parse(name)?, put_of(name, value));
         self.disk.tell(Mark::Begin(Operation::new(format_args!("buffer {name}"), vec![atom.clone()])));
         let outcome = self.store.put_buffered(&key, value);
-        self.disk.tell(match &outcome {
-            Ok(_) => Mark::Visible,
-            Err(error) => Mark::Failed(fate(error)),
-        });
+        match &outcome {
+            Ok(_) => self.disk.tell(Mark::Visible),
+            Err(error) => tell_failure(self.disk, error),
+        }
         let _revision = outcome?;
         self.buffered.push(atom);
         Ok(())
     }
 
     pub(crate) fn sync(&mut self) -> Outcome {
-        self.tell("sync", Vec::new(), Store::sync)
+        self.tell("sync", Vec::new(), Store::sync).map(drop)
     }
 
     /// A whole compaction with something between its steps.
     pub(crate) fn compact(&mut self, mut between: impl FnMut(&mut Self, u8) -> Outcome) -> Outcome {
-        for nth in 0..20 {
+        for nth in 0..30 {
             if self.store.compact_step()? == Compaction::Finished {
                 return Ok(());
             }
@@ -213,24 +232,35 @@ impl<'d> Told<'d> {
     }
 }
 
+/// Promises what no image can keep: whatever is looked at after this is broken, and says why.
+fn never(disk: &SimDisk, why: &str) {
+    disk.tell(Mark::Begin(Operation::one(why, NEVER, Some(Value::bytes(why.as_bytes())))));
+    disk.tell(Mark::Acknowledged);
+}
+
+/// A cell in which nothing stands.
+const NEVER: &str = "what must not be";
+
 fn put_of(name: &str, value: &[u8]) -> Atom {
     vec![(name.into(), Some(Value::bytes(value)))]
 }
 
 /// What the kind of an error says about the target.
-fn fate(error: &Error) -> Fate {
+fn tell_failure(disk: &SimDisk, error: &Error) {
     match error.kind() {
-        ErrorKind::Poisoned => Fate::Unknown,
+        ErrorKind::Poisoned => disk.tell(Mark::Failed(Fate::Unknown)),
+        ErrorKind::NoSpace | ErrorKind::Io | ErrorKind::ReadOnly => disk.tell(Mark::Failed(Fate::Unchanged)),
+        // No script asks for anything that is answered so, whatever fails.
         ErrorKind::Invalid
         | ErrorKind::Conflict
-        | ErrorKind::NoSpace
         | ErrorKind::NotFound
-        | ErrorKind::Io
         | ErrorKind::Corrupt
-        | ErrorKind::ReadOnly
         | ErrorKind::NoMemory
         | ErrorKind::Locked
-        | ErrorKind::Busy => Fate::Unchanged,
+        | ErrorKind::Busy => {
+            disk.tell(Mark::Failed(Fate::Unchanged));
+            never(disk, &format!("no error that belongs here: {error}"));
+        }
     }
 }
 
@@ -252,6 +282,8 @@ pub(crate) struct Script {
     pub(crate) geometry: Geometry,
     pub(crate) before: fn(Geometry) -> Before,
     pub(crate) run: fn(&mut Told<'_>) -> Outcome,
+    /// What every life does with the store that it found, so that this must survive what follows.
+    pub(crate) live_on: fn(&mut Told<'_>, Life) -> Outcome,
     pub(crate) cache: Cache,
 }
 
@@ -263,11 +295,23 @@ impl Script {
         blocks: u64,
         run: fn(&mut Told<'_>) -> Outcome,
     ) -> Self {
-        Self { name, about, geometry: geometry(blocks), before: one_key, run, cache: Cache::Honest }
+        Self {
+            name,
+            about,
+            geometry: geometry(blocks),
+            before: one_key,
+            run,
+            live_on: put_and_delete,
+            cache: Cache::Honest,
+        }
     }
 
     const fn beginning(self, before: fn(Geometry) -> Before) -> Self {
         Self { before, ..self }
+    }
+
+    const fn living_on(self, live_on: fn(&mut Told<'_>, Life) -> Outcome) -> Self {
+        Self { live_on, ..self }
     }
 
     const fn with_a_cache_that_lies(self) -> Self {
@@ -313,11 +357,12 @@ impl Workload<SimDisk> for Script {
         let outcome = Told::open(disk).and_then(|mut told| (self.run)(&mut told));
         if let Err(Ended::Unplanned(why)) = outcome {
             disk.tell(Mark::Point(why));
+            never(disk, why);
         }
     }
 
     fn recover(&self, disk: &SimDisk, life: Life) -> Result<(), String> {
-        recover(disk, life, self.cache)
+        recover(disk, life, self.cache, self.live_on)
     }
 
     fn check(&self, disk: &SimDisk, life: Life, expected: &Expected) -> Found {
@@ -337,8 +382,32 @@ fn has_died(life: Life) -> bool {
 /// Put and deleted by every recovery, and nothing is promised about it.
 const SCRATCH: &str = "/state/scratch";
 
+/// A write that may find no room: on a full device that is no broken promise.
+fn unless_full(outcome: Outcome) -> Outcome {
+    match outcome {
+        Err(ended) if !ended.is_no_space() => Err(ended),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// How most cases live on. Deletes always work.
+fn put_and_delete(told: &mut Told<'_>, life: Life) -> Outcome {
+    if life.boot < 3 {
+        unless_full(told.put("/state/life", &[1]))?;
+        let scratch = Key::parse(SCRATCH)?;
+        unless_full(told.store.put(&scratch, &[2]).map(drop).map_err(Ended::from))?;
+        let _revision = told.store.delete(&scratch)?;
+    }
+    Ok(())
+}
+
 /// Opens the store, and goes on to work with it.
-fn recover(disk: &SimDisk, life: Life, cache: Cache) -> Result<(), String> {
+fn recover(
+    disk: &SimDisk,
+    life: Life,
+    cache: Cache,
+    live_on: fn(&mut Told<'_>, Life) -> Outcome,
+) -> Result<(), String> {
     let (store, recovery) = open(disk, Access::Write).map_err(|error| error.to_string())?;
     if let Verdict::Damaged { .. } = recovery.tail {
         if cache == Cache::MayLie && has_died(life) {
@@ -349,20 +418,10 @@ fn recover(disk: &SimDisk, life: Life, cache: Cache) -> Result<(), String> {
     if recovery.suspect_keys > 0 || recovery.read_only.is_some() {
         return Err(format!("without damage everything is certain: {recovery:?}"));
     }
-    // Life goes on: what is written now must survive what follows, and deletes always work.
-    let mut told = Told { disk, store, buffered: Vec::new() };
-    if life.boot < 3 {
-        // On a full device there may be no room for a new key.
-        let unless_full = |outcome: Outcome| match outcome {
-            Err(ended) if !ended.is_no_space() => Err(ended.to_string()),
-            Ok(()) | Err(_) => Ok(()),
-        };
-        unless_full(told.put("/state/life", &[1]))?;
-        let scratch = Key::parse(SCRATCH).map_err(|error| error.to_string())?;
-        unless_full(told.store.put(&scratch, &[2]).map(drop).map_err(Ended::from))?;
-        told.store.delete(&scratch).map_err(|error| error.to_string())?;
+    if let Some(why) = settings::contradiction(disk, &store) {
+        return Err(why);
     }
-    Ok(())
+    live_on(&mut Told::with(disk, store), life).map_err(|ended| ended.to_string())
 }
 
 fn check(disk: &SimDisk, life: Life, cache: Cache, expected: &Expected) -> Found {
@@ -373,37 +432,59 @@ fn check(disk: &SimDisk, life: Life, cache: Cache, expected: &Expected) -> Found
     if matches!(recovery.tail, Verdict::Damaged { .. }) && !(cache == Cache::MayLie && has_died(life)) {
         return Found::broken(Class::CannotOpen, format!("a recovered store is damaged: {recovery:?}"));
     }
-    let listed = match store.list(&Prefix::root(), None, 100) {
-        Err(error) => return Found::broken(Class::CannotOpen, error.to_string()),
-        Ok(page) => page.entries.len(),
-    };
-    let (there, strangers) = store.iter().fold((0, 0), |(there, strangers), (key, _)| {
-        let is_known = key.as_str() == SCRATCH || expected.cells().any(|cell| **cell == *key.as_str());
-        (there + 1, strangers + u32::from(!is_known))
-    });
-    if listed != there || recovery.live_keys != u64::try_from(there).unwrap_or(u64::MAX) {
-        return Found::broken(Class::Stranger, format!("{listed} are listed, {there} are there"));
+    if let Some(why) = contradiction(disk, &store, &recovery, expected) {
+        return Found::broken(Class::Stranger, why);
     }
-    if strangers > 0 {
-        return Found::broken(Class::Stranger, format!("{strangers} keys that nobody put"));
-    }
-    expected.judge(|cell| value_in(&store, cell, expected))
+    expected.judge(|cell| look(disk, &store, cell, expected))
 }
 
-/// The value of a key; where the store says that it may not be the newest, whatever it should be.
-fn value_in(store: &Store<SimDisk>, cell: &Cell, expected: &Expected) -> Option<Value> {
+/// What is wrong with a store, whatever it is that should be in it.
+fn contradiction(
+    disk: &SimDisk,
+    store: &Store<SimDisk>,
+    recovery: &Recovery,
+    expected: &Expected,
+) -> Option<String> {
+    let is_known = |name: &str| name == SCRATCH || expected.cells().any(|cell| **cell == *name);
+    let listed = match store.list(&Prefix::root(), None, 100) {
+        Err(error) => return Some(error.to_string()),
+        Ok(page) => page.entries.len(),
+    };
+    let there = store.iter().count();
+    if listed != there || recovery.live_keys != u64::try_from(there).unwrap_or(u64::MAX) {
+        return Some(format!("{listed} are listed, {there} are there"));
+    }
+    if let Some((key, _)) = store.iter().find(|(key, _)| !is_known(key.as_str())) {
+        return Some(format!("{key}, that nobody put"));
+    }
+    snapshots::contradiction(store, is_known).or_else(|| settings::contradiction(disk, store))
+}
+
+/// What stands in a cell: the value of a key, or what one of the parts of the store has there.
+fn look(disk: &SimDisk, store: &Store<SimDisk>, cell: &Cell, expected: &Expected) -> Option<Value> {
+    if snapshots::is_cell(cell) {
+        return snapshots::look(store, cell);
+    }
+    if settings::is_cell(cell) {
+        return settings::look(disk, store, cell, expected);
+    }
     let key = Key::parse(cell).ok()?;
     match store.certainty(&key) {
-        statefs::Certainty::Certain => store.get(&key).map(|value| Value::bytes(value.bytes)),
-        statefs::Certainty::Suspect => expected.allowed(cell).into_iter().next().flatten(),
+        Certainty::Certain => store.reveal(&key).ok()?.map(|value| Value::bytes(&value)),
+        // Where the store says that it may not be the newest, whatever it should be.
+        Certainty::Suspect => expected.allowed(cell).into_iter().next().flatten(),
     }
 }
 
 /// A journal says of every start that there was one: what counts is what it holds.
 fn holds_the_same(first: &SimDisk, second: &SimDisk) -> bool {
-    let values = |disk: &SimDisk| -> Option<Vec<(Key, Vec<u8>)>> {
+    let everything = |disk: &SimDisk| {
         let (store, _) = open(disk, Access::Read).ok()?;
-        Some(store.iter().map(|(key, value)| (key, value.bytes.to_vec())).collect())
+        let values: Option<Vec<(Key, Option<Vec<u8>>)>> = store
+            .iter()
+            .map(|(key, _)| Some((key.clone(), store.reveal(&key).ok()?.map(|value| value.to_vec()))))
+            .collect();
+        Some((values?, snapshots::everything(&store), settings::everything(&store)))
     };
-    values(first) == values(second)
+    everything(first) == everything(second)
 }

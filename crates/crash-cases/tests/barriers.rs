@@ -30,7 +30,7 @@ const NEVER_MISSED_ON_DISKS: [(&str, &str); 5] = [
         "a root that is lost with its region whole is found again: the next open finishes the switch once more",
     ),
     (
-        "journal::writer::Journal::flush < journal::writer::Journal::put_seal < journal::writer::Journal::seal_for_good < statefs::write::close",
+        "journal::switch::flush_now < journal::writer::Journal::flush < journal::writer::Journal::put_seal < journal::writer::Journal::seal_for_good",
         "the second block of a clean close is for the rot of the first, which is no crash; crates/journal/tests/damage.rs",
     ),
 ];

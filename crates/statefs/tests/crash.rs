@@ -2,107 +2,48 @@
 //! `steadfast crash` (`crates/crash-cases/src/state`).
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod cases;
+
 use std::collections::BTreeMap;
 
-use crash_cases::{CaseOn, state_case_named, state_cases};
+use cases::{
+    Case, Part, assert_honest_after_faults, assert_kept, assert_kept_on_any_subset,
+    assert_kept_under_every_profile, assert_run_to_their_end,
+};
+
+use crash_cases::state_case_named;
 use crashsim::{
-    BlockOp, Campaign, DiskImage, DiskLie, DiskProfile, Expected, Explorer, Gauge, Life, Mark, Options,
-    Recording, Report, Run, Scenario, SimDisk, Verdict as Found, Workload, barriers, replay,
+    BlockOp, Campaign, DiskImage, DiskLie, DiskProfile, Expected, Explorer, Gauge, Life, Options, Recording,
+    Run, Scenario, SimDisk, Verdict as Found, Workload, barriers,
 };
 use media::{BlockDevice, BlockIndex, Geometry};
 use statefs::{Access, Certainty, ErrorKind, Key, Store, StoreId, Verdict};
 
-type Case = Box<dyn CaseOn<SimDisk>>;
-
 /// Those whose workload is always the same.
 fn scripts() -> impl Iterator<Item = Case> {
-    state_cases().into_iter().filter(|case| case.operations(1) == 0)
-}
-
-fn explore(case: &Case, profile: DiskProfile, options: &Options) -> Report {
-    let recorded = Scenario::plain(case.name()).record::<SimDisk>(&**case).unwrap();
-    Explorer::default().explore::<SimDisk>(&**case, &recorded, profile, options, &Gauge::default())
-}
-
-#[track_caller]
-fn assert_kept(case: &Case, report: &Report) {
-    if let Some(failure) = &report.failure {
-        panic!("{:?}\n{}", failure.verdict, replay::<SimDisk>(&**case, &failure.id).unwrap());
-    }
+    Part::Keys.scripts()
 }
 
 #[test]
 fn every_case_runs_to_its_end_as_it_is_written() {
-    for case in scripts() {
-        let recorded = Scenario::plain(case.name()).record::<SimDisk>(&*case).unwrap();
-        let unprepared = recorded.expected.cells().find(|cell| cell.starts_with("prepared"));
-        assert_eq!(unprepared, None, "{}", case.name());
-        let marks = recorded.trace.marks_until(recorded.trace.len());
-        let is_unplanned = |mark: &&Mark| matches!(mark, Mark::Point(why) if why.starts_with("unplanned"));
-        assert_eq!(marks.iter().find(is_unplanned), None, "{}", case.name());
-        let failed = marks.iter().filter(|mark| matches!(mark, Mark::Failed(_))).count();
-        let planned = match case.name() {
-            "state-full" | "state-failed-flush" => 1,
-            "state-full-starts" => 6,
-            _ => 0,
-        };
-        assert_eq!(failed, planned, "{}: {marks:#?}", case.name());
-        assert!(recorded.expected.after(&marks).acknowledged() > 0, "{}", case.name());
-    }
+    assert_run_to_their_end(Part::Keys);
 }
 
 #[test]
 fn acknowledged_writes_survive_every_power_cut_and_kill() {
     let options = Options { states_max: 600, depth: 1, nested_states_max: 12, ..Options::default() };
-    let (mut visited, mut distinct) = (0, 0);
-    for case in scripts() {
-        for profile in DiskProfile::ALL {
-            let report = explore(&case, profile, &options);
-            visited += report.visited;
-            distinct += report.distinct;
-            println!(
-                "{:<26} {:<18} points {:>3} visited {:>7} distinct {:>7} {}",
-                case.name(),
-                profile.name(),
-                report.points,
-                report.visited,
-                report.distinct,
-                if report.exhaustive { "all" } else { "sampled" }
-            );
-            assert_kept(&case, &report);
-        }
-    }
-    println!("visited {visited}, distinct {distinct}, broken 0");
+    assert_kept_under_every_profile(Part::Keys, &options);
 }
 
 #[test]
 fn a_power_cut_in_a_recovery_from_a_power_cut_in_a_recovery_loses_nothing() {
     let options = Options { states_max: 30, depth: 2, nested_states_max: 5, ..Options::default() };
-    for case in scripts() {
-        let report = explore(&case, DiskProfile::AnySubsetTorn, &options);
-        println!("{:<26} visited {:>7} distinct {:>7}", case.name(), report.visited, report.distinct);
-        assert_kept(&case, &report);
-    }
+    assert_kept_on_any_subset(Part::Keys, &options);
 }
 
-/// Each call of each script fails, is carried out and fails, or is carried out in part; then the power fails as well.
 #[test]
 fn after_a_fault_at_any_call_every_error_was_honest() {
-    let options = Options { states_max: 40, depth: 0, kills: false, ..Options::default() };
-    let campaign = Campaign {
-        profiles: vec![DiskProfile::AnySubsetTorn],
-        options: options.clone(),
-        faults: Some(options),
-        budget: u64::MAX,
-        seeds_max: 1,
-    };
-    for case in scripts() {
-        let rows = campaign.run::<SimDisk>(&Explorer::default(), &*case, &Gauge::default(), |_| {});
-        for row in rows {
-            println!("{:<26} runs {:>4} visited {:>7}", case.name(), row.runs, row.report.visited);
-            assert_kept(&case, &row.report);
-        }
-    }
+    assert_honest_after_faults(Part::Keys, 40);
 }
 
 /// A device full of live data on which nothing but starting and crashing ever happens.

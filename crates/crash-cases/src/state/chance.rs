@@ -2,7 +2,9 @@
 
 use crashsim::{DiskImage, Expected, Life, Random, Run, SimDisk, Verdict as Found, Workload};
 
-use super::{Cache, Ended, Outcome, Told, check, geometry, holds_the_same, one_key, recover, started};
+use super::{
+    Cache, Ended, Outcome, Told, check, geometry, holds_the_same, one_key, put_and_delete, recover, started,
+};
 use crate::CaseOn;
 
 const OPERATIONS: u32 = 25;
@@ -85,7 +87,7 @@ impl Workload<SimDisk> for ByChance {
     }
 
     fn recover(&self, disk: &SimDisk, life: Life) -> Result<(), String> {
-        recover(disk, life, Cache::Honest)
+        recover(disk, life, Cache::Honest, put_and_delete)
     }
 
     fn check(&self, disk: &SimDisk, life: Life, expected: &Expected) -> Found {

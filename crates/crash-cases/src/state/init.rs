@@ -117,7 +117,7 @@ impl Workload<SimDisk> for Init {
         let outcome = Store::format(disk.clone(), &options());
         disk.tell(outcome.as_ref().map_or(Mark::Failed(Fate::Unknown), |_| Mark::Acknowledged));
         if let Ok(store) = outcome {
-            let mut told = Told { disk, store, buffered: Vec::new() };
+            let mut told = Told::with(disk, store);
             drop(told.put(KEYS[0], b"first"));
         }
     }

@@ -6,7 +6,7 @@ use crashsim::{BlockOp, DiskImage, Mark, Recording, SimDisk, Trace, Value};
 use media::{BlockDevice as _, BlockIndex, Geometry};
 use statefs::{Key, Store};
 
-use super::{Before, Ended, Script, options};
+use super::{Before, Ended, Outcome, Script, options};
 
 pub(super) const SCRIPTS: [Script; 19] = [
     Script::new("state-put", "put a new key and an old one", 32, |told| {
@@ -200,7 +200,7 @@ pub(super) const SCRIPTS: [Script; 19] = [
     .with_a_cache_that_lies(),
 ];
 
-fn is_full(outcome: Result<(), Ended>) -> Result<(), Ended> {
+pub(super) fn is_full(outcome: Outcome) -> Outcome {
     match outcome {
         Err(ended) if ended.is_no_space() => Ok(()),
         Err(ended) => Err(ended),
