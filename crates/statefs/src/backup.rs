@@ -369,7 +369,7 @@ impl<D: BlockDevice> Store<D> {
     ///
     /// # Errors
     /// [`Error::NoSnapshot`]. [`Error::Damaged`]: something of what would be backed up is suspect, and a backup could not
-    /// say so; a snapshot that is from before the loss can be backed up, and [`crate::salvage`] takes the rest.
+    /// say so; a snapshot that is from before the loss can be backed up, and [`crate::salvage()`] takes the rest.
     pub fn begin_backup(&self, source: Source<'_>) -> Result<Backup, Error> {
         let (name, view) = match source {
             Source::Now => (None, None),

@@ -12,7 +12,7 @@
 //! | [`Store::put_buffered`] | old or new | old or new, until [`Store::sync`] has returned `Ok` |
 //! | [`Store::scrub`], compaction | nothing changes | nothing changes |
 //! | [`Store::snapshot`], [`Store::drop_snapshot`] | it is there whole, or not | it is there, or gone |
-//! | [`restore`], [`salvage`] | what was there before, or no store, or the new one whole | the new one |
+//! | [`restore`], [`salvage()`] | what was there before, or no store, or the new one whole | the new one |
 //!
 //! - what a reader is shown of a durable write, a power cut cannot take back: it is shown after the flush.
 //! - a [`Revision`] is never handed out twice.

@@ -1,4 +1,4 @@
-//! Images of stores with the history that made them ([`samples`]), what must be true of an image whatever has happened to it
+//! Images of stores with the history that made them ([`samples()`]), what must be true of an image whatever has happened to it
 //! ([`Judge`]), and the bodies of the fuzz targets ([`fuzz`]).
 //!
 //! A crate of its own, because three parties need the same: the damage test of `statefs`, the fuzz targets, which are a
