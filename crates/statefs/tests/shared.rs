@@ -525,3 +525,37 @@ fn an_idle_store_is_sealed_by_its_ticker_and_a_busy_one_is_not() {
     clock.0.fetch_add(1_000_000, Ordering::SeqCst);
     assert_eq!(seals(), 3);
 }
+
+/// What is buffered beside a frame that is on its way has later revisions and is shown earlier; those who watch are told in the
+/// order of revisions all the same.
+#[test]
+fn who_watches_is_told_in_order_of_what_was_buffered_beside_frames_on_their_way() {
+    for geometry in geometries(64) {
+        let (disk, shared) = gated(geometry);
+        let since = shared.put(&key("before"), b"x").unwrap();
+        let named = |since| match shared.watch(&Prefix::root(), since, 10, Duration::ZERO).unwrap() {
+            Changes::Events { events, next } => {
+                (events.into_iter().map(|event| (event.key, event.revision)).collect::<Vec<_>>(), next)
+            }
+            Changes::FellBehind { oldest } => panic!("fell behind {oldest}"),
+        };
+        for round in 0..4 {
+            let since = shared.sync().unwrap().max(since);
+            disk.set_open(false);
+            let frames = shared.stats().store.frame_ops.count();
+            let (durable, buffered) = thread::scope(|scope| {
+                let durable = scope.spawn(|| shared.put(&key("durable"), b"x").unwrap());
+                until(|| shared.stats().store.frame_ops.count() == frames + 1);
+                let buffered: Vec<_> = (0..round)
+                    .map(|_| (key("buffered"), shared.put_buffered(&key("buffered"), b"y").unwrap()))
+                    .collect();
+                assert_eq!(named(since), (vec![], since), "nothing is durable");
+                disk.set_open(true);
+                (durable.join().unwrap(), buffered)
+            });
+            assert_eq!(named(since), (vec![(key("durable"), durable)], durable), "what was buffered is not");
+            let end = shared.sync().unwrap();
+            assert_eq!(named(durable), (buffered, end));
+        }
+    }
+}
