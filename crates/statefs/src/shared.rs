@@ -539,7 +539,8 @@ impl<D: BlockDevice> Inner<D> {
             }
         };
         over.extend(gathered.refused.into_iter().map(|(waiter, error)| (waiter, Err(error))));
-        let is_blocked = outgoing.is_none() && !gathered.later.is_empty();
+        // Where nothing is out (the frame could not begin), no frame will end: the next one is to try.
+        let is_blocked = outgoing.is_none() && !gathered.later.is_empty() && state.store.unshown.is_any_out();
         self.pass_on(state, |queue| {
             gathered.later.into_iter().rev().for_each(|waiter| queue.waiting.push_front(waiter));
             queue.is_led = false;

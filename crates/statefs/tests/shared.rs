@@ -559,3 +559,31 @@ fn who_watches_is_told_in_order_of_what_was_buffered_beside_frames_on_their_way(
         }
     }
 }
+
+/// Two that do not fit into one frame wait when the first frame of an incarnation fails before it is begun.
+#[test]
+fn whoever_waits_for_the_next_frame_is_answered_when_a_frame_cannot_even_begin() {
+    for geometry in geometries(120) {
+        let (disk, shared) = gated(geometry);
+        shared.close().unwrap();
+        let store = Store::open(disk.clone(), Access::Write).unwrap().0;
+        let shared = SharedStore::new(store, clock());
+        thread::scope(|scope| {
+            let ask = |name| {
+                let shared = &shared;
+                move || shared.put(&key(name), &[1; 5000]).unwrap_err().kind()
+            };
+            let asked = shared
+                .exclusively(|_| {
+                    let asked = ["a", "b", "c"].map(|name| scope.spawn(ask(name)));
+                    thread::sleep(Duration::from_millis(100));
+                    disk.disk.set_faults([(0, Fault::Fail(5))]);
+                    Ok(asked)
+                })
+                .unwrap();
+            for answer in asked {
+                assert_eq!(answer.join().unwrap(), ErrorKind::Poisoned);
+            }
+        });
+    }
+}
