@@ -546,6 +546,10 @@ impl<D: BlockDevice> Inner<D> {
             queue.is_led = false;
             queue.is_blocked = is_blocked;
         });
+        if outgoing.is_none() {
+            // A flush may have made durable what was written before.
+            self.tell_of_news();
+        }
         for (waiter, answer) in over {
             waiter.tell(Told::Answer(answer));
         }

@@ -587,3 +587,25 @@ fn whoever_waits_for_the_next_frame_is_answered_when_a_frame_cannot_even_begin()
         });
     }
 }
+
+/// A sync that has only to flush what was written is news as well.
+#[test]
+fn who_watches_is_told_of_what_a_sync_alone_makes_durable() {
+    for geometry in geometries(64) {
+        let (_, shared) = gated(geometry);
+        let since = shared.put(&key("a"), b"x").unwrap();
+        thread::scope(|scope| {
+            let watching = scope.spawn(|| shared.watch(&Prefix::root(), since, 10, Duration::from_secs(10)));
+            shared.put_buffered(&key("b"), b"y").unwrap();
+            // Written, and not known to be durable.
+            shared.exclusively(|store| store.compact_step()).unwrap();
+            thread::sleep(Duration::from_millis(100));
+            assert!(!watching.is_finished());
+            let begun = std::time::Instant::now();
+            let next = shared.sync().unwrap();
+            let told = watching.join().unwrap().unwrap();
+            assert!(matches!(told, Changes::Events { next: found, .. } if found == next), "{told:?}");
+            assert!(begun.elapsed() < Duration::from_secs(5));
+        });
+    }
+}
