@@ -192,11 +192,7 @@ impl<D: BlockDevice> Store<D> {
         company: Company,
     ) -> Result<Option<Revision>, Error> {
         let delta = self.check_space(body)?;
-        // What is durable must be shown, so memory for that comes first.
-        let (unshown_len, unshown_ops) = self.frames_ahead().fold((body.len(), ops), |(len, ops), frame| {
-            (len + frame.body.len() - frame.shown_len, ops + frame.ops - frame.shown_ops)
-        });
-        self.index.reserve(unshown_len, unshown_ops)?;
+        self.reserve_to_show(body.len(), ops)?;
         if !self.make_room_behind_pending(body.len(), ops)? {
             return Ok(None);
         }
@@ -215,7 +211,7 @@ impl<D: BlockDevice> Store<D> {
     /// Takes a record into the frame that is gathered, and shows it at once.
     pub(crate) fn buffer_body(&mut self, body: &[u8]) -> Result<Revision, Error> {
         self.check_space(body)?;
-        self.index.reserve(body.len(), 1)?;
+        self.reserve_to_show(body.len(), 1)?;
         if !self.make_room_behind_pending(body.len(), 1)? {
             return Err(JournalError::Outgoing { count: self.journal.outgoing() }.into());
         }
@@ -227,6 +223,14 @@ impl<D: BlockDevice> Store<D> {
         (self.pending.shown_len, self.pending.shown_ops) = (self.pending.body.len(), self.pending.ops);
         self.show(body, seq, index)?;
         Ok(revision)
+    }
+
+    /// What is durable must be shown, so memory for that comes first: for these records, and for all that are not shown yet.
+    fn reserve_to_show(&mut self, len: usize, ops: usize) -> Result<(), Error> {
+        let (unshown_len, unshown_ops) = self.frames_ahead().fold((len, ops), |(len, ops), frame| {
+            (len + frame.body.len() - frame.shown_len, ops + frame.ops - frame.shown_ops)
+        });
+        self.index.reserve(unshown_len, unshown_ops)
     }
 
     fn extend_pending(&mut self, body: &[u8]) -> Result<(), Error> {
