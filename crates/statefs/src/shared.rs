@@ -405,8 +405,10 @@ impl<D: BlockDevice> SharedStore<D> {
                 if may_doze { thread::park() } else { thread::park_timeout(TICK) }
             }
         };
+        // Held until the thread is known: it may doze, and somebody may want to wake it, before this thread goes on.
+        let mut ticker = unpoisoned(self.inner.ticker.lock());
         let thread = thread::Builder::new().name("statefs-ticker".to_owned()).spawn(run)?;
-        *unpoisoned(self.inner.ticker.lock()) = Some(thread.thread().clone());
+        *ticker = Some(thread.thread().clone());
         Ok(Ticker { thread: Some(thread), over })
     }
 
@@ -615,11 +617,12 @@ impl<D: BlockDevice> Inner<D> {
 
     /// Changes what readers see at once. What is on its way about the same key has to be shown before.
     fn buffer<T>(&self, key: &Key, act: impl Fn(&mut Store<Arc<D>>) -> Result<T, Error>) -> Result<T, Error> {
-        if self.queue().is_closed {
-            return Err(Error::Closed);
-        }
         {
             let mut state = self.writer();
+            // Asked under this lock: a store that is being closed has it when it writes its mark.
+            if self.queue().is_closed {
+                return Err(Error::Closed);
+            }
             if !state.store.unshown.has(key) {
                 match act(&mut state.store) {
                     Err(error) if error.kind() == ErrorKind::Busy => {}
