@@ -25,7 +25,7 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
 use journal::Outgoing;
-use media::{BlockDevice, Clock};
+use media::{BlockDevice, Clock, DeviceCause, DeviceError};
 
 use crate::batch::{Batch, Precondition};
 use crate::changes::Changes;
@@ -562,10 +562,16 @@ impl<D: BlockDevice> Inner<D> {
 
     /// Makes a frame durable, shows what it says, and wakes those who wait for it.
     fn carry_out(&self, outgoing: Outgoing) {
+        let flight = Flight { inner: self, outgoing: Some(outgoing) };
         let begun = self.clock.elapsed();
-        let outcome = outgoing.carry_out(&self.device);
+        let outcome = flight.carry_out();
         let took = self.clock.elapsed().saturating_sub(begun);
         unpoisoned(self.frame_micros.lock()).record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        flight.land(outcome);
+    }
+
+    /// Takes a frame back: shows what has become durable, and tells those who ride on it.
+    fn end(&self, outgoing: Outgoing, outcome: Result<(), DeviceError>) {
         let mut state = self.writer();
         let ended = state.store.end_frame(outgoing, outcome);
         let mut told = Vec::new();
@@ -660,6 +666,38 @@ impl<D: BlockDevice> Inner<D> {
         queue.is_led |= may;
         drop(queue);
         may.then_some(Alone { inner: self })
+    }
+}
+
+/// A frame that is carried out. It ends, whatever happens: where the device or the clock panics, as if the device had failed,
+/// or those who wait for it would wait for ever.
+struct Flight<'i, D: BlockDevice> {
+    inner: &'i Inner<D>,
+    outgoing: Option<Outgoing>,
+}
+
+impl<D: BlockDevice> Flight<'_, D> {
+    fn carry_out(&self) -> Result<(), DeviceError> {
+        self.outgoing.as_ref().map_or(Ok(()), |outgoing| outgoing.carry_out(&self.inner.device))
+    }
+
+    fn land(mut self, outcome: Result<(), DeviceError>) {
+        if let Some(outgoing) = self.outgoing.take() {
+            self.inner.end(outgoing, outcome);
+        }
+    }
+}
+
+impl<D: BlockDevice> Drop for Flight<'_, D> {
+    fn drop(&mut self) {
+        if let Some(outgoing) = self.outgoing.take() {
+            self.inner.end(
+                outgoing,
+                Err(DeviceError::FlushFailed {
+                    cause: DeviceCause::driver("a panic while a frame was on its way", 0),
+                }),
+            );
+        }
     }
 }
 

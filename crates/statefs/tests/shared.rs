@@ -609,3 +609,45 @@ fn who_watches_is_told_of_what_a_sync_alone_makes_durable() {
         });
     }
 }
+
+/// A clock that panics when it is told to.
+#[derive(Debug, Default)]
+struct FailingClock(AtomicBool);
+
+impl Clock for FailingClock {
+    fn now(&self) -> Timestamp {
+        Timestamp { seconds: 0, nanos: 0 }
+    }
+    fn elapsed(&self) -> Duration {
+        assert!(!self.0.load(Ordering::SeqCst), "the clock stands still");
+        Duration::ZERO
+    }
+    fn sleep(&self, _how_long: Duration) {}
+}
+
+/// The thread that panics is not the only one whose frame it is.
+#[test]
+fn a_panic_while_a_frame_is_on_its_way_is_a_failure_and_nobody_waits_for_ever() {
+    for geometry in geometries(64) {
+        let sim = SimDisk::mount(DiskImage::new(geometry), Recording::Off);
+        let disk = GatedDisk::new(sim);
+        let clock = Arc::new(FailingClock::default());
+        let as_clock: Arc<dyn Clock> = clock.clone();
+        let shared = SharedStore::new(Store::format(disk.clone(), &options()).unwrap(), as_clock);
+        disk.set_open(false);
+        thread::scope(|scope| {
+            let ask = |name| {
+                let shared = &shared;
+                move || shared.put(&key(name), b"x").unwrap_err().kind()
+            };
+            let asked = all_ask(scope, &shared, ["a", "b", "c", "d", "e"].map(ask).into());
+            clock.0.store(true, Ordering::SeqCst);
+            disk.set_open(true);
+            let told: Vec<_> = asked.into_iter().map(thread::ScopedJoinHandle::join).collect();
+            let panicked = told.iter().filter(|told| told.is_err()).count();
+            assert!((1..=out_max(&shared)).contains(&panicked), "{told:?}");
+            assert!(told.into_iter().flatten().all(|kind| kind == ErrorKind::Poisoned));
+        });
+        assert_eq!(shared.close().unwrap_err().kind(), ErrorKind::Poisoned);
+    }
+}
