@@ -10,7 +10,7 @@ use crashsim::{DiskImage, DiskProfile, Fault, Recording, SimDisk, block_points};
 use media::{BlockDevice, BlockIndex, Clock, DeviceError, Geometry, MemDisk, SystemClock, Timestamp};
 use statefs::{
     Access, Batch, Change, ChangeKind, Changes, Compaction, ErrorKind, Key, Options, Precondition, Prefix,
-    SharedStore, Store, StoreId, Verdict, WAITING_MAX,
+    Quota, SharedStore, Store, StoreId, Verdict, WAITING_MAX,
 };
 
 fn key(name: &str) -> Key {
@@ -650,4 +650,115 @@ fn a_panic_while_a_frame_is_on_its_way_is_a_failure_and_nobody_waits_for_ever() 
         });
         assert_eq!(shared.close().unwrap_err().kind(), ErrorKind::Poisoned);
     }
+}
+
+/// Where as much is in flight as may be, whoever asks waits, and what was taken in for it is taken back: the quota counts, and
+/// what is buffered is judged by, what is on its way and nothing else.
+#[test]
+fn what_does_not_fit_in_flight_waits_and_leaves_nothing_behind_meanwhile() {
+    let [geometry, _] = geometries(120);
+    let disk = GatedDisk::new(SimDisk::mount(DiskImage::new(geometry), Recording::Off));
+    let mut options = options();
+    options.journal.in_flight_blocks_max = u32::from(options.journal.frame_blocks_max);
+    let shared = SharedStore::new(Store::format(disk.clone(), &options).unwrap(), clock());
+    let quota = Quota { hard: Some(10_000), ..Quota::default() };
+    shared.exclusively(|store| store.set_quota(&Prefix::parse("/state/q").unwrap(), quota)).unwrap();
+    let used = || shared.read(|store| store.quotas().next().unwrap().used_bytes);
+    let frames = shared.stats().store.frame_ops.count();
+    let one = 4_500 + u64::try_from(key("q/a").as_str().len()).unwrap();
+    disk.set_open(false);
+    thread::scope(|scope| {
+        let put = |name| {
+            let shared = &shared;
+            move || shared.put(&key(name), &[1; 4_500]).unwrap()
+        };
+        let first = scope.spawn(put("q/a"));
+        until(|| shared.stats().store.frame_ops.count() == frames + 1);
+        let second = scope.spawn(put("q/b"));
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!(
+            (shared.stats().waiting, used()),
+            (1, one),
+            "the second has not begun, and does not count"
+        );
+        let buffered = scope.spawn(|| shared.put_buffered(&key("q/a"), b"later").unwrap());
+        thread::sleep(Duration::from_millis(50));
+        assert!(!buffered.is_finished(), "it would be overtaken");
+        disk.set_open(true);
+        let (first, buffered) = (first.join().unwrap(), buffered.join().unwrap());
+        assert!(first < buffered);
+        let newest = Precondition::RevisionIs(buffered);
+        shared.compare_and_swap(&key("q/a"), newest, b"last").unwrap();
+        second.join().unwrap();
+    });
+    assert_eq!(shared.get(&key("q/a")).unwrap().unwrap().bytes, b"last");
+    assert_eq!(used(), one + one - 4_500 + 4);
+}
+
+/// What is on its way takes room, though it is not shown yet.
+#[test]
+fn what_is_on_its_way_counts_where_room_is_short() {
+    for geometry in geometries(120) {
+        let disk = GatedDisk::new(SimDisk::mount(DiskImage::new(geometry), Recording::Off));
+        let mut options = options();
+        options.limits.live_bytes_max = 6_000;
+        let shared = SharedStore::new(Store::format(disk.clone(), &options).unwrap(), clock());
+        disk.set_open(false);
+        thread::scope(|scope| {
+            let put = |name| {
+                let shared = &shared;
+                move || shared.put(&key(name), &[1; 4_500])
+            };
+            let first = scope.spawn(put("a"));
+            until(|| shared.stats().store.frame_ops.count() == 1);
+            let second = scope.spawn(put("b"));
+            if out_max(&shared) > 1 {
+                until(|| second.is_finished() || shared.stats().store.frame_ops.count() == 2);
+            }
+            let buffered = shared.put_buffered(&key("c"), &[1; 4_500]).unwrap_err();
+            assert_eq!(buffered.kind(), ErrorKind::NoSpace, "{buffered}");
+            disk.set_open(true);
+            first.join().unwrap().unwrap();
+            assert_eq!(second.join().unwrap().unwrap_err().kind(), ErrorKind::NoSpace);
+        });
+        assert_eq!(shared.stats().store.live_keys, 1);
+    }
+}
+
+/// The first of a crowd to ask again does not take the second place for itself: it goes out with as many as were woken.
+#[test]
+fn a_second_frame_goes_out_when_the_crowd_is_there_and_not_before() {
+    let [geometry, _] = geometries(120);
+    let (disk, shared) = gated(geometry);
+    let put = |name| {
+        let shared = &shared;
+        move || shared.put(&key(name), b"x").unwrap()
+    };
+    thread::scope(|scope| {
+        let gather = |_: &mut Store<_>| {
+            let asked = ["a", "b", "c"].map(|name| scope.spawn(put(name)));
+            thread::sleep(Duration::from_millis(100));
+            Ok(asked)
+        };
+        for asked in shared.exclusively(gather).unwrap() {
+            asked.join().unwrap();
+        }
+    });
+    assert_eq!(shared.stats().store.frame_ops.max(), 3, "they were woken together");
+    let frames = || shared.stats().store.frame_ops.count();
+    disk.set_open(false);
+    thread::scope(|scope| {
+        scope.spawn(put("a"));
+        until(|| frames() == 2);
+        for (name, waiting) in [("b", 1), ("c", 2)] {
+            scope.spawn(put(name));
+            until(|| shared.stats().waiting == waiting);
+        }
+        assert_eq!(frames(), 2);
+        scope.spawn(put("d"));
+        thread::sleep(Duration::from_millis(100));
+        let began = (frames(), shared.stats().waiting);
+        disk.set_open(true);
+        assert_eq!(began, (3, 0));
+    });
 }
