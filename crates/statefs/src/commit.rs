@@ -328,12 +328,10 @@ impl<D: BlockDevice> Store<D> {
 
     /// Puts records into the index, which is all that readers see.
     fn show(&mut self, body: &[u8], seq: u64, first: usize) -> Result<(), Error> {
-        let mut nth = first;
-        for record in records(body) {
+        for (nth, record) in (first..).zip(records(body)) {
             let revision = Revision::of(seq, nth).ok_or(JournalError::NumbersUsedUp)?;
             self.index.apply(&record, revision)?;
             self.last = self.last.max(revision);
-            nth += 1;
         }
         self.idle = Idle::Active;
         // Out of memory it stays as it is, which is as right.

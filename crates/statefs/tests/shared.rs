@@ -95,6 +95,11 @@ fn until(mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Long enough for what other threads must not do to be done, if they did it.
+fn pause() {
+    SystemClock::new().sleep(Duration::from_millis(100));
+}
+
 /// How many frames may be out.
 fn out_max(shared: &SharedStore<GatedDisk<SimDisk>>) -> usize {
     if shared.read(|store| store.device().geometry().write_durable()) { 1 } else { 2 }
@@ -576,7 +581,7 @@ fn whoever_waits_for_the_next_frame_is_answered_when_a_frame_cannot_even_begin()
             let asked = shared
                 .exclusively(|_| {
                     let asked = ["a", "b", "c"].map(|name| scope.spawn(ask(name)));
-                    thread::sleep(Duration::from_millis(100));
+                    pause();
                     disk.disk.set_faults([(0, Fault::Fail(5))]);
                     Ok(asked)
                 })
@@ -599,7 +604,7 @@ fn who_watches_is_told_of_what_a_sync_alone_makes_durable() {
             shared.put_buffered(&key("b"), b"y").unwrap();
             // Written, and not known to be durable.
             shared.exclusively(|store| store.compact_step()).unwrap();
-            thread::sleep(Duration::from_millis(100));
+            pause();
             assert!(!watching.is_finished());
             let begun = std::time::Instant::now();
             let next = shared.sync().unwrap();
@@ -675,14 +680,14 @@ fn what_does_not_fit_in_flight_waits_and_leaves_nothing_behind_meanwhile() {
         let first = scope.spawn(put("q/a"));
         until(|| shared.stats().store.frame_ops.count() == frames + 1);
         let second = scope.spawn(put("q/b"));
-        thread::sleep(Duration::from_millis(50));
+        pause();
         assert_eq!(
             (shared.stats().waiting, used()),
             (1, one),
             "the second has not begun, and does not count"
         );
         let buffered = scope.spawn(|| shared.put_buffered(&key("q/a"), b"later").unwrap());
-        thread::sleep(Duration::from_millis(50));
+        pause();
         assert!(!buffered.is_finished(), "it would be overtaken");
         disk.set_open(true);
         let (first, buffered) = (first.join().unwrap(), buffered.join().unwrap());
@@ -737,7 +742,7 @@ fn a_second_frame_goes_out_when_the_crowd_is_there_and_not_before() {
     thread::scope(|scope| {
         let gather = |_: &mut Store<_>| {
             let asked = ["a", "b", "c"].map(|name| scope.spawn(put(name)));
-            thread::sleep(Duration::from_millis(100));
+            pause();
             Ok(asked)
         };
         for asked in shared.exclusively(gather).unwrap() {
@@ -756,7 +761,7 @@ fn a_second_frame_goes_out_when_the_crowd_is_there_and_not_before() {
         }
         assert_eq!(frames(), 2);
         scope.spawn(put("d"));
-        thread::sleep(Duration::from_millis(100));
+        pause();
         let began = (frames(), shared.stats().waiting);
         disk.set_open(true);
         assert_eq!(began, (3, 0));
