@@ -356,8 +356,9 @@ impl<D: BlockDevice> Journal<D> {
 
     pub(crate) fn write_due_open(&mut self) -> Result<(), JournalError> {
         if self.open_record == OpenRecord::Due {
-            self.open_record = OpenRecord::Written;
             self.put(Kind::Open, &[], Barrier::None)?;
+            // Not before: where there was no memory for it, it is still due, and its number is.
+            self.open_record = OpenRecord::Written;
         }
         Ok(())
     }

@@ -3,7 +3,8 @@
 //! Invariants
 //! - the ring holds every change behind `floor`, in the order of revisions; what is forgotten is forgotten from the oldest on,
 //!   a batch as a whole.
-//! - what is not durable is in the ring and is not shown: a watcher never sees what a power cut can take back.
+//! - a change comes in when its frame is durable or at least written, so in order. What is written and not durable is in
+//!   the ring and is not shown: a watcher never sees what a power cut can take back.
 //! - the store's own records are never in it.
 
 use alloc::collections::VecDeque;

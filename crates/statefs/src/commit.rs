@@ -19,6 +19,7 @@ use journal::{JournalError, Outgoing};
 use media::{BlockDevice, DeviceError};
 
 use crate::batch::Precondition;
+use crate::changes::Ring;
 use crate::error::Error;
 use crate::index::Totals;
 use crate::key::Key;
@@ -325,6 +326,7 @@ impl<D: BlockDevice> Store<D> {
         while self.unshown.flying.front().is_some_and(|(seq, _)| *seq <= durable.seq()) {
             let Some((seq, mut frame)) = self.unshown.flying.pop_front() else { break };
             let unshown = frame.body.get(frame.shown_len..).unwrap_or(&[]);
+            note_changes(&mut self.changes, &frame, seq)?;
             self.show(records(unshown), seq, frame.shown_ops)?;
             self.unshown.forget(unshown, seq);
             self.durable = Revision::of(seq, frame.ops.saturating_sub(1)).unwrap_or(self.durable);
@@ -352,14 +354,10 @@ impl<D: BlockDevice> Store<D> {
         seq: u64,
         first: usize,
     ) -> Result<(), Error> {
-        let mut nth = first;
-        let mut left = all.peekable();
-        while let Some(record) = left.next() {
+        for (nth, record) in (first..).zip(all) {
             let revision = Revision::of(seq, nth).ok_or(JournalError::NumbersUsedUp)?;
-            self.changes.note(&record, revision, left.peek().is_none());
             self.index.apply(&record, revision)?;
             self.last = self.last.max(revision);
-            nth += 1;
         }
         self.idle = Idle::Active;
         Ok(())
@@ -372,7 +370,10 @@ impl<D: BlockDevice> Store<D> {
         }
         let outcome = self.journal.write(&self.pending.body);
         match outcome {
-            Ok(_) => self.pending.clear(),
+            Ok(seq) => {
+                note_changes(&mut self.changes, &self.pending, seq)?;
+                self.pending.clear();
+            }
             Err(_) => self.drop_pending_after_failure(),
         }
         outcome.map(drop).map_err(Error::from)
@@ -395,4 +396,16 @@ impl<D: BlockDevice> Store<D> {
         };
         if holds { Ok(()) } else { Err(Error::Conflict { key: key.clone(), wanted, found }) }
     }
+}
+
+/// Takes note of what a frame changes, now that its place is certain: what was buffered is shown before the frames in front of
+/// it, and watchers are told in the order of revisions.
+fn note_changes(ring: &mut Ring, frame: &Gathered, seq: u64) -> Result<(), Error> {
+    let mut left = records(&frame.body).enumerate().peekable();
+    while let Some((nth, record)) = left.next() {
+        let revision = Revision::of(seq, nth).ok_or(JournalError::NumbersUsedUp)?;
+        // What was buffered was asked for one by one.
+        ring.note(&record, revision, nth < frame.shown_ops || left.peek().is_none());
+    }
+    Ok(())
 }

@@ -25,7 +25,7 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
 use journal::Outgoing;
-use media::{BlockDevice, Clock};
+use media::{BlockDevice, Clock, DeviceCause, DeviceError};
 
 use crate::batch::{Batch, Precondition};
 use crate::changes::Changes;
@@ -405,8 +405,10 @@ impl<D: BlockDevice> SharedStore<D> {
                 if may_doze { thread::park() } else { thread::park_timeout(TICK) }
             }
         };
+        // Held until the thread is known: it may doze, and somebody may want to wake it, before this thread goes on.
+        let mut ticker = unpoisoned(self.inner.ticker.lock());
         let thread = thread::Builder::new().name("statefs-ticker".to_owned()).spawn(run)?;
-        *unpoisoned(self.inner.ticker.lock()) = Some(thread.thread().clone());
+        *ticker = Some(thread.thread().clone());
         Ok(Ticker { thread: Some(thread), over })
     }
 
@@ -539,12 +541,17 @@ impl<D: BlockDevice> Inner<D> {
             }
         };
         over.extend(gathered.refused.into_iter().map(|(waiter, error)| (waiter, Err(error))));
-        let is_blocked = outgoing.is_none() && !gathered.later.is_empty();
+        // Where nothing is out (the frame could not begin), no frame will end: the next one is to try.
+        let is_blocked = outgoing.is_none() && !gathered.later.is_empty() && state.store.unshown.is_any_out();
         self.pass_on(state, |queue| {
             gathered.later.into_iter().rev().for_each(|waiter| queue.waiting.push_front(waiter));
             queue.is_led = false;
             queue.is_blocked = is_blocked;
         });
+        if outgoing.is_none() {
+            // A flush may have made durable what was written before.
+            self.tell_of_news();
+        }
         for (waiter, answer) in over {
             waiter.tell(Told::Answer(answer));
         }
@@ -555,10 +562,16 @@ impl<D: BlockDevice> Inner<D> {
 
     /// Makes a frame durable, shows what it says, and wakes those who wait for it.
     fn carry_out(&self, outgoing: Outgoing) {
+        let flight = Flight { inner: self, outgoing: Some(outgoing) };
         let begun = self.clock.elapsed();
-        let outcome = outgoing.carry_out(&self.device);
+        let outcome = flight.carry_out();
         let took = self.clock.elapsed().saturating_sub(begun);
         unpoisoned(self.frame_micros.lock()).record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        flight.land(outcome);
+    }
+
+    /// Takes a frame back: shows what has become durable, and tells those who ride on it.
+    fn end(&self, outgoing: Outgoing, outcome: Result<(), DeviceError>) {
         let mut state = self.writer();
         let ended = state.store.end_frame(outgoing, outcome);
         let mut told = Vec::new();
@@ -610,11 +623,12 @@ impl<D: BlockDevice> Inner<D> {
 
     /// Changes what readers see at once. What is on its way about the same key has to be shown before.
     fn buffer<T>(&self, key: &Key, act: impl Fn(&mut Store<Arc<D>>) -> Result<T, Error>) -> Result<T, Error> {
-        if self.queue().is_closed {
-            return Err(Error::Closed);
-        }
         {
             let mut state = self.writer();
+            // Asked under this lock: a store that is being closed has it when it writes its mark.
+            if self.queue().is_closed {
+                return Err(Error::Closed);
+            }
             if !state.store.unshown.has(key) {
                 match act(&mut state.store) {
                     Err(error) if error.kind() == ErrorKind::Busy => {}
@@ -652,6 +666,38 @@ impl<D: BlockDevice> Inner<D> {
         queue.is_led |= may;
         drop(queue);
         may.then_some(Alone { inner: self })
+    }
+}
+
+/// A frame that is carried out. It ends, whatever happens: where the device or the clock panics, as if the device had failed,
+/// or those who wait for it would wait for ever.
+struct Flight<'i, D: BlockDevice> {
+    inner: &'i Inner<D>,
+    outgoing: Option<Outgoing>,
+}
+
+impl<D: BlockDevice> Flight<'_, D> {
+    fn carry_out(&self) -> Result<(), DeviceError> {
+        self.outgoing.as_ref().map_or(Ok(()), |outgoing| outgoing.carry_out(&self.inner.device))
+    }
+
+    fn land(mut self, outcome: Result<(), DeviceError>) {
+        if let Some(outgoing) = self.outgoing.take() {
+            self.inner.end(outgoing, outcome);
+        }
+    }
+}
+
+impl<D: BlockDevice> Drop for Flight<'_, D> {
+    fn drop(&mut self) {
+        if let Some(outgoing) = self.outgoing.take() {
+            self.inner.end(
+                outgoing,
+                Err(DeviceError::FlushFailed {
+                    cause: DeviceCause::driver("a panic while a frame was on its way", 0),
+                }),
+            );
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crashsim::{DiskImage, DiskProfile, Fault, Recording, SimDisk, block_points};
 use media::{BlockDevice, BlockIndex, Clock, DeviceError, Geometry, MemDisk, SystemClock, Timestamp};
 use statefs::{
     Access, Batch, Change, ChangeKind, Changes, Compaction, ErrorKind, Key, Options, Precondition, Prefix,
-    SharedStore, Store, StoreId, Verdict, WAITING_MAX,
+    Quota, SharedStore, Store, StoreId, Verdict, WAITING_MAX,
 };
 
 fn key(name: &str) -> Key {
@@ -93,6 +93,11 @@ fn until(mut is_so: impl FnMut() -> bool) {
     while !is_so() {
         thread::yield_now();
     }
+}
+
+/// Long enough for what other threads must not do to be done, if they did it.
+fn pause() {
+    SystemClock::new().sleep(Duration::from_millis(100));
 }
 
 /// How many frames may be out.
@@ -587,4 +592,241 @@ fn an_idle_store_is_sealed_by_its_ticker_and_a_busy_one_is_not() {
     shared.put(&key("a"), b"y").unwrap();
     clock.0.fetch_add(1_000_000, Ordering::SeqCst);
     assert_eq!(seals(), 3);
+}
+
+/// What is buffered beside a frame that is on its way has later revisions and is shown earlier; those who watch are told in the
+/// order of revisions all the same.
+#[test]
+fn who_watches_is_told_in_order_of_what_was_buffered_beside_frames_on_their_way() {
+    for geometry in geometries(64) {
+        let (disk, shared) = gated(geometry);
+        let since = shared.put(&key("before"), b"x").unwrap();
+        let named = |since| match shared.watch(&Prefix::root(), since, 10, Duration::ZERO).unwrap() {
+            Changes::Events { events, next } => {
+                (events.into_iter().map(|event| (event.key, event.revision)).collect::<Vec<_>>(), next)
+            }
+            Changes::FellBehind { oldest } => panic!("fell behind {oldest}"),
+        };
+        for round in 0..4 {
+            let since = shared.sync().unwrap().max(since);
+            disk.set_open(false);
+            let frames = shared.stats().store.frame_ops.count();
+            let (durable, buffered) = thread::scope(|scope| {
+                let durable = scope.spawn(|| shared.put(&key("durable"), b"x").unwrap());
+                until(|| shared.stats().store.frame_ops.count() == frames + 1);
+                let buffered: Vec<_> = (0..round)
+                    .map(|_| (key("buffered"), shared.put_buffered(&key("buffered"), b"y").unwrap()))
+                    .collect();
+                assert_eq!(named(since), (vec![], since), "nothing is durable");
+                disk.set_open(true);
+                (durable.join().unwrap(), buffered)
+            });
+            assert_eq!(named(since), (vec![(key("durable"), durable)], durable), "what was buffered is not");
+            let end = shared.sync().unwrap();
+            assert_eq!(named(durable), (buffered, end));
+        }
+    }
+}
+
+/// Two that do not fit into one frame wait when the first frame of an incarnation fails before it is begun.
+#[test]
+fn whoever_waits_for_the_next_frame_is_answered_when_a_frame_cannot_even_begin() {
+    for geometry in geometries(120) {
+        let (disk, shared) = gated(geometry);
+        shared.close().unwrap();
+        let store = Store::open(disk.clone(), Access::Write).unwrap().0;
+        let shared = SharedStore::new(store, clock());
+        thread::scope(|scope| {
+            let ask = |name| {
+                let shared = &shared;
+                move || shared.put(&key(name), &[1; 5000]).unwrap_err().kind()
+            };
+            let asked = shared
+                .exclusively(|_| {
+                    let asked = ["a", "b", "c"].map(|name| scope.spawn(ask(name)));
+                    pause();
+                    disk.disk.set_faults([(0, Fault::Fail(5))]);
+                    Ok(asked)
+                })
+                .unwrap();
+            for answer in asked {
+                assert_eq!(answer.join().unwrap(), ErrorKind::Poisoned);
+            }
+        });
+    }
+}
+
+/// A sync that has only to flush what was written is news as well.
+#[test]
+fn who_watches_is_told_of_what_a_sync_alone_makes_durable() {
+    for geometry in geometries(64) {
+        let (_, shared) = gated(geometry);
+        let since = shared.put(&key("a"), b"x").unwrap();
+        thread::scope(|scope| {
+            let watching = scope.spawn(|| shared.watch(&Prefix::root(), since, 10, Duration::from_secs(10)));
+            shared.put_buffered(&key("b"), b"y").unwrap();
+            // Written, and not known to be durable.
+            shared.exclusively(|store| store.compact_step()).unwrap();
+            pause();
+            assert!(!watching.is_finished());
+            let begun = std::time::Instant::now();
+            let next = shared.sync().unwrap();
+            let told = watching.join().unwrap().unwrap();
+            assert!(matches!(told, Changes::Events { next: found, .. } if found == next), "{told:?}");
+            assert!(begun.elapsed() < Duration::from_secs(5));
+        });
+    }
+}
+
+/// A clock that panics when it is told to.
+#[derive(Debug, Default)]
+struct FailingClock(AtomicBool);
+
+impl Clock for FailingClock {
+    fn now(&self) -> Timestamp {
+        Timestamp { seconds: 0, nanos: 0 }
+    }
+    fn elapsed(&self) -> Duration {
+        assert!(!self.0.load(Ordering::SeqCst), "the clock stands still");
+        Duration::ZERO
+    }
+    fn sleep(&self, _how_long: Duration) {}
+}
+
+/// The thread that panics is not the only one whose frame it is.
+#[test]
+fn a_panic_while_a_frame_is_on_its_way_is_a_failure_and_nobody_waits_for_ever() {
+    for geometry in geometries(64) {
+        let sim = SimDisk::mount(DiskImage::new(geometry), Recording::Off);
+        let disk = GatedDisk::new(sim);
+        let clock = Arc::new(FailingClock::default());
+        let as_clock: Arc<dyn Clock> = clock.clone();
+        let shared = SharedStore::new(Store::format(disk.clone(), &options()).unwrap(), as_clock);
+        disk.set_open(false);
+        thread::scope(|scope| {
+            let ask = |name| {
+                let shared = &shared;
+                move || shared.put(&key(name), b"x").unwrap_err().kind()
+            };
+            let asked = all_ask(scope, &shared, ["a", "b", "c", "d", "e"].map(ask).into());
+            clock.0.store(true, Ordering::SeqCst);
+            disk.set_open(true);
+            let told: Vec<_> = asked.into_iter().map(thread::ScopedJoinHandle::join).collect();
+            let panicked = told.iter().filter(|told| told.is_err()).count();
+            assert!((1..=out_max(&shared)).contains(&panicked), "{told:?}");
+            assert!(told.into_iter().flatten().all(|kind| kind == ErrorKind::Poisoned));
+        });
+        assert_eq!(shared.close().unwrap_err().kind(), ErrorKind::Poisoned);
+    }
+}
+
+/// Where as much is in flight as may be, whoever asks waits, and what was taken in for it is taken back: the quota counts, and
+/// what is buffered is judged by, what is on its way and nothing else.
+#[test]
+fn what_does_not_fit_in_flight_waits_and_leaves_nothing_behind_meanwhile() {
+    let [geometry, _] = geometries(120);
+    let disk = GatedDisk::new(SimDisk::mount(DiskImage::new(geometry), Recording::Off));
+    let mut options = options();
+    options.journal.in_flight_blocks_max = u32::from(options.journal.frame_blocks_max);
+    let shared = SharedStore::new(Store::format(disk.clone(), &options).unwrap(), clock());
+    let quota = Quota { hard: Some(10_000), ..Quota::default() };
+    shared.exclusively(|store| store.set_quota(&Prefix::parse("/state/q").unwrap(), quota)).unwrap();
+    let used = || shared.read(|store| store.quotas().next().unwrap().used_bytes);
+    let frames = shared.stats().store.frame_ops.count();
+    let one = 4_500 + u64::try_from(key("q/a").as_str().len()).unwrap();
+    disk.set_open(false);
+    thread::scope(|scope| {
+        let put = |name| {
+            let shared = &shared;
+            move || shared.put(&key(name), &[1; 4_500]).unwrap()
+        };
+        let first = scope.spawn(put("q/a"));
+        until(|| shared.stats().store.frame_ops.count() == frames + 1);
+        let second = scope.spawn(put("q/b"));
+        pause();
+        assert_eq!(
+            (shared.stats().waiting, used()),
+            (1, one),
+            "the second has not begun, and does not count"
+        );
+        let buffered = scope.spawn(|| shared.put_buffered(&key("q/a"), b"later").unwrap());
+        pause();
+        assert!(!buffered.is_finished(), "it would be overtaken");
+        disk.set_open(true);
+        let (first, buffered) = (first.join().unwrap(), buffered.join().unwrap());
+        assert!(first < buffered);
+        let newest = Precondition::RevisionIs(buffered);
+        shared.compare_and_swap(&key("q/a"), newest, b"last").unwrap();
+        second.join().unwrap();
+    });
+    assert_eq!(shared.get(&key("q/a")).unwrap().unwrap().bytes, b"last");
+    assert_eq!(used(), one + one - 4_500 + 4);
+}
+
+/// What is on its way takes room, though it is not shown yet.
+#[test]
+fn what_is_on_its_way_counts_where_room_is_short() {
+    for geometry in geometries(120) {
+        let disk = GatedDisk::new(SimDisk::mount(DiskImage::new(geometry), Recording::Off));
+        let mut options = options();
+        options.limits.live_bytes_max = 6_000;
+        let shared = SharedStore::new(Store::format(disk.clone(), &options).unwrap(), clock());
+        disk.set_open(false);
+        thread::scope(|scope| {
+            let put = |name| {
+                let shared = &shared;
+                move || shared.put(&key(name), &[1; 4_500])
+            };
+            let first = scope.spawn(put("a"));
+            until(|| shared.stats().store.frame_ops.count() == 1);
+            let second = scope.spawn(put("b"));
+            if out_max(&shared) > 1 {
+                until(|| second.is_finished() || shared.stats().store.frame_ops.count() == 2);
+            }
+            let buffered = shared.put_buffered(&key("c"), &[1; 4_500]).unwrap_err();
+            assert_eq!(buffered.kind(), ErrorKind::NoSpace, "{buffered}");
+            disk.set_open(true);
+            first.join().unwrap().unwrap();
+            assert_eq!(second.join().unwrap().unwrap_err().kind(), ErrorKind::NoSpace);
+        });
+        assert_eq!(shared.stats().store.live_keys, 1);
+    }
+}
+
+/// The first of a crowd to ask again does not take the second place for itself: it goes out with as many as were woken.
+#[test]
+fn a_second_frame_goes_out_when_the_crowd_is_there_and_not_before() {
+    let [geometry, _] = geometries(120);
+    let (disk, shared) = gated(geometry);
+    let put = |name| {
+        let shared = &shared;
+        move || shared.put(&key(name), b"x").unwrap()
+    };
+    thread::scope(|scope| {
+        let gather = |_: &mut Store<_>| {
+            let asked = ["a", "b", "c"].map(|name| scope.spawn(put(name)));
+            pause();
+            Ok(asked)
+        };
+        for asked in shared.exclusively(gather).unwrap() {
+            asked.join().unwrap();
+        }
+    });
+    assert_eq!(shared.stats().store.frame_ops.max(), 3, "they were woken together");
+    let frames = || shared.stats().store.frame_ops.count();
+    disk.set_open(false);
+    thread::scope(|scope| {
+        scope.spawn(put("a"));
+        until(|| frames() == 2);
+        for (name, waiting) in [("b", 1), ("c", 2)] {
+            scope.spawn(put(name));
+            until(|| shared.stats().waiting == waiting);
+        }
+        assert_eq!(frames(), 2);
+        scope.spawn(put("d"));
+        pause();
+        let began = (frames(), shared.stats().waiting);
+        disk.set_open(true);
+        assert_eq!(began, (3, 0));
+    });
 }
