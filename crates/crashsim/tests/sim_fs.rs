@@ -12,5 +12,8 @@ fn the_simulated_file_system_keeps_the_contract() {
     sim.symlink(Path::new("/to-file"), Path::new("target")).unwrap();
     let report = file_system(&sim.shared(), Path::new("/"), Symlinks::Arranged);
     println!("conformance: file_system {} ok, unsupported: {:?}", report.passed, report.unsupported);
-    assert_eq!((report.passed, report.unsupported.len()), (43, 0));
+    // It has no page cache to go past: a disk in a file falls back to a write and a sync, which is what is to be cut.
+    let without: Vec<_> = report.unsupported.iter().map(ToString::to_string).collect();
+    assert_eq!(without, ["as_disk", "forget_cached", "write_at_durable"]);
+    assert_eq!(report.passed, 47);
 }
