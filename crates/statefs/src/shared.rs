@@ -39,7 +39,7 @@ use crate::store::{Certainty, Stats, Store};
 /// How often a ticker tells the time.
 const TICK: Duration = Duration::from_millis(25);
 
-/// How many threads may wait at a time; those beyond are refused.
+/// How many threads may wait at a time; those beyond are refused. Those whose turn was put off do not count.
 pub const WAITING_MAX: usize = 1024;
 
 /// A store that many threads use. Clones are handles of the same store.
@@ -389,7 +389,8 @@ impl<D: BlockDevice> SharedStore<D> {
     }
 
     /// Lets a thread tell the store the time, so that it is sealed when it is idle ([`Store::tick`]), until what is returned is
-    /// dropped. The thread sleeps while there is nothing to seal.
+    /// dropped. The thread sleeps while there is nothing to seal. One is enough: a second one takes the place of the first, which
+    /// then may sleep too long.
     ///
     /// # Errors
     /// The operating system has no thread to give.
