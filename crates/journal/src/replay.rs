@@ -13,6 +13,9 @@ use crate::error::JournalError;
 use crate::frame::{BlockHeader, Invalid, Kind, StoreId, decode};
 use crate::layout::{Layout, Side};
 
+/// What devices that go past a cache may ask of addresses in memory: a page.
+const ALIGNMENT: usize = 4096;
+
 /// How many blocks are read at a time.
 const CHUNK_BLOCKS: usize = 256;
 
@@ -161,6 +164,8 @@ struct Reader<'d, D> {
     device: &'d D,
     region: Region,
     chunk: Vec<u8>,
+    /// Where in it blocks begin: at an address that a device need not copy from.
+    start: usize,
     /// The block of the region that the chunk begins with, and how many it has.
     first: u64,
     count: u64,
@@ -170,9 +175,12 @@ impl<'d, D: BlockDevice> Reader<'d, D> {
     fn new(device: &'d D, region: Region) -> Result<Self, JournalError> {
         let len = CHUNK_BLOCKS * region.layout.block_size();
         let mut chunk = Vec::new();
-        chunk.try_reserve_exact(len).map_err(|_| JournalError::NoMemory { len })?;
-        chunk.resize(len, 0);
-        Ok(Self { device, region, chunk, first: 0, count: 0 })
+        let with_room = len.saturating_add(ALIGNMENT);
+        chunk.try_reserve_exact(with_room).map_err(|_| JournalError::NoMemory { len: with_room })?;
+        chunk.resize(with_room, 0);
+        // It never grows, so it stays where it is. Aligned or not is a matter of speed alone.
+        let start = chunk.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        Ok(Self { device, region, chunk, start, first: 0, count: 0 })
     }
 
     fn address(&self, at: u64) -> BlockIndex {
@@ -188,18 +196,19 @@ impl<'d, D: BlockDevice> Reader<'d, D> {
             let address = self.address(at);
             self.first = at;
             self.count = 0;
-            let whole = self.device.read(address, self.chunk.get_mut(..wanted * size)?);
+            let whole =
+                self.device.read(address, self.chunk.get_mut(self.start..self.start + wanted * size)?);
             let read = match whole {
                 Ok(()) => wanted,
                 Err(_) => {
-                    self.device.read(address, self.chunk.get_mut(..size)?).ok()?;
+                    self.device.read(address, self.chunk.get_mut(self.start..self.start + size)?).ok()?;
                     1
                 }
             };
             self.count = u64::try_from(read).unwrap_or(0);
         }
         let within = usize::try_from(at - self.first).ok()? * size;
-        self.chunk.get(within..within + size)
+        self.chunk.get(self.start + within..self.start + within + size)
     }
 
     /// The header of a valid block.
