@@ -135,6 +135,18 @@ impl Dir {
         Ok(Self { dir, path, fs: Arc::clone(&self.fs), env: self.env.clone() })
     }
 
+    /// As [`Dir::subdir`], creating what is missing of it, **durably**: each new directory's parent is synced.
+    ///
+    /// # Errors
+    /// As [`Dir::open`] and [`Dir::create_dir`].
+    pub fn subdir_or_create(&self, name: impl AsRef<Path>) -> Result<Self> {
+        let name = name.as_ref();
+        RelativeName::parse(name)?;
+        let (dir, durability) = self.walk(name, Parents::Create, Barriers::Required)?;
+        debug_assert_eq!(durability, Durability::Durable, "Required never answers less");
+        Ok(Self { dir, path: self.path.join(name), fs: Arc::clone(&self.fs), env: self.env.clone() })
+    }
+
     /// Reads a whole file, at most [`READ_LEN_MAX`] bytes of it; follows symbolic links. Takes no lock: a file that
     /// is only ever replaced is never seen half-written.
     ///
