@@ -142,10 +142,21 @@ fn push_sized(text: &mut Vec<u8>, bytes: &[u8]) {
     text.extend_from_slice(bytes);
 }
 
+/// What a file offers that is used as a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Disks {
+    /// What every file does: a disk in it has writes and syncs.
+    #[default]
+    Plain,
+    /// Durable writes too.
+    DurableWrites,
+}
+
 /// A whole file system at one moment.
 #[derive(Debug, Clone)]
 pub struct FsImage {
     nodes: Vec<Arc<Node>>,
+    disks: Disks,
 }
 
 impl FsImage {
@@ -156,7 +167,20 @@ impl FsImage {
     #[must_use]
     pub fn empty(owner: Owner) -> Self {
         let attributes = Attributes { mode: Mode::new(0o755), owner, xattrs: BTreeMap::new() };
-        Self { nodes: vec![Arc::new(Node::new(attributes, Body::Dir(BTreeMap::new())))] }
+        let root = Node::new(attributes, Body::Dir(BTreeMap::new()));
+        Self { nodes: vec![Arc::new(root)], disks: Disks::default() }
+    }
+
+    /// The same file system, whose files offer this as disks.
+    #[must_use]
+    pub fn with_disks(self, disks: Disks) -> Self {
+        Self { disks, ..self }
+    }
+
+    /// What its files offer as disks.
+    #[must_use]
+    pub fn disks(&self) -> Disks {
+        self.disks
     }
 
     /// The number that the next inode gets.
@@ -333,6 +357,7 @@ impl FsImage {
             }
             FileOp::Allocate { .. }
             | FileOp::SyncFile { .. }
+            | FileOp::SyncWritten { .. }
             | FileOp::SyncDir { .. }
             | FileOp::SyncAll { .. } => {}
         }

@@ -13,7 +13,7 @@ use media::{Dir, FileKind, Fs, Metadata, Mode, Owner, Timestamp};
 
 use crate::fault::Fault;
 use crate::files::{FileOp, Outcome};
-use crate::image::{Attributes, Body, FsImage, Ino, Name, Node};
+use crate::image::{Attributes, Body, Disks, FsImage, Ino, Name, Node};
 use crate::trace::{Event, Recording, Trace};
 use crate::witness::{Mark, Witness};
 
@@ -101,7 +101,13 @@ impl SimFs {
     /// An empty file system, recording.
     #[must_use]
     pub fn new() -> Self {
-        Self::mount(FsImage::empty(OWNER), Recording::On)
+        Self::with_disks(Disks::default())
+    }
+
+    /// The same, whose files offer this as disks.
+    #[must_use]
+    pub fn with_disks(disks: Disks) -> Self {
+        Self::mount(FsImage::empty(OWNER).with_disks(disks), Recording::On)
     }
 
     /// A file system with this content, everything in it durable.
