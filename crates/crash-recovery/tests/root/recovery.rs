@@ -1,4 +1,6 @@
 //! What the next open finds after a process has died half-way, or another program has been there, or the journal is gone.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+#![expect(clippy::disallowed_methods, reason = "other programs know nothing of barriers")]
 
 use std::fs;
 use std::io;
@@ -16,6 +18,9 @@ use crate::common::{at, files, open, open_on, owned, put, shared, these};
 
 const ENOSPC: i32 = 28;
 const EINVAL: i32 = 22;
+
+/// What somebody does to a file or a directory.
+type Deed<'d> = (&'d str, &'d dyn Fn(&Path));
 
 /// Fails calls of one kind on one name, from when it is told to.
 #[derive(Debug)]
@@ -125,7 +130,7 @@ fn recovery_twice_is_recovery_once() {
 /// `txn` against a program that knows nothing of it: what it has changed since is its.
 #[test]
 fn what_others_changed_between_crash_and_recovery_is_left_alone_and_reported() {
-    let changes: &[(&str, &dyn Fn(&Path))] = &[
+    let changes: &[Deed<'_>] = &[
         ("replaced", &|b| {
             fs::write(b.with_extension("new"), "theirs").unwrap();
             fs::rename(b.with_extension("new"), b).unwrap();
@@ -174,7 +179,7 @@ fn a_name_that_others_took_away_or_made_a_directory_is_a_conflict_too() {
 fn with_a_damaged_or_missing_journal_nothing_is_swept_and_nothing_may_be_changed() {
     for options in [owned(FastPath::On), owned(FastPath::Off), shared()] {
         let journal = |home: &Path| home.join(&options.journal_dir).join("journal");
-        let harms: &[(&str, &dyn Fn(&Path))] = &[
+        let harms: &[Deed<'_>] = &[
             ("missing", &|home| fs::remove_file(journal(home)).unwrap()),
             ("cut short", &|home| {
                 fs::File::options().write(true).open(journal(home)).unwrap().set_len(5000).unwrap();
