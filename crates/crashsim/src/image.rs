@@ -157,6 +157,8 @@ pub enum Disks {
 pub struct FsImage {
     nodes: Vec<Arc<Node>>,
     disks: Disks,
+    /// How often the power has failed: clocks go on meanwhile.
+    cuts: u32,
 }
 
 impl FsImage {
@@ -168,13 +170,18 @@ impl FsImage {
     pub fn empty(owner: Owner) -> Self {
         let attributes = Attributes { mode: Mode::new(0o755), owner, xattrs: BTreeMap::new() };
         let root = Node::new(attributes, Body::Dir(BTreeMap::new()));
-        Self { nodes: vec![Arc::new(root)], disks: Disks::default() }
+        Self { nodes: vec![Arc::new(root)], disks: Disks::default(), cuts: 0 }
     }
 
     /// The same file system, whose files offer this as disks.
     #[must_use]
     pub fn with_disks(self, disks: Disks) -> Self {
         Self { disks, ..self }
+    }
+
+    /// How often the power has failed on the way to it.
+    pub(crate) fn cuts(&self) -> u32 {
+        self.cuts
     }
 
     /// What its files offer as disks.
@@ -381,9 +388,10 @@ impl FsImage {
         cut(sectors, new);
     }
 
-    /// Takes away what no reader can see: what stands in a file behind its end. A file system does so too, before it
-    /// lets a file grow over what it held once.
+    /// The file system as it is mounted after a power cut: without what no reader can see, what stands in a file behind its
+    /// end. A file system takes that away too, before it lets a file grow over what it held once.
     pub fn settle(&mut self) {
+        self.cuts = self.cuts.saturating_add(1);
         for node in &mut self.nodes {
             let Body::File { len, sectors } = &node.body else { continue };
             let (index, within) = locate(*len);

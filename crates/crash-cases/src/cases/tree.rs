@@ -1,6 +1,7 @@
 //! [`TreeCase`]: names that change in a tree with a journal, in each of the ways a [`Root`] has.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::time::Duration;
 
 use crash_recovery::{
@@ -128,6 +129,13 @@ impl Refusal for crash_recovery::Error {
 impl Refusal for TransactionFailure {
     fn state(&self) -> TargetState {
         self.error.state()
+    }
+}
+
+/// What a program without an engine is told.
+impl Refusal for io::Error {
+    fn state(&self) -> TargetState {
+        TargetState::Unknown
     }
 }
 
@@ -259,8 +267,18 @@ pub(super) struct Script {
     /// Files that are there before; with none, there is no journal yet either.
     pub(super) before: &'static [(&'static str, &'static [u8])],
     pub(super) run: fn(Tree<'_, '_>) -> Result<(), Ended>,
-    /// What a process does that comes after one that died; by default it opens the root.
-    pub(super) recover: fn(&Site<'_>, Way, Shape) -> Result<(), Ended>,
+    /// What a process does that comes after one that died, before it opens the root.
+    pub(super) meanwhile: Meanwhile,
+    /// And what it does then.
+    pub(super) afterwards: fn(Tree<'_, '_>) -> Result<(), Ended>,
+}
+
+/// What happens between a crash and the recovery from it.
+#[derive(Clone, Copy)]
+pub(super) enum Meanwhile {
+    Nothing,
+    /// Somebody else changes files there, so that what was committed may be in conflict with them.
+    Foreign(fn(&Site<'_>) -> Result<(), Ended>),
 }
 
 impl Script {
@@ -271,7 +289,16 @@ impl Script {
         before: &'static [(&'static str, &'static [u8])],
         run: fn(Tree<'_, '_>) -> Result<(), Ended>,
     ) -> Self {
-        Self { name, about, ways, shape: Shape::new(), before, run, recover: recover_quietly }
+        Self {
+            name,
+            about,
+            ways,
+            shape: Shape::new(),
+            before,
+            run,
+            meanwhile: Meanwhile::Nothing,
+            afterwards: |_| Ok(()),
+        }
     }
 
     pub(super) fn cases(self) -> impl Iterator<Item = TreeCase> {
@@ -280,15 +307,6 @@ impl Script {
             way,
             script: self,
         })
-    }
-}
-
-/// Opens the root. Nobody else is there, so nothing is in conflict.
-pub(super) fn recover_quietly(site: &Site<'_>, way: Way, shape: Shape) -> Result<(), Ended> {
-    let (_root, recovery) = open(site, way, shape)?;
-    match recovery.conflicts.first() {
-        Some(conflict) => Err(Ended(format!("`{}` is in conflict: {}", conflict.path, conflict.why))),
-        None => Ok(()),
     }
 }
 
@@ -326,6 +344,23 @@ pub(super) fn is_roots_own(name: &str) -> bool {
         || in_journal_dir(".steadfast-txn/")
 }
 
+impl TreeCase {
+    fn come_back(&self, site: &Site<'_>) -> Result<(), Ended> {
+        let Script { shape, meanwhile, afterwards, .. } = self.script;
+        if let Meanwhile::Foreign(change) = meanwhile {
+            change(site)?;
+        }
+        let (root, recovery) = open(site, self.way, shape)?;
+        match (recovery.conflicts.first(), meanwhile) {
+            (Some(conflict), Meanwhile::Nothing) => {
+                return Err(Ended(format!("`{}` is in conflict: {}", conflict.path, conflict.why)));
+            }
+            (Some(_), Meanwhile::Foreign(_)) | (None, _) => {}
+        }
+        afterwards(Tree { site, root, way: self.way, seen: BTreeMap::new() })
+    }
+}
+
 impl FileCase for TreeCase {
     fn name(&self) -> &str {
         &self.name
@@ -345,11 +380,13 @@ impl FileCase for TreeCase {
     }
 
     fn recover(&self, site: &Site<'_>) -> Result<(), String> {
-        (self.script.recover)(site, self.way, self.script.shape).map_err(|Ended(why)| why)
+        self.come_back(site).map_err(|Ended(why)| why)
     }
 
     fn owns(&self, name: &str) -> bool {
-        is_roots_own(name)
+        let is_kept = matches!(self.script.meanwhile, Meanwhile::Foreign(_))
+            && name.starts_with(".steadfast-txn/conflict-");
+        is_kept || is_roots_own(name)
     }
 
     fn disks(&self) -> Disks {
