@@ -333,6 +333,8 @@ impl<'r> Transaction<'r> {
         if self.bulk.is_none() {
             self.tell_staging()?;
         }
+        // Not left to the bulk, which makes them durable when it is sealed: others would take them for durable before.
+        drop(root.tree.folder_or_create(path.parent())?);
         let prefix = &self.prefix;
         let bulk = self.bulk.get_or_insert_with(|| {
             let options = BulkOptions {
