@@ -4,6 +4,7 @@ use crate::site::FileCase;
 
 mod bulk;
 mod case;
+mod history;
 mod in_place;
 mod log;
 mod mixed;
@@ -16,6 +17,7 @@ mod txn;
 mod update;
 
 pub(crate) use case::file;
+pub use history::history_count;
 pub use replace::replace_of;
 
 /// Every case, in the order in which they are shown.
@@ -31,6 +33,7 @@ pub fn cases() -> Vec<Box<dyn FileCase>> {
         rotate::cases(),
         sweep::cases(),
         txn::cases(),
+        history::cases(),
         mixed::cases(),
     ];
     parts.into_iter().flatten().collect()
