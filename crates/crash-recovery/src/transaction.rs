@@ -21,7 +21,7 @@ use crate::path::{STAGED_SUFFIX, TreePath};
 use crate::record::{self, Before, Number, Operation, What};
 use crate::root::{FastPath, Ownership, Root};
 use crate::staged::StagedFile;
-use crate::tree::{Changed, Folder, inode, is_file, read_all, write_all_at};
+use crate::tree::{Changed, Folder, inode, is_file, read_all, start_writeback, write_all_at};
 use crate::window::{Change, Places};
 
 /// The most names a transaction may change.
@@ -521,6 +521,7 @@ impl<'r> Transaction<'r> {
         target.dir.mark("after_create");
         prepared.made.push((target.clone(), hidden.clone()));
         write_all_at(&*file, 0, &bytes).map_err(|e| Error::os("writing", path.as_str(), e))?;
+        start_writeback(&*file, bytes.len());
         target.dir.mark("after_write");
         // So that its barrier, in a checkpoint of many, is short: with many threads the checkpoint takes a fifth of the time.
         let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
@@ -552,6 +553,7 @@ impl<'r> Transaction<'r> {
                 let cut = std::io::ErrorKind::UnexpectedEof.into();
                 return Err(Error::os("reading back", hidden.as_str(), cut));
             }
+            start_writeback(&**staged.file(), len);
             prepared.push_payload(path, bytes.into(), target, from, Arc::clone(staged.file()));
             return Ok(());
         }
@@ -618,7 +620,7 @@ impl<'r> Transaction<'r> {
         let number = match ledger.commit(record.to_vec()) {
             Err(JournalError::Full { .. }) => {
                 drop(gate);
-                root.switch()?;
+                root.switch(|ledger| !ledger.has_room_for(record.len()))?;
                 gate = root.gate.read().unwrap_or_else(PoisonError::into_inner);
                 ledger.commit(record.to_vec())
             }
