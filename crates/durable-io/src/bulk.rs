@@ -26,12 +26,16 @@ use crate::options::{Barriers, Change, Durability, HardLinks, Parents, Stamp, Un
 use crate::staged::{Staged, holds, look_for};
 
 mod folders;
+mod hidden;
 mod report;
+mod seal;
 
+pub use hidden::HiddenNames;
 pub use report::{BulkReport, FilePublished, FileResult};
+pub use seal::SealedFile;
 
 use folders::Folders;
-use report::{Facts, Ledger, Record, State};
+use report::{Facts, Ledger, Record, Sealable, State};
 
 /// How a bulk goes about its files.
 #[derive(Debug, Clone)]
@@ -49,6 +53,8 @@ pub struct BulkOptions {
     pub write: WriteOptions,
     /// What becomes of the others when a file has failed before the renames began.
     pub on_failure: OnFailure,
+    /// What the files are called until they have their names.
+    pub hidden: HiddenNames,
 }
 
 impl Default for BulkOptions {
@@ -59,6 +65,7 @@ impl Default for BulkOptions {
             sync: BulkSync::default(),
             write: WriteOptions::default(),
             on_failure: OnFailure::default(),
+            hidden: HiddenNames::default(),
         }
     }
 }
@@ -122,6 +129,8 @@ pub enum BulkPhase {
 /// directory is synced once. A file that fails keeps its target unchanged and does not stop the others (but see
 /// [`OnFailure`]).
 ///
+/// A journal, which gives the names itself once it has written down which, stops a step earlier: [`Bulk::seal_all`].
+///
 /// Dropping a bulk that was not published removes its hidden files. Directories created for them stay, and are
 /// made durable: whoever finds a directory takes it for durable.
 #[must_use = "nothing gets its name before `publish_all`"]
@@ -136,6 +145,8 @@ pub struct Bulk<'d> {
     names: HashSet<[u8; 16]>,
     /// What targets must still be when they are replaced, by index of the file.
     expected: BTreeMap<usize, Stamp>,
+    /// The number of the next hidden name, where the caller chose what they are called.
+    hidden_next: u64,
 }
 
 struct Waiting {
@@ -150,6 +161,8 @@ struct Target {
     place: Place,
     folder: usize,
     digest: [u8; 16],
+    /// Of its hidden name.
+    number: u64,
 }
 
 /// A file of a bulk while it is being written. Dropped unfinished, it is removed and no part of the bulk.
@@ -173,12 +186,13 @@ impl Dir {
     pub fn bulk_with(&self, options: BulkOptions) -> Bulk<'_> {
         Bulk {
             root: self,
-            options,
             folders: Folders::new(self),
             window: Vec::new(),
-            ledger: Ledger::default(),
+            ledger: Ledger::new(options.hidden.clone()),
             names: HashSet::new(),
             expected: BTreeMap::new(),
+            hidden_next: options.hidden.first(),
+            options,
         }
     }
 }
@@ -236,6 +250,9 @@ impl<'d> Bulk<'d> {
 
     /// Checks the name, opens (or creates) its directory, follows links.
     fn target(&mut self, given: &Path, options: &WriteOptions) -> Result<Target> {
+        let number = self.hidden_next;
+        // Past the last they begin again at 0; a name in use is refused when the file is created.
+        self.hidden_next = number.wrapping_add(1);
         let RelativeName { parents, name } = RelativeName::parse(given)?;
         let mut folder = self.folder(&parents, options.parents)?;
         let dir = self.handle(folder)?;
@@ -250,6 +267,9 @@ impl<'d> Bulk<'d> {
             // The descriptor that the folder keeps, so that there are not two.
             place.dir = self.handle(folder)?;
         }
+        if self.options.hidden.includes(&place.name) {
+            return Err(Error::invalid(place.path, Invalid::ReservedName));
+        }
         let digest = digest(folder, &place.name);
         if self.names.contains(&digest) {
             return Err(Error::invalid(self.root.path.join(given), Invalid::Repeated));
@@ -262,7 +282,7 @@ impl<'d> Bulk<'d> {
             {
                 Err(Error::invalid(place.path, Invalid::HardLinkRefused { links: found.links }))
             }
-            _ => Ok(Target { place, folder, digest }),
+            _ => Ok(Target { place, folder, digest, number }),
         }
     }
 
@@ -311,11 +331,12 @@ impl<'d> Bulk<'d> {
         if self.window.len() >= self.options.window.max(1) {
             self.sync_window();
         }
-        let Target { place, folder, digest } = target;
+        let Target { place, folder, digest, number } = target;
         if self.options.sync == BulkSync::WholeFileSystem {
             self.folders.cover(folder);
         }
-        let staged = self.root.stage_at(place, options)?;
+        let hidden = self.options.hidden.name(number, &place, &self.root.env)?;
+        let staged = self.root.stage_as(hidden, place, options)?;
         Ok(BulkFile { bulk: self, given: given.to_owned(), staged, folder, digest, options: options.clone() })
     }
 
@@ -326,9 +347,10 @@ impl<'d> Bulk<'d> {
             hidden: None,
             id: None,
             len,
-            other_links: other_links(&target.place),
+            existing: target.place.existing,
             change: Change::Unchanged,
             barriers: options.barriers,
+            sealable: Sealable::MaySkip,
             state: State::Named,
         };
         self.ledger.push(given, facts);
@@ -411,7 +433,8 @@ impl<'d> Bulk<'d> {
 
     /// Empties the bulk; returns what it held.
     fn start_over(&mut self) -> Ledger {
-        let fresh = self.root.bulk_with(self.options.clone());
+        let mut fresh = self.root.bulk_with(self.options.clone());
+        fresh.hidden_next = self.hidden_next;
         let mut used = std::mem::replace(self, fresh);
         std::mem::take(&mut used.ledger)
     }
@@ -484,15 +507,9 @@ impl<'d> Bulk<'d> {
     }
 
     fn rename_one(&mut self, index: usize) -> Result<()> {
+        let Some(place) = self.expected_place(index)? else { return Ok(()) };
         let Some(record) = self.hidden_record(index) else { return Ok(()) };
-        let (folder, name) = (record.folder, self.ledger.name(record).to_owned());
         let (hidden, id) = (self.ledger.hidden(record), self.ledger.id(record));
-        let dir = self.handle(folder)?;
-        let path = self.folders.path(folder).join(&name);
-        let place = Place { dir, name, path, existing: None, durability: Durability::Durable };
-        if let Some(expected) = self.expected.get(&index) {
-            place.check(expected)?;
-        }
         match place.dir.rename(&hidden, &*place.dir, &place.name, RenameMode::Replace) {
             Ok(()) => {
                 place.dir.mark("after_rename");
@@ -506,11 +523,24 @@ impl<'d> Bulk<'d> {
         }
     }
 
-    /// One barrier for each directory that gained a name. A directory comes before the one it was created in, so
+    /// Where a hidden file is to go, if what is there is what its caller expected.
+    fn expected_place(&mut self, index: usize) -> Result<Option<Place>> {
+        let Some(record) = self.hidden_record(index) else { return Ok(None) };
+        let (folder, name) = (record.folder, self.ledger.name(record).to_owned());
+        let dir = self.handle(folder)?;
+        let path = self.folders.path(folder).join(&name);
+        let place = Place { dir, name, path, existing: None, durability: Durability::Durable };
+        if let Some(expected) = self.expected.get(&index) {
+            place.check(expected)?;
+        }
+        Ok(Some(place))
+    }
+
+    /// One barrier for each directory that gained a name, hidden or not. A directory comes before the one it was created in, so
     /// that no new directory becomes durable ahead of what was put into it.
     fn sync_folders(&mut self, progress: &mut dyn FnMut(BulkProgress) -> ControlFlow<()>) {
         for record in &self.ledger.records {
-            if matches!(record.state, State::Named) {
+            if matches!(record.state, State::Hidden | State::Named) {
                 self.folders.gained(record.folder);
             }
         }
@@ -633,9 +663,15 @@ impl Bulk<'_> {
             hidden: Some(&staged.temp.name),
             id,
             len: staged.len(),
-            other_links: other_links(place),
+            existing: place.existing,
             change: if place.existing.is_some() { Change::Replaced } else { Change::Created },
             barriers: options.barriers,
+            sealable: match options.unchanged {
+                Unchanged::Skip => Sealable::MaySkip,
+                // Following a link changes the path, and nothing else does.
+                Unchanged::Write if place.path != self.root.path.join(given) => Sealable::FollowedLink,
+                Unchanged::Write => Sealable::Yes,
+            },
             state: State::Hidden,
         };
         let index = self.ledger.push(given, facts);
@@ -667,11 +703,6 @@ impl fmt::Debug for BulkFile<'_, '_> {
     }
 }
 
-fn other_links(place: &Place) -> u64 {
-    let existing = place.existing.filter(|found| found.kind == FileKind::File);
-    existing.map_or(0, |found| found.links.saturating_sub(1))
-}
-
 /// Stands for a name in the set of those in use: 16 bytes instead of a path, and no two alike in practice.
 fn digest(folder: usize, name: &OsStr) -> [u8; 16] {
     let mut hash = Sha256::new();
@@ -686,16 +717,22 @@ fn digest(folder: usize, name: &OsStr) -> [u8; 16] {
 
 /// The file is visible, and a barrier that its name hangs on failed with `error`.
 fn not_durable(error: &Error, path: PathBuf, barriers: Barriers) -> State {
+    if let Cause::Os { reason, .. } = error.cause()
+        && barriers == Barriers::AllowVisibleOnly
+        && reason.means_barrier_unsupported()
+    {
+        return State::Reached(Durability::VisibleOnly(*reason));
+    }
+    State::Failed(barrier_failed(error, path).in_state(TargetState::ReplacedNotDurable))
+}
+
+/// The error of a barrier, for one of the files that it concerns.
+fn barrier_failed(error: &Error, path: PathBuf) -> Error {
     let source = match error.cause() {
-        Cause::Os { reason, source } => {
-            if barriers == Barriers::AllowVisibleOnly && reason.means_barrier_unsupported() {
-                return State::Reached(Durability::VisibleOnly(*reason));
-            }
-            again(source)
-        }
+        Cause::Os { source, .. } => again(source),
         _ => io::Error::other(error.to_string()),
     };
-    State::Failed(Error::os(error.stage(), path, source).in_state(TargetState::ReplacedNotDurable))
+    Error::os(error.stage(), path, source)
 }
 
 /// The same error once more, for the next file that it concerns.

@@ -9,7 +9,7 @@ use media::{Access, Env, FileKind, Fs, Metadata, Mode, OsFs, Reason, RenameMode}
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Cause, Error, Invalid, Result, Stage, TargetState};
-use crate::name::RelativeName;
+use crate::name::{RelativeName, is_reserved};
 use crate::options::{Barriers, Durability, Parents, Stamp, StampOf, Symlinks};
 
 /// The most that [`Dir::read`] takes into memory: 256 MiB.
@@ -105,6 +105,24 @@ impl Dir {
         &self.path
     }
 
+    /// The open directory itself, for calls that promise nothing by themselves.
+    #[must_use]
+    pub fn as_media(&self) -> &Arc<dyn media::Dir> {
+        &self.dir
+    }
+
+    /// The file system it was opened on.
+    #[must_use]
+    pub fn fs(&self) -> &Arc<dyn Fs> {
+        &self.fs
+    }
+
+    /// The time, randomness, identity and threads it was opened with.
+    #[must_use]
+    pub fn env(&self) -> &Env {
+        &self.env
+    }
+
     /// A directory below this one.
     ///
     /// # Errors
@@ -115,6 +133,18 @@ impl Dir {
         let path = self.path.join(name);
         let dir = self.dir.open_dir(name).map_err(|e| Error::os(Stage::OpenDir, &path, e))?;
         Ok(Self { dir, path, fs: Arc::clone(&self.fs), env: self.env.clone() })
+    }
+
+    /// As [`Dir::subdir`], creating what is missing of it, **durably**: each new directory's parent is synced.
+    ///
+    /// # Errors
+    /// As [`Dir::open`] and [`Dir::create_dir`].
+    pub fn subdir_or_create(&self, name: impl AsRef<Path>) -> Result<Self> {
+        let name = name.as_ref();
+        RelativeName::parse(name)?;
+        let (dir, durability) = self.walk(name, Parents::Create, Barriers::Required)?;
+        debug_assert_eq!(durability, Durability::Durable, "Required never answers less");
+        Ok(Self { dir, path: self.path.join(name), fs: Arc::clone(&self.fs), env: self.env.clone() })
     }
 
     /// Reads a whole file, at most [`READ_LEN_MAX`] bytes of it; follows symbolic links. Takes no lock: a file that
@@ -471,6 +501,9 @@ fn follow(place: &mut Place) -> Result<()> {
     let Some(name) = link.file_name().filter(|_| !names_a_directory(&link)) else {
         return Err(Error::invalid(&place.path, Invalid::NotARegularFile(FileKind::Dir)));
     };
+    if is_reserved(name) {
+        return Err(Error::invalid(&place.path, Invalid::ReservedName));
+    }
     let parent = link.parent().unwrap_or(Path::new(""));
     if !parent.as_os_str().is_empty() {
         place.dir = place.dir.open_dir(parent).map_err(|e| fail(&place.path, e))?;

@@ -206,6 +206,12 @@ pub enum Invalid {
     /// The same name was given twice in one bulk.
     #[error("the name is in this bulk already")]
     Repeated,
+    /// The target is a symbolic link to be followed, in a bulk that is only sealed.
+    #[error("a symbolic link cannot be followed for a file that is sealed now and gets its name later")]
+    LinkNotSealed,
+    /// A file that is to be left alone where it is unchanged, in a bulk that is only sealed.
+    #[error("a file that may be left as it is (`Unchanged::Skip`) cannot be sealed for a later name")]
+    SkipNotSealed,
 }
 
 fn kind_phrase(kind: FileKind) -> &'static str {

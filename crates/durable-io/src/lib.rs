@@ -37,7 +37,7 @@ mod sweep;
 
 pub use bulk::{
     Bulk, BulkFile, BulkOptions, BulkPhase, BulkProgress, BulkReport, BulkSync, FilePublished, FileResult,
-    OnFailure,
+    HiddenNames, OnFailure, SealedFile,
 };
 pub use dir::{Dir, READ_LEN_MAX};
 pub use error::{Cause, Error, Invalid, Kind, Leftover, Result, Retry, Stage, TargetState};
@@ -48,6 +48,7 @@ pub use log::{
     Appended, CheckedTail, DAMAGED_LINES_MAX, DamagedLine, Flaw, Log, LogCheck, LogOptions, LogRecovery,
     LogSync, Reached, Tail, Writers,
 };
+pub use name::TXN_PREFIX;
 pub use options::{
     Barriers, Change, Durability, HardLinks, Keep, Parents, Published, RenameRefused, Stamp, Symlinks,
     Unchanged, WriteOptions,

@@ -11,6 +11,9 @@ use crate::error::{Error, Invalid, Result};
 
 /// What every file of ours that is not the caller's begins with.
 const PREFIX: &str = ".steadfast-";
+/// What the staged files of a transaction's journal begin with. They are the journal's to rename and to remove: every
+/// name that begins so is refused here, and no sweep of this crate touches one.
+pub const TXN_PREFIX: &str = ".steadfast-txn-";
 /// A file on its way to a name; removed by `sweep` once its owner is proved dead.
 const TEMP_SUFFIX: &str = ".tmp";
 /// The old content of a file that is being overwritten in place; never removed by `sweep`.
@@ -48,11 +51,16 @@ impl RelativeName {
             }
         }
         let Some(name) = parts.pop() else { return refuse(Invalid::NotBelowDirectory) };
-        if Own::parse(name).is_some() {
+        if is_reserved(name) {
             return refuse(Invalid::ReservedName);
         }
         Ok(Self { parents: parts.iter().collect(), name: name.to_owned() })
     }
+}
+
+/// Whether the name is one of ours, or a journal's.
+pub(crate) fn is_reserved(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(TXN_PREFIX.as_bytes()) || Own::parse(name).is_some()
 }
 
 /// What one of our own files is for.
@@ -218,6 +226,18 @@ mod tests {
             ".steadfast-1-2-3-4-5-6-7.tmp",
         ] {
             assert!(Own::parse(OsStr::new(foreign)).is_none(), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn names_of_a_journal_are_refused_as_targets_and_are_none_of_our_own() {
+        for name in [".steadfast-txn-", ".steadfast-txn-1f-0.nxpart", ".steadfast-txn-1-2-3-4-5-6.tmp"] {
+            assert!(Own::parse(OsStr::new(name)).is_none(), "{name}");
+            assert_eq!(invalid(name), Invalid::ReservedName);
+            assert_eq!(invalid(&format!("sub/{name}")), Invalid::ReservedName);
+        }
+        for name in [".steadfast-txn", ".steadfast-tx-1", "x.steadfast-txn-1"] {
+            assert!(RelativeName::parse(Path::new(name)).is_ok(), "{name}");
         }
     }
 

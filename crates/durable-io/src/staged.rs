@@ -39,6 +39,11 @@ impl Temp {
     /// Creates one beside `place`: exclusively, following no link.
     pub(crate) fn create(place: &Place, purpose: Purpose, mode: Mode, env: &Env) -> Result<Self> {
         let name = Own::fresh(purpose, env).map_err(|e| Error::os(Stage::TempWrite, &place.path, e))?;
+        Self::create_as(name, place, mode)
+    }
+
+    /// As [`Temp::create`], under a name that was chosen.
+    fn create_as(name: OsString, place: &Place, mode: Mode) -> Result<Self> {
         let file = place
             .dir
             .create_exclusive(&name, mode)
@@ -134,6 +139,13 @@ impl Dir {
     }
 
     pub(crate) fn stage_at(&self, place: Place, options: &WriteOptions) -> Result<Staged> {
+        let name =
+            Own::fresh(Purpose::Temp, &self.env).map_err(|e| Error::os(Stage::TempWrite, &place.path, e))?;
+        self.stage_as(name, place, options)
+    }
+
+    /// As [`Dir::stage_at`], under a hidden name that was chosen.
+    pub(crate) fn stage_as(&self, hidden: OsString, place: Place, options: &WriteOptions) -> Result<Staged> {
         if let Some(Metadata { kind: FileKind::File, links, .. }) = place.existing
             && links > 1
             && options.hard_links == HardLinks::Refuse
@@ -141,7 +153,7 @@ impl Dir {
             return Err(Error::invalid(&place.path, Invalid::HardLinkRefused { links }));
         }
         let attributes = Attributes::gather(&place, options)?;
-        let temp = Temp::create(&place, Purpose::Temp, attributes.at_birth(), &self.env)?;
+        let temp = Temp::create_as(hidden, &place, attributes.at_birth())?;
         place.dir.mark("after_create");
         Ok(Staged {
             temp,

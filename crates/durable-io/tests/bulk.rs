@@ -3,6 +3,8 @@
 #[cfg(test)]
 #[cfg(unix)]
 mod bulk {
+    mod seal;
+
     use std::cell::RefCell;
     use std::collections::BTreeMap;
     use std::fs;
@@ -14,8 +16,9 @@ mod bulk {
     use std::sync::{Arc, Mutex};
 
     use durable_io::{
-        Barriers, BulkOptions, BulkPhase, BulkReport, BulkSync, Cause, Change, Dir, Durability, HardLinks,
-        Invalid, Kind, Mode, OnFailure, Reason, Retry, Stage, TargetState, Unchanged, WriteOptions,
+        Barriers, Bulk, BulkOptions, BulkPhase, BulkReport, BulkSync, Cause, Change, Dir, Durability,
+        HardLinks, Invalid, Kind, Mode, OnFailure, Reason, Retry, Stage, TargetState, Unchanged,
+        WriteOptions,
     };
     use media::doubles::{
         Call, FailNth, Lasting, Listener, Op, Recorder, ShortWrites, TapFs, When, fixed_env,
@@ -46,7 +49,9 @@ mod bulk {
 
     fn numbered(line: &str, seen: &RefCell<Vec<String>>) -> String {
         let Some(at) = line.find(".steadfast-") else { return line.to_owned() };
-        let end = line[at..].find(".tmp").unwrap() + at + 4;
+        // A chosen name is the same in every run.
+        let Some(len) = line[at..].find(".tmp") else { return line.to_owned() };
+        let end = at + len + 4;
         let mut seen = seen.borrow_mut();
         let name = line[at..end].to_owned();
         let index = seen.iter().position(|known| *known == name).unwrap_or_else(|| {
@@ -275,6 +280,14 @@ DirSync .
 
     #[cfg(target_os = "linux")]
     fn most_open(names: &[String]) -> (usize, usize) {
+        most_open_until(names, |bulk| {
+            let report = bulk.publish_all();
+            assert_eq!((report.published, report.failed), (names.len(), 0), "{report:?}");
+        })
+    }
+
+    #[cfg(target_os = "linux")]
+    fn most_open_until(names: &[String], end: impl FnOnce(&mut Bulk<'_>)) -> (usize, usize) {
         let root = tempfile::tempdir().unwrap();
         let listener = Arc::new(OpenBelow {
             root: root.path().canonicalize().unwrap(),
@@ -288,8 +301,7 @@ DirSync .
         for name in names {
             bulk.replace(name, b"x");
         }
-        let report = bulk.publish_all();
-        assert_eq!((report.published, report.failed), (names.len(), 0), "{report:?}");
+        end(&mut bulk);
         assert_eq!(tree(root.path()).len(), names.len());
         (listener.files_max.load(Ordering::Relaxed), listener.dirs_max.load(Ordering::Relaxed))
     }
@@ -347,13 +359,22 @@ DirSync .
 
     /// Runs the bulk of [`NAMES`] on `fs`, `old` existing, and returns its report, if it came to one.
     fn run(root: &Path, fs: Arc<dyn Fs>, options: &BulkOptions) -> Option<BulkReport> {
+        run_until(root, fs, options, |bulk| bulk.publish_all())
+    }
+
+    fn run_until<T>(
+        root: &Path,
+        fs: Arc<dyn Fs>,
+        options: &BulkOptions,
+        end: impl FnOnce(&mut Bulk<'_>) -> T,
+    ) -> Option<T> {
         put(root.join("old"), "before");
         let dir = Dir::open_on(fs, root, fixed_env(3)).ok()?;
         let mut bulk = dir.bulk_with(options.clone());
         for name in NAMES {
             bulk.replace(name, name.as_bytes());
         }
-        Some(bulk.publish_all())
+        Some(end(&mut bulk))
     }
 
     /// What a report says must be what is there.

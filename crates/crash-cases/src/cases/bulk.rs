@@ -1,7 +1,7 @@
 //! Many files that share their barriers: each whole, old or new; not together.
 
-use crashsim::{Operation, Value};
-use durable_io::{BulkOptions, BulkSync, Unchanged, WriteOptions};
+use crashsim::{Fate, Mark, Operation, Value};
+use durable_io::{BulkOptions, BulkSync, HiddenNames, TXN_PREFIX, Unchanged, WriteOptions};
 
 use super::case::{Before, Case, Ended, boxed, directory, file, loosely, nothing, scribbled};
 use crate::site::{FileCase, Site};
@@ -36,6 +36,8 @@ pub(super) fn cases() -> Vec<Box<dyn FileCase>> {
             in_folders(site, whole())
         }),
         Case { check: loosely, ..BULK_UNCHANGED },
+        Case { check: loosely, ..BULK_SEALED },
+        Case { check: loosely, ..BULK_SEALED_WHOLE },
         Case::new("bulk-dropped", "a bulk is dropped, and what it made is relied upon", nothing, dropped),
     ])
 }
@@ -102,6 +104,44 @@ const BULK_UNCHANGED: Case =
         drop(published?);
         Ok(())
     });
+
+const BULK_SEALED: Case = Case::new(
+    "bulk-sealed",
+    "a bulk is sealed under hidden names, and nothing is renamed",
+    two_of_three,
+    |site| sealed(site, BulkOptions { window: 2, ..BulkOptions::default() }),
+);
+
+const BULK_SEALED_WHOLE: Case =
+    Case::new("bulk-sealed-whole", "the same with whole file systems synced", two_of_three, |site| {
+        sealed(site, whole())
+    });
+
+/// What is acknowledged is under hidden names, also in new folders, and no sweep takes it; targets stay as they were.
+fn sealed(site: &Site<'_>, options: BulkOptions) -> Result<(), Ended> {
+    const TARGETS: [&str; 3] = ["a.txt", "d/b.txt", "d/e/c.txt"];
+    let hidden =
+        HiddenNames::Chosen { prefix: format!("{TXN_PREFIX}1-"), suffix: ".nxpart".to_owned(), first: 0xf };
+    let cells = [("", "f"), ("d/", "10"), ("d/e/", "11")]
+        .map(|(folder, index)| format!("{folder}{TXN_PREFIX}1-{index}.nxpart"));
+    announce_folders(site);
+    // Until all are sealed, what is under a hidden name is whatever it is.
+    for cell in &cells {
+        site.announce(scribbled(cell));
+    }
+    let new = |target: &str| file(format!("new {target}").as_bytes());
+    let atoms = cells.iter().zip(TARGETS).map(|(cell, target)| vec![(cell.as_str().into(), new(target))]);
+    site.witness.tell(Mark::Begin(Operation::new("seal a bulk", atoms.collect())));
+    let dir = site.dir()?;
+    let mut bulk = dir.bulk_with(BulkOptions { hidden, ..options });
+    for target in TARGETS {
+        bulk.replace(target, format!("new {target}").as_bytes());
+    }
+    let is_sealed = bulk.seal_all().is_ok_and(|files| files.len() == TARGETS.len());
+    // What was removed after a failure may be back after a power cut.
+    site.witness.tell(if is_sealed { Mark::Acknowledged } else { Mark::Failed(Fate::Unknown) });
+    Ok(())
+}
 
 fn dropped(site: &Site<'_>) -> Result<(), Ended> {
     announce_folders(site);

@@ -4,11 +4,12 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use media::FileId;
+use media::{FileId, FileKind, Metadata};
 
 use crate::error::Error;
-use crate::name::{Own, Purpose};
 use crate::options::{Barriers, Change, Durability};
+
+use super::hidden::HiddenNames;
 
 /// What became of each file of a bulk, in the order in which they were given to it.
 #[must_use = "each file of a bulk succeeds or fails on its own, and only the report says which did"]
@@ -70,7 +71,7 @@ impl BulkReport {
                 State::Reached(durability) => Ok(FilePublished {
                     durability: *durability,
                     change: record.change,
-                    other_links: record.other_links,
+                    other_links: record.other_links(),
                     len: record.len,
                 }),
                 State::Hidden | State::Named => return None,
@@ -134,21 +135,46 @@ struct Span {
     len: usize,
 }
 
-/// What must be remembered of one file once its descriptor is closed: about a hundred bytes and its name.
+/// Whether a file can be sealed now and get its name later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sealable {
+    Yes,
+    /// It replaces what a symbolic link led to.
+    FollowedLink,
+    /// It is left alone where it is unchanged.
+    MaySkip,
+}
+
+/// What must be remembered of one file once its descriptor is closed: about a hundred bytes and its name, and 80 more
+/// where it replaces something.
 #[derive(Debug)]
 pub(super) struct Record {
     given: Span,
     name: Span,
     pub(super) folder: usize,
     stem: usize,
-    random: u64,
+    number: u64,
     device: usize,
     inode: Option<u64>,
     pub(super) len: u64,
-    pub(super) other_links: u64,
-    pub(super) change: Change,
+    /// What had the name when the file was begun.
+    existing: Option<Box<Metadata>>,
+    change: Change,
     pub(super) barriers: Barriers,
+    pub(super) sealable: Sealable,
     pub(super) state: State,
+}
+
+impl Record {
+    /// What had the name when the file was begun.
+    pub(super) fn existing(&self) -> Option<Metadata> {
+        self.existing.as_deref().copied()
+    }
+
+    fn other_links(&self) -> u64 {
+        let existing = self.existing().filter(|found| found.kind == FileKind::File);
+        existing.map_or(0, |found| found.links.saturating_sub(1))
+    }
 }
 
 /// What a new entry is made of.
@@ -160,9 +186,10 @@ pub(super) struct Facts<'a> {
     pub(super) hidden: Option<&'a OsStr>,
     pub(super) id: Option<FileId>,
     pub(super) len: u64,
-    pub(super) other_links: u64,
+    pub(super) existing: Option<Metadata>,
     pub(super) change: Change,
     pub(super) barriers: Barriers,
+    pub(super) sealable: Sealable,
     pub(super) state: State,
 }
 
@@ -170,12 +197,17 @@ pub(super) struct Facts<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     pub(super) records: Vec<Record>,
+    hidden_names: HiddenNames,
     bytes: Vec<u8>,
     stems: Vec<String>,
     devices: Vec<u64>,
 }
 
 impl Ledger {
+    pub(super) fn new(hidden_names: HiddenNames) -> Self {
+        Self { hidden_names, ..Self::default() }
+    }
+
     pub(super) fn fail(&mut self, given: &Path, error: Error) {
         let facts = Facts {
             folder: super::folders::ROOT,
@@ -183,9 +215,10 @@ impl Ledger {
             hidden: None,
             id: None,
             len: 0,
-            other_links: 0,
+            existing: None,
             change: Change::Unchanged,
             barriers: Barriers::Required,
+            sealable: Sealable::Yes,
             state: State::Failed(error),
         };
         self.push(given, facts);
@@ -193,8 +226,9 @@ impl Ledger {
 
     pub(super) fn push(&mut self, given: &Path, facts: Facts<'_>) -> usize {
         // Every hidden name splits; if one did not, its rename would fail and say so.
-        debug_assert!(facts.hidden.is_none_or(|hidden| Own::split_temp(hidden).is_some()));
-        let (stem, random) = facts.hidden.and_then(Own::split_temp).unwrap_or(("", 0));
+        let split = facts.hidden.and_then(|hidden| self.hidden_names.split(hidden));
+        debug_assert_eq!(split.is_some(), facts.hidden.is_some());
+        let (stem, number) = split.unwrap_or(("", 0));
         let given_span = self.keep(given.as_os_str());
         // The last component is the name, unless a symbolic link led elsewhere.
         let name = if given.as_os_str().as_encoded_bytes().ends_with(facts.name.as_encoded_bytes()) {
@@ -211,19 +245,20 @@ impl Ledger {
                 self.stems.len() - 1
             }
         };
-        let Facts { folder, len, other_links, change, barriers, state, .. } = facts;
+        let Facts { folder, len, existing, change, barriers, sealable, state, .. } = facts;
         self.records.push(Record {
             given: given_span,
             name,
             folder,
             stem,
-            random,
+            number,
             device,
             inode: facts.id.map(|id| id.inode),
             len,
-            other_links,
+            existing: existing.map(Box::new),
             change,
             barriers,
+            sealable,
             state,
         });
         self.records.len() - 1
@@ -240,7 +275,7 @@ impl Ledger {
         as_os_str(bytes)
     }
 
-    fn given(&self, record: &Record) -> &Path {
+    pub(super) fn given(&self, record: &Record) -> &Path {
         Path::new(self.text(record.given))
     }
 
@@ -250,7 +285,7 @@ impl Ledger {
 
     pub(super) fn hidden(&self, record: &Record) -> std::ffi::OsString {
         let stem = self.stems.get(record.stem).map_or("", String::as_str);
-        Own::join(stem, record.random, Purpose::Temp)
+        self.hidden_names.join(stem, record.number)
     }
 
     pub(super) fn id(&self, record: &Record) -> Option<FileId> {

@@ -1,0 +1,423 @@
+//! [`Ledger`]: the journal of intents in its file, and many threads that share its flushes.
+//!
+//! Whoever commits while nobody else does carries the frame out; whoever commits meanwhile gathers in the next one, and the
+//! first of those to look carries that out for all of them. There is no writer thread and no timer.
+//!
+//! Invariants
+//! - transactions get their numbers in the order in which they stand in the journal.
+//! - a `done` names a number up to which every transaction was in place, synced and dir-synced when it was given.
+//! - the journal switches regions only while nothing is alive: what is copied is one `done`.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::ffi::OsStr;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use durable_io::Dir;
+use journal::{Access, Journal, JournalError, JournalErrorKind, Limits, Opened, StoreId, Verdict};
+use media::{FileDisk, FileDiskError, Geometry, Reason, RenameMode};
+
+use crate::error::{Error, Result};
+use crate::fold::Fold;
+use crate::record::{self, ENGINE, Number};
+
+/// The file of the journal.
+pub(crate) const JOURNAL: &str = "journal";
+/// The same while it is made.
+const JOURNAL_NEW: &str = "journal.new";
+
+/// What may ride in front of a batch: a `done`, and names that are being staged.
+const RIDERS_LEN_MAX: usize = 1024;
+
+/// A region is switched when it has less room than the largest frame takes, or than this part of it.
+const ROOM_SHARE: u64 = 4;
+
+/// The journal of a root, open for writing.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    device: Arc<FileDisk>,
+    state: Mutex<State>,
+    /// Told when a batch has its outcome, and when nobody leads.
+    turn: Condvar,
+    commit_len_max: usize,
+}
+
+#[derive(Debug)]
+struct State {
+    journal: Journal<Arc<FileDisk>>,
+    next: Number,
+    gathering: VecDeque<Gathering>,
+    is_led: bool,
+    /// Transactions that have a number and are not in place yet.
+    under_way: BTreeSet<Number>,
+    /// To be told with the next frame.
+    done: Option<Number>,
+    prepared: Vec<u8>,
+    /// A thread that carried a frame out did not come back: nobody knows what became of it.
+    is_abandoned: bool,
+}
+
+#[derive(Debug)]
+struct Gathering {
+    batch: Arc<Batch>,
+    records: Vec<u8>,
+}
+
+/// Transactions that share a frame.
+#[derive(Debug, Default)]
+struct Batch {
+    outcome: OnceLock<std::result::Result<(), JournalError>>,
+}
+
+/// What there is in the place of a journal.
+pub(crate) enum Found {
+    /// A journal, and what it says.
+    Journal { ledger: Box<Ledger>, fold: Fold, was_sealed: bool },
+    /// One that cannot be trusted.
+    Damaged(String),
+}
+
+/// How a journal is made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) bytes: u64,
+    pub(crate) block_size: u32,
+}
+
+/// Whether there is the file of a journal, finished.
+pub(crate) fn exists(dir: &Dir) -> Result<bool> {
+    match dir.as_media().metadata(OsStr::new(JOURNAL)) {
+        Ok(_) => Ok(true),
+        Err(e) if Reason::of(&e) == Reason::NotFound => Ok(false),
+        Err(e) => Err(Error::os("looking for the journal in", dir.path().display().to_string(), e)),
+    }
+}
+
+impl Ledger {
+    /// Makes an empty journal. It has its name only when it is whole.
+    ///
+    /// # Durability
+    /// `Ok(None)`: it is there, with its name. `Some` says why there is no durable place for it.
+    pub(crate) fn create(dir: &Dir, shape: Shape, random: StoreId) -> Result<Option<String>> {
+        let at = dir.path().display().to_string();
+        match dir.as_media().unlink(OsStr::new(JOURNAL_NEW)) {
+            // A process that died while it made one.
+            Ok(()) => {}
+            Err(e) if Reason::of(&e) == Reason::NotFound => {}
+            Err(e) => return Err(Error::os("removing an unfinished journal from", at, e)),
+        }
+        let blocks = shape.bytes / u64::from(shape.block_size);
+        let geometry = Geometry::new(shape.block_size, blocks).map_err(JournalError::from)?;
+        let made = FileDisk::create(&**dir.as_media(), OsStr::new(JOURNAL_NEW), geometry);
+        let disk = match made {
+            Ok(disk) => disk,
+            Err(error) if is_no_place(&error) => return Ok(Some(error.to_string())),
+            Err(error) => return Err(error.into()),
+        };
+        drop(Journal::format(disk, random, Limits::default(), ENGINE)?);
+        let media = dir.as_media();
+        media
+            .rename(OsStr::new(JOURNAL_NEW), &**media, OsStr::new(JOURNAL), RenameMode::Replace)
+            .and_then(|()| media.sync())
+            .map_err(|e| Error::os("naming the journal in", at, e))?;
+        Ok(None)
+    }
+
+    /// Opens the journal in `dir` for its one writer, and reads it.
+    pub(crate) fn open(dir: &Dir, shape: Shape) -> Result<Found> {
+        let at = dir.path().display().to_string();
+        let file = dir
+            .as_media()
+            .open(OsStr::new(JOURNAL), media::Access::ReadWrite)
+            .map_err(|e| Error::os("opening the journal in", at, e))?;
+        let disk = match FileDisk::open(file, shape.block_size) {
+            Err(error @ (FileDiskError::Length { .. } | FileDiskError::NotRegular { .. })) => {
+                return Ok(Found::Damaged(error.to_string()));
+            }
+            outcome => Arc::new(outcome?),
+        };
+        let mut fold = Fold::default();
+        let mut malformed = None;
+        let opened = Journal::open::<JournalError>(Arc::clone(&disk), Access::Write, &mut |frame| {
+            if let Err(why) = record::decode(frame.body, &mut |record| fold.take(record)) {
+                malformed.get_or_insert_with(|| format!("frame {}: {why}", frame.seq));
+            }
+            Ok(())
+        });
+        let Opened { journal, report } = match opened {
+            Err(error) if matches!(error.kind(), JournalErrorKind::NotFound | JournalErrorKind::Corrupt) => {
+                return Ok(Found::Damaged(error.to_string()));
+            }
+            outcome => outcome?,
+        };
+        if journal.engine() != ENGINE {
+            return Ok(Found::Damaged("it is not a journal of intents".to_owned()));
+        }
+        if let Verdict::Damaged { first_lost, last_lost, .. } = report.verdict {
+            return Ok(Found::Damaged(format!("frames {first_lost} to {last_lost} are lost")));
+        }
+        if let Some(why) = malformed {
+            return Ok(Found::Damaged(why));
+        }
+        if let Some(why) = journal.read_only() {
+            return Ok(Found::Damaged(why.to_owned()));
+        }
+        Ok(Found::Journal {
+            ledger: Box::new(Self::over(disk, journal)),
+            fold,
+            was_sealed: report.was_sealed,
+        })
+    }
+
+    fn over(device: Arc<FileDisk>, journal: Journal<Arc<FileDisk>>) -> Self {
+        let layout = *journal.layout();
+        // Of an empty region, with the copied `done` and the record of an open.
+        let blocks = usize::try_from(layout.usable_blocks().saturating_sub(2)).unwrap_or(usize::MAX);
+        let body_len_max = layout.body_len_max().min(layout.payload_len().saturating_mul(blocks));
+        let state = State {
+            journal,
+            next: 1,
+            gathering: VecDeque::new(),
+            is_led: false,
+            under_way: BTreeSet::new(),
+            done: None,
+            prepared: Vec::new(),
+            is_abandoned: false,
+        };
+        let commit_len_max = body_len_max.saturating_sub(RIDERS_LEN_MAX.min(body_len_max / 4));
+        Self { device, state: Mutex::new(state), turn: Condvar::new(), commit_len_max }
+    }
+
+    /// Everything up to this number was given before.
+    pub(crate) fn continue_after(&self, last: Number) {
+        self.lock().next = last.saturating_add(1);
+    }
+
+    /// The longest record of a commit.
+    pub(crate) fn commit_len_max(&self) -> usize {
+        self.commit_len_max
+    }
+
+    /// A thread that panicked cannot have left this half changed: what it was about to carry out is marked as abandoned.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a commit, with those that others write at the same time, and makes it durable. Its number, under which it stays
+    /// [under way](Ledger::in_place).
+    ///
+    /// # Durability
+    /// `Ok` is the commit point: recovery carries it out.
+    ///
+    /// # Errors
+    /// `Full`: nothing was written; switch and ask again. Anything else, and whether it is found after a crash is unknown.
+    pub(crate) fn commit(&self, mut record: Vec<u8>) -> std::result::Result<Number, JournalError> {
+        let mut state = self.lock();
+        let number = state.next;
+        state.next = number.checked_add(1).ok_or(JournalError::NumbersUsedUp)?;
+        record::number(&mut record, number);
+        state.under_way.insert(number);
+        let batch = state.gather(record, self.commit_len_max);
+        loop {
+            if let Some(outcome) = batch.outcome.get() {
+                if matches!(outcome, Err(JournalError::Full { .. } | JournalError::FrameTooLong { .. })) {
+                    state.under_way.remove(&number);
+                }
+                return outcome.clone().map(|()| number);
+            }
+            if state.is_led {
+                state = self.turn.wait(state).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                state = self.lead(state);
+            }
+        }
+    }
+
+    /// Carries out the first batch that waits.
+    fn lead<'s>(&'s self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        let Some(Gathering { batch, records }) = state.gathering.pop_front() else { return state };
+        let begun = if state.is_abandoned { Err(abandoned()) } else { state.begin(&records) };
+        let outcome = match begun {
+            Err(error) => Err(error),
+            Ok(outgoing) => {
+                state.is_led = true;
+                drop(state);
+                let leading = Leading { ledger: self, batch: &batch };
+                let carried_out = outgoing.carry_out(&self.device);
+                drop(leading);
+                state = self.lock();
+                state.is_led = false;
+                state.journal.end_commit(outgoing, carried_out).map(|_durable| ())
+            }
+        };
+        // Nobody else sets it: the batch was taken out of the queue.
+        drop(batch.outcome.set(outcome));
+        self.turn.notify_all();
+        state
+    }
+
+    /// Adds names to those that are being staged. It is told with the next frame, and says no more than where to look: where
+    /// there is no room for it, it is left out.
+    pub(crate) fn tell_prepared(&self, record: &[u8]) {
+        let mut state = self.lock();
+        if state.prepared.len() + record.len() + record::encode_done(0).len()
+            <= RIDERS_LEN_MAX.min(self.commit_len_max / 4)
+        {
+            state.prepared.extend_from_slice(record);
+        }
+    }
+
+    /// Writes, without a barrier, that names are being staged.
+    pub(crate) fn write_prepared(&self, record: &[u8]) -> Result<()> {
+        let mut state = self.lock();
+        match state.journal.write(record) {
+            Ok(_) => Ok(()),
+            // It is a help to recovery, and not needed by it.
+            Err(
+                JournalError::Full { .. } | JournalError::Outgoing { .. } | JournalError::FrameTooLong { .. },
+            ) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// This transaction is in place, or has failed before its commit.
+    pub(crate) fn in_place(&self, number: Number) {
+        self.lock().under_way.remove(&number);
+    }
+
+    /// Every transaction up to this number is in place.
+    pub(crate) fn in_place_up_to(&self) -> Number {
+        let state = self.lock();
+        state.under_way.first().map_or(state.next, |first| *first).saturating_sub(1)
+    }
+
+    /// Tells, with the next frame, that everything up to this number is complete.
+    pub(crate) fn tell_done(&self, up_to: Number) {
+        let mut state = self.lock();
+        state.done = state.done.max(Some(up_to));
+    }
+
+    /// Writes down, durably, that everything up to this number is complete. The caller knows that nobody commits meanwhile.
+    ///
+    /// # Errors
+    /// Of the journal. What is complete stays so, and is carried out once more at the next open.
+    pub(crate) fn settle(&self, up_to: Number) -> Result<()> {
+        let mut state = self.lock();
+        state.done = None;
+        match state.journal.commit(&record::encode_done(up_to)) {
+            Ok(_durable) => Ok(()),
+            Err(JournalError::Full { .. }) => state.restart(up_to),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether it is time to switch regions.
+    pub(crate) fn is_nearly_full(&self) -> bool {
+        let state = self.lock();
+        let layout = state.journal.layout();
+        let frame = u64::from(layout.limits().frame_blocks_max);
+        state.journal.room() < frame.min(layout.region_blocks() / ROOM_SHARE)
+    }
+
+    /// Switches regions. The caller knows that everything that was committed is complete, and that nobody commits meanwhile.
+    pub(crate) fn restart(&self) -> Result<()> {
+        let mut state = self.lock();
+        let last = state.next.saturating_sub(1);
+        state.restart(last)
+    }
+
+    /// Seals the journal: a clean end. The caller knows that nobody commits any more.
+    pub(crate) fn close(&self) -> Result<()> {
+        let mut state = self.lock();
+        if let Some(up_to) = state.done.take() {
+            match state.journal.write(&record::encode_done(up_to)) {
+                Ok(_) => {}
+                Err(JournalError::Full { .. }) => state.restart(up_to)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(state.journal.seal_for_good()?)
+    }
+
+    /// Who the journal is.
+    pub(crate) fn store_id(&self) -> StoreId {
+        self.lock().journal.store_id()
+    }
+
+    /// What the journal has done.
+    pub(crate) fn stats(&self) -> journal::Stats {
+        self.lock().journal.stats()
+    }
+}
+
+/// Somebody carries out a frame. Where that panics, nobody waits for it.
+struct Leading<'l> {
+    ledger: &'l Ledger,
+    batch: &'l Batch,
+}
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            drop(self.batch.outcome.set(Err(abandoned())));
+            let mut state = self.ledger.lock();
+            state.is_abandoned = true;
+            state.is_led = false;
+            self.ledger.turn.notify_all();
+        }
+    }
+}
+
+impl State {
+    /// Puts a record into the last batch, if it has room, or into a new one.
+    fn gather(&mut self, record: Vec<u8>, len_max: usize) -> Arc<Batch> {
+        if let Some(last) = self.gathering.back_mut()
+            && last.records.len() + record.len() <= len_max
+        {
+            last.records.extend_from_slice(&record);
+            return Arc::clone(&last.batch);
+        }
+        let batch = Arc::<Batch>::default();
+        self.gathering.push_back(Gathering { batch: Arc::clone(&batch), records: record });
+        batch
+    }
+
+    /// Begins a frame of these records, with what rides in front of them.
+    fn begin(&mut self, records: &[u8]) -> std::result::Result<journal::Outgoing, JournalError> {
+        let mut body = self.done.map(record::encode_done).unwrap_or_default();
+        body.extend_from_slice(&self.prepared);
+        body.extend_from_slice(records);
+        let outgoing = self.journal.begin_commit(&body)?;
+        self.done = None;
+        self.prepared.clear();
+        Ok(outgoing)
+    }
+
+    fn restart(&mut self, done: Number) -> Result<()> {
+        self.journal.begin_copy()?;
+        self.journal.copy(&record::encode_done(done))?;
+        let _switched = self.journal.finish_copy()?;
+        self.done = None;
+        Ok(())
+    }
+}
+
+fn abandoned() -> JournalError {
+    let cause = io::Error::other("a thread that carried out a frame did not come back");
+    JournalError::Device(media::DeviceError::FlushFailed { cause: cause.into() })
+}
+
+/// Whether a disk could not be made because this place keeps nothing.
+fn is_no_place(error: &FileDiskError) -> bool {
+    use media::CreateStep::{AsDisk, Name, Reserve, SyncDir, SyncFile, Zero};
+    match error {
+        FileDiskError::Create { step, cause, .. } => match step {
+            SyncFile | SyncDir => cause.reason().means_barrier_unsupported(),
+            Name | Reserve | Zero | AsDisk => false,
+        },
+        FileDiskError::Open { .. }
+        | FileDiskError::NotRegular { .. }
+        | FileDiskError::Length { .. }
+        | FileDiskError::BlockSize { .. } => false,
+    }
+}

@@ -1,0 +1,226 @@
+//! [`StagedFile`]: a file written piece by piece under a hidden name, for a transaction to publish.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use media::{File, Mode, Reason};
+
+use crate::error::{Error, Result};
+use crate::path::{STAGED_SUFFIX, TreePath};
+use crate::record;
+use crate::root::Root;
+use crate::tree::{Folder, write_all_at};
+
+/// How many staged files may be open at a time.
+pub const STAGED_OPEN_MAX: usize = 256;
+
+/// From this length on, space is reserved before writing.
+const RESERVE_FROM: u64 = 1 << 20;
+
+/// Every so many bytes the system is asked to begin writing, so that a stream of any length keeps few dirty pages.
+const WRITEBACK_EVERY: u64 = 8 << 20;
+
+/// A file that is being written under a hidden name. Dropped unpublished, it is removed.
+#[derive(Debug)]
+#[must_use = "a staged file that is not published is removed again"]
+pub struct StagedFile {
+    folder: Folder,
+    path: TreePath,
+    file: Arc<dyn File>,
+    len: u64,
+    hinted: u64,
+    /// The first write that failed: a file with a hole where it was must never be published.
+    failed: Option<String>,
+    is_ours: bool,
+    open: Arc<AtomicUsize>,
+}
+
+impl Root {
+    /// Begins a file under a hidden name, which ends in [`STAGED_SUFFIX`]; its directory is made where it is missing.
+    ///
+    /// # Durability
+    /// None: what is not published is removed by the next open.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::OwnPath`], [`Error::TooManyStaged`]; of creating it.
+    pub fn stage(&self, hidden: &TreePath) -> Result<StagedFile> {
+        self.refuse_unless_writable()?;
+        if !hidden.name().ends_with(STAGED_SUFFIX) || hidden.is_within(&self.options.journal_dir) {
+            return Err(Error::OwnPath {
+                path: hidden.clone(),
+                why: "a staged file's name ends in `.nxpart`",
+            });
+        }
+        let place = OpenPlace::take(&self.staged_open)?;
+        let folder = self.tree.folder_or_create(hidden.parent())?;
+        if let Some(ledger) = &self.ledger {
+            ledger.tell_prepared(&record::encode_prepare([hidden]));
+        }
+        let file = match folder.dir.create_exclusive(OsStr::new(hidden.name()), Mode::PRIVATE) {
+            Err(e) if Reason::of(&e) == Reason::AlreadyExists => {
+                return Err(Error::Exists { path: hidden.clone() });
+            }
+            outcome => outcome.map_err(|e| Error::os("creating", hidden.as_str(), e))?,
+        };
+        folder.dir.mark("after_create");
+        Ok(StagedFile {
+            folder,
+            path: hidden.clone(),
+            file,
+            len: 0,
+            hinted: 0,
+            failed: None,
+            is_ours: true,
+            open: place.keep(),
+        })
+    }
+}
+
+/// One of the places for open staged files.
+struct OpenPlace(Option<Arc<AtomicUsize>>);
+
+impl OpenPlace {
+    fn take(open: &Arc<AtomicUsize>) -> Result<Self> {
+        let taken = open.fetch_add(1, Ordering::SeqCst);
+        let place = Self(Some(Arc::clone(open)));
+        if taken >= STAGED_OPEN_MAX {
+            return Err(Error::TooManyStaged { open: taken, open_max: STAGED_OPEN_MAX });
+        }
+        Ok(place)
+    }
+
+    fn keep(mut self) -> Arc<AtomicUsize> {
+        self.0.take().unwrap_or_default()
+    }
+}
+
+impl Drop for OpenPlace {
+    fn drop(&mut self) {
+        if let Some(open) = &self.0 {
+            open.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+impl StagedFile {
+    /// Its hidden name.
+    #[must_use]
+    pub fn path(&self) -> &TreePath {
+        &self.path
+    }
+
+    /// How long it is: the end of the write that reached furthest.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether nothing was written yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Announces the final length, so that a full disk shows before the writing. Only lengths from 1 MiB on are reserved;
+    /// where the file system cannot, nothing happens.
+    ///
+    /// # Errors
+    /// [`Kind::NoSpace`](durable_io::Kind::NoSpace).
+    pub fn reserve(&mut self, len: u64) -> Result<()> {
+        self.refuse_if_failed()?;
+        if len < RESERVE_FROM {
+            return Ok(());
+        }
+        match self.file.allocate(len) {
+            Err(e) if Reason::of(&e) != Reason::Unsupported => Err(self.fail("reserving space for", e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes all of `bytes` at `offset`. What lies between the end and an offset behind it reads as zeros.
+    ///
+    /// # Errors
+    /// Of writing; the file takes nothing more after that and cannot be published.
+    pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.refuse_if_failed()?;
+        let count = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let Some(end) = offset.checked_add(count) else {
+            return Err(self.fail("writing", std::io::ErrorKind::InvalidInput.into()));
+        };
+        if let Err(e) = write_all_at(&*self.file, offset, bytes) {
+            return Err(self.fail("writing", e));
+        }
+        self.len = self.len.max(end);
+        if self.len - self.hinted >= WRITEBACK_EVERY {
+            if let Err(error) = self.file.start_writeback(self.hinted, self.len - self.hinted) {
+                tracing::debug!(%error, "writeback hint refused");
+            }
+            self.hinted = self.len;
+        }
+        Ok(())
+    }
+
+    /// Makes what was written durable, under the hidden name, which is not.
+    ///
+    /// # Errors
+    /// Of the barrier. It is never repeated: the file takes nothing more and cannot be published.
+    pub fn sync(&mut self) -> Result<()> {
+        self.refuse_if_failed()?;
+        if let Err(e) = self.file.sync_all() {
+            return Err(self.fail("syncing", e));
+        }
+        self.file.mark("after_fsync");
+        Ok(())
+    }
+
+    /// Removes it.
+    ///
+    /// # Errors
+    /// Where that fails; the next open removes it.
+    pub fn discard(mut self) -> Result<()> {
+        self.remove().map_err(|e| Error::os("removing", self.path.as_str(), e))
+    }
+
+    fn remove(&mut self) -> std::io::Result<()> {
+        if !std::mem::take(&mut self.is_ours) {
+            return Ok(());
+        }
+        self.folder.remove(self.path.name())
+    }
+
+    pub(crate) fn refuse_if_failed(&self) -> Result<()> {
+        match &self.failed {
+            Some(first) => Err(Error::Poisoned { first: first.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn fail(&mut self, doing: &'static str, source: std::io::Error) -> Error {
+        let error = Error::os(doing, self.path.as_str(), source);
+        self.failed = Some(error.to_string());
+        error
+    }
+
+    pub(crate) fn file(&self) -> &Arc<dyn File> {
+        &self.file
+    }
+
+    pub(crate) fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// The name belongs to a commit now.
+    pub(crate) fn disarm(&mut self) {
+        self.is_ours = false;
+    }
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove() {
+            tracing::warn!(path = %self.path, %error, "a staged file is left for the next open");
+        }
+        self.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,160 @@
+//! Staged files that nobody comes back for.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use durable_io::Dir;
+use media::{Access, Entry, FileKind, Reason, Timestamp};
+
+use crate::error::{Error, Result};
+use crate::names::LIST_PREFIX;
+use crate::path::{STAGED_SUFFIX, TreePath};
+use crate::root::Root;
+use crate::tree::Folder;
+
+/// How deep a tree is looked through.
+const DEPTH_MAX: usize = 128;
+
+/// What was found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Swept {
+    pub(crate) removed: u64,
+    pub(crate) kept: u64,
+}
+
+/// Removes every staged file of a root that is ours alone: whoever staged it had this lock, and is dead. Called when no commit
+/// refers to any.
+///
+/// Whoever made a directory may have died before he synced its name. Where the end was no clean one, that is made up for.
+pub(crate) fn all_staged(root: &Root, was_closed: bool) -> Result<Swept> {
+    let mut swept = Swept::default();
+    walk(root, &mut |folder, found| {
+        match found {
+            Walked::File(name) if name.ends_with(STAGED_SUFFIX) => {
+                remove(folder, name)?;
+                swept.removed += 1;
+            }
+            Walked::Folders if !was_closed => folder.sync()?,
+            Walked::File(_) | Walked::Folders => {}
+        }
+        Ok(())
+    })?;
+    Ok(swept)
+}
+
+/// Removes the staged files of this journal in a tree that others use. Whoever staged them had the lock of the journal, and is
+/// dead. Those that the journal knows are removed at once, the others when they are old: that they are not known to it may also
+/// mean that they come from another copy of it.
+pub(crate) fn ours(root: &Root, prepared: &BTreeSet<TreePath>) -> Result<Swept> {
+    let mut swept = Swept::default();
+    let now = root.env.clock.now();
+    walk(root, &mut |folder, found| {
+        let name = match found {
+            Walked::File(name) if root.hidden.is_of_this_journal(name) => name,
+            Walked::File(_) | Walked::Folders => return Ok(()),
+        };
+        let is_known = prepared.iter().any(|prefix| name.starts_with(prefix.as_str()));
+        if is_known || is_old(folder, name, now, root.options.orphan_age)? {
+            remove(folder, name)?;
+            swept.removed += 1;
+        } else {
+            swept.kept += 1;
+        }
+        Ok(())
+    })?;
+    Ok(swept)
+}
+
+/// Removes lists: of transactions that are complete, or were never committed.
+pub(crate) fn lists(journal_dir: &Dir) -> Result<()> {
+    let folder = Folder {
+        path: journal_dir.path().display().to_string(),
+        dir: std::sync::Arc::clone(journal_dir.as_media()),
+    };
+    for (name, _) in entries(&folder)? {
+        if name.to_str().is_some_and(|name| name.starts_with(LIST_PREFIX)) {
+            remove(&folder, &name.to_string_lossy())?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(folder: &Folder, name: &str) -> Result<()> {
+    folder.remove(name).map_err(|e| Error::os("removing", folder.path_of(name), e))
+}
+
+/// Whether a file was last changed longer ago than `age`. A time in the future tells nothing about its age: its owner is dead,
+/// and clocks do go back, so it counts as old.
+fn is_old(folder: &Folder, name: &str, now: Timestamp, age: Duration) -> Result<bool> {
+    let modified = match folder.dir.open(OsStr::new(name), Access::Read) {
+        Ok(file) => file.modified().map_err(|e| Error::os("looking at", folder.path_of(name), e))?,
+        Err(e) if matches!(Reason::of(&e), Reason::NotFound | Reason::PermissionDenied) => return Ok(false),
+        Err(e) => return Err(Error::os("looking at", folder.path_of(name), e)),
+    };
+    let nanos = |at: Timestamp| i128::from(at.seconds) * 1_000_000_000 + i128::from(at.nanos);
+    let since = nanos(now) - nanos(modified);
+    Ok(since < 0 || u128::try_from(since).unwrap_or(0) >= age.as_nanos())
+}
+
+/// What a walk has come to, in a directory.
+enum Walked<'n> {
+    /// A regular file.
+    File(&'n str),
+    /// The end of the directory, which has others in it.
+    Folders,
+}
+
+/// Goes through every directory below the root, in the order of their names. Links are not followed.
+fn walk(root: &Root, each: &mut dyn FnMut(&Folder, Walked<'_>) -> Result<()>) -> Result<()> {
+    let top = match root.tree.folder("")? {
+        Some(top) => top,
+        None => return Ok(()),
+    };
+    let mut open = vec![(top, 0)];
+    while let Some((folder, depth)) = open.pop() {
+        let mut below = Vec::new();
+        for (name, kind) in entries(&folder)? {
+            // What is not UTF-8 is no name of ours, and cannot lead to one that a transaction could name.
+            let Some(name) = name.to_str() else { continue };
+            let kind = match kind {
+                Some(kind) => Some(kind),
+                None => folder.look(name)?.map(|found| found.kind),
+            };
+            match kind {
+                Some(FileKind::File) => each(&folder, Walked::File(name))?,
+                Some(FileKind::Dir) if depth < DEPTH_MAX => {
+                    let path = folder.path_of(name);
+                    match folder.dir.open_dir(name.as_ref()) {
+                        Ok(dir) => below.push((Folder { path, dir }, depth + 1)),
+                        // Another's, or gone.
+                        Err(e) if matches!(Reason::of(&e), Reason::NotFound | Reason::PermissionDenied) => {}
+                        Err(e) => return Err(Error::os("opening", path, e)),
+                    }
+                }
+                _ => {}
+            }
+        }
+        if !below.is_empty() {
+            each(&folder, Walked::Folders)?;
+        }
+        below.reverse();
+        open.extend(below);
+    }
+    Ok(())
+}
+
+/// The names in a directory, sorted.
+fn entries(folder: &Folder) -> Result<Vec<(OsString, Option<FileKind>)>> {
+    let mut names = Vec::new();
+    folder
+        .dir
+        .list(&mut |Entry { name, kind }| {
+            names.push((name, kind));
+            ControlFlow::Continue(())
+        })
+        .map_err(|e| Error::os("listing", folder.path.as_str(), e))?;
+    names.sort_by(|(first, _), (second, _)| first.cmp(second));
+    Ok(names)
+}

@@ -1,0 +1,187 @@
+//! [`Tree`]: the directories below a root, and what has a name there.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use durable_io::Dir;
+use media::{Access, File, FileKind, Metadata, Reason, RenameMode};
+
+use crate::error::{Error, Result};
+use crate::path::TreePath;
+
+/// How many directories are kept open between operations.
+const DIRS_OPEN_MAX: usize = 64;
+
+/// A tree of directories.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    pub(crate) dir: Dir,
+    /// Directories that are durable. Only where nobody else moves them.
+    kept: Option<Mutex<BTreeMap<String, Arc<dyn media::Dir>>>>,
+    /// Held while a directory is made, so that nobody takes it for durable before it is.
+    making: Mutex<()>,
+}
+
+/// An open directory of the tree, and its path from the root.
+#[derive(Debug, Clone)]
+pub(crate) struct Folder {
+    pub(crate) path: String,
+    pub(crate) dir: Arc<dyn media::Dir>,
+}
+
+impl Tree {
+    pub(crate) fn new(dir: Dir, is_ours_alone: bool) -> Self {
+        Self { dir, kept: is_ours_alone.then(Mutex::default), making: Mutex::default() }
+    }
+
+    /// The directory at `path`, empty for the root; `None` if there is none.
+    pub(crate) fn folder(&self, path: &str) -> Result<Option<Folder>> {
+        if let Some(folder) = self.kept_folder(path) {
+            return Ok(Some(folder));
+        }
+        match self.dir.as_media().open_dir(Path::new(path)) {
+            Ok(dir) => Ok(Some(Folder { path: path.to_owned(), dir })),
+            Err(e) if Reason::of(&e) == Reason::NotFound => Ok(None),
+            Err(e) => Err(Error::os("opening", path, e)),
+        }
+    }
+
+    /// The same, made durably where it is missing.
+    pub(crate) fn folder_or_create(&self, path: &str) -> Result<Folder> {
+        if let Some(folder) = self.kept_folder(path) {
+            return Ok(folder);
+        }
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let dir = Arc::clone(self.dir.subdir_or_create(path)?.as_media());
+        let folder = Folder { path: path.to_owned(), dir };
+        if let Some(kept) = &self.kept {
+            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            if kept.len() >= DIRS_OPEN_MAX {
+                kept.pop_first();
+            }
+            kept.insert(path.to_owned(), Arc::clone(&folder.dir));
+        }
+        Ok(folder)
+    }
+
+    /// The root, or a directory that is kept.
+    fn kept_folder(&self, path: &str) -> Option<Folder> {
+        let found = |dir: &Arc<dyn media::Dir>| Folder { path: path.to_owned(), dir: Arc::clone(dir) };
+        if path.is_empty() {
+            return Some(found(self.dir.as_media()));
+        }
+        let kept = self.kept.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get(path).map(found)
+    }
+
+    /// What has the name; `None` if nothing has, or its directory is missing.
+    pub(crate) fn look(&self, path: &TreePath) -> Result<Option<Metadata>> {
+        match self.folder(path.parent())? {
+            Some(folder) => folder.look(path.name()),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Folder {
+    /// The path of a name in it.
+    pub(crate) fn path_of(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}/{name}", self.path) }
+    }
+
+    pub(crate) fn look(&self, name: &str) -> Result<Option<Metadata>> {
+        match self.dir.metadata(OsStr::new(name)) {
+            Ok(found) => Ok(Some(found)),
+            Err(e) if Reason::of(&e) == Reason::NotFound => Ok(None),
+            Err(e) => Err(Error::os("looking at", self.path_of(name), e)),
+        }
+    }
+
+    pub(crate) fn open(&self, name: &str, access: Access) -> Result<Arc<dyn File>> {
+        self.dir.open(OsStr::new(name), access).map_err(|e| Error::os("opening", self.path_of(name), e))
+    }
+
+    /// Renames within the tree.
+    pub(crate) fn rename(&self, name: &str, to: &Self, to_name: &str) -> io::Result<()> {
+        self.dir.rename(OsStr::new(name), &*to.dir, OsStr::new(to_name), RenameMode::Replace)
+    }
+
+    /// Removes a name that may be gone already.
+    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
+        match self.dir.unlink(OsStr::new(name)) {
+            Err(e) if Reason::of(&e) == Reason::NotFound => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// The directory barrier.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.dir.sync().map_err(|e| Error::os("syncing the directory", self.path.as_str(), e))?;
+        self.dir.mark("after_dirsync");
+        Ok(())
+    }
+}
+
+/// The number of the file, where the system gives one.
+pub(crate) fn inode(found: &Metadata) -> u64 {
+    found.id.map_or(0, |id| id.inode)
+}
+
+/// Whether it is a regular file.
+pub(crate) fn is_file(found: &Metadata) -> bool {
+    found.kind == FileKind::File
+}
+
+/// Directories whose names have changed, each once.
+#[derive(Debug, Default)]
+pub(crate) struct Changed(BTreeMap<String, Arc<dyn media::Dir>>);
+
+impl Changed {
+    pub(crate) fn add(&mut self, folder: &Folder) {
+        self.0.entry(folder.path.clone()).or_insert_with(|| Arc::clone(&folder.dir));
+    }
+
+    /// Syncs each directory.
+    pub(crate) fn sync(&self) -> Result<()> {
+        for (path, dir) in &self.0 {
+            Folder { path: path.clone(), dir: Arc::clone(dir) }.sync()?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes all of `bytes` at `offset`: short writes are continued, interruptions repeated.
+pub(crate) fn write_all_at(file: &dyn File, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let count = match file.write_at(offset, bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => count,
+            Err(e) if Reason::of(&e) == Reason::Interrupted => continue,
+            Err(e) => return Err(e),
+        };
+        bytes = bytes.get(count..).unwrap_or(&[]);
+        offset += u64::try_from(count).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// Reads `len` bytes from the start; fewer where the file ends.
+pub(crate) fn read_all(file: &dyn File, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|e| io::Error::new(io::ErrorKind::OutOfMemory, e))?;
+    bytes.resize(len, 0);
+    let mut at = 0;
+    while let Some(rest) = bytes.get_mut(at..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(u64::try_from(at).map_err(io::Error::other)?, rest) {
+            Ok(0) => break,
+            Ok(count) => at += count,
+            Err(e) if Reason::of(&e) == Reason::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    bytes.truncate(at);
+    Ok(bytes)
+}

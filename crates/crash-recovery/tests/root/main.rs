@@ -1,0 +1,5 @@
+//! Roots on a real file system: what transactions do, what they refuse, and what the next open finds.
+
+mod common;
+mod refusals;
+mod transactions;
