@@ -129,7 +129,9 @@ pub(crate) fn recover(
 pub(crate) fn sweep_only(root: &Root) -> Result<Recovery> {
     let mut recovery = Recovery { journaling: root.journaling().clone(), ..Recovery::default() };
     if root.options.ownership == Ownership::Owned {
-        recovery.add(sweep::all_staged(root, false)?);
+        // Barriers are not offered here.
+        let is_as_durable_as_can_be = true;
+        recovery.add(sweep::all_staged(root, is_as_durable_as_can_be)?);
     }
     Ok(recovery)
 }

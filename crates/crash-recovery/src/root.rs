@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use durable_io::{Cause, Dir, Invalid, Lock, Wait};
+use durable_io::{Barriers, Cause, Dir, Durability, Invalid, Lock, Wait};
 use journal::StoreId;
 use media::{Entropy, Env, Fs};
 
@@ -160,7 +160,8 @@ impl Root {
         options: RootOptions,
     ) -> Result<(Self, Recovery)> {
         let dir = Dir::open_on(fs, path, env.clone())?;
-        let journal_dir = dir.subdir_or_create(&options.journal_dir)?;
+        let (journal_dir, durability) =
+            dir.subdir_or_create(&options.journal_dir, Barriers::AllowVisibleOnly)?;
         let lock = hold(&journal_dir)?;
         let no_journal = StoreId(random(&*env.entropy)?);
         let is_ours_alone = options.ownership == Ownership::Owned;
@@ -182,7 +183,12 @@ impl Root {
             journaling: Journaling::On,
             lock: Some(lock),
         };
-        let recovery = root.begin()?;
+        let recovery = match durability {
+            Durability::Durable => root.begin()?,
+            Durability::VisibleOnly(reason) => {
+                root.go_without(format!("the directory cannot be synced: {reason}"))?
+            }
+        };
         Ok((root, recovery))
     }
 
@@ -196,8 +202,7 @@ impl Root {
             }
             if let Some(why) = Ledger::create(&self.journal_dir, shape, StoreId(random(&*self.env.entropy)?))?
             {
-                self.journaling = Journaling::Off(why);
-                return recover::sweep_only(self);
+                return self.go_without(why);
             }
         }
         let (ledger, fold, was_sealed) = match Ledger::open(&self.journal_dir, shape)? {
@@ -217,6 +222,13 @@ impl Root {
             }
             Err(why) => Ok(self.refuse(why)),
         }
+    }
+
+    /// Nothing here could hold a journal durably.
+    fn go_without(&mut self, why: String) -> Result<Recovery> {
+        self.journaling = Journaling::Off(why);
+        self.tree.barriers = Barriers::AllowVisibleOnly;
+        recover::sweep_only(self)
     }
 
     fn is_marked(&self) -> Result<bool> {

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use durable_io::Dir;
+use durable_io::{Barriers, Dir};
 use media::{Access, File, FileKind, Metadata, Reason, RenameMode};
 
 use crate::error::{Error, Result};
@@ -21,6 +21,8 @@ pub(crate) struct Tree {
     pub(crate) dir: Dir,
     /// Directories that are durable. Only where nobody else moves them.
     kept: Option<Mutex<BTreeMap<String, Arc<dyn media::Dir>>>>,
+    /// What new directories must reach.
+    pub(crate) barriers: Barriers,
     /// Held while a directory is made, so that nobody takes it for durable before it is.
     making: Mutex<()>,
 }
@@ -34,7 +36,8 @@ pub(crate) struct Folder {
 
 impl Tree {
     pub(crate) fn new(dir: Dir, is_ours_alone: bool) -> Self {
-        Self { dir, kept: is_ours_alone.then(Mutex::default), making: Mutex::default() }
+        let kept = is_ours_alone.then(Mutex::default);
+        Self { dir, kept, barriers: Barriers::Required, making: Mutex::default() }
     }
 
     /// The directory at `path`, empty for the root; `None` if there is none.
@@ -55,7 +58,8 @@ impl Tree {
             return Ok(folder);
         }
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        let dir = Arc::clone(self.dir.subdir_or_create(path)?.as_media());
+        let (dir, _as_far_as_asked) = self.dir.subdir_or_create(path, self.barriers)?;
+        let dir = Arc::clone(dir.as_media());
         let folder = Folder { path: path.to_owned(), dir };
         if let Some(kept) = &self.kept {
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);

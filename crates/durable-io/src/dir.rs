@@ -135,16 +135,17 @@ impl Dir {
         Ok(Self { dir, path, fs: Arc::clone(&self.fs), env: self.env.clone() })
     }
 
-    /// As [`Dir::subdir`], creating what is missing of it, **durably**: each new directory's parent is synced.
+    /// As [`Dir::subdir`], creating what is missing of it, **durably**: each new directory's parent is synced. How far that
+    /// has come: less than durable only where `barriers` allow it.
     ///
     /// # Errors
     /// As [`Dir::open`] and [`Dir::create_dir`].
-    pub fn subdir_or_create(&self, name: impl AsRef<Path>) -> Result<Self> {
+    pub fn subdir_or_create(&self, name: impl AsRef<Path>, barriers: Barriers) -> Result<(Self, Durability)> {
         let name = name.as_ref();
         RelativeName::parse(name)?;
-        let (dir, durability) = self.walk(name, Parents::Create, Barriers::Required)?;
-        debug_assert_eq!(durability, Durability::Durable, "Required never answers less");
-        Ok(Self { dir, path: self.path.join(name), fs: Arc::clone(&self.fs), env: self.env.clone() })
+        let (dir, durability) = self.walk(name, Parents::Create, barriers)?;
+        let path = self.path.join(name);
+        Ok((Self { dir, path, fs: Arc::clone(&self.fs), env: self.env.clone() }, durability))
     }
 
     /// Reads a whole file, at most [`READ_LEN_MAX`] bytes of it; follows symbolic links. Takes no lock: a file that
