@@ -44,6 +44,10 @@ pub struct Committed {
     pub names: usize,
     /// How far it has come: less than durable only without a journal.
     pub durability: Durability,
+    /// How many of them had a file before, each as it was when this transaction came to it: what is gone now, or elsewhere.
+    pub files_before: usize,
+    /// The lengths of those files, summed up.
+    pub bytes_before: u64,
 }
 
 /// Why a transaction did not come about, and the staged files it was given, where they are still the caller's.
@@ -380,14 +384,14 @@ impl<'r> Transaction<'r> {
         root.refuse_unless_writable()?;
         let names: BTreeSet<TreePath> = self.wishes.keys().chain(&self.moved).cloned().collect();
         if names.is_empty() {
-            return Ok(Committed { names: 0, durability: Durability::Durable });
+            return Ok(committed(0, Durability::Durable, &BTreeMap::new()));
         }
         let mut places = root.places(self.keeps())?;
         let is_shared = root.options.ownership == Ownership::Shared;
         let _turn = is_shared.then(|| root.turn.lock().unwrap_or_else(PoisonError::into_inner));
         let busy = root.busy.take(&names);
         let found = self.look()?;
-        let Some(ledger) = &root.ledger else { return self.carry_out_plainly(&names) };
+        let Some(ledger) = &root.ledger else { return self.carry_out_plainly(&found) };
         let mut prepared = Prepared::default();
         let outcome = self.prepare(ledger, &found, &mut prepared).and_then(|record| {
             root.tree.dir.as_media().mark("after_prepare");
@@ -400,7 +404,7 @@ impl<'r> Transaction<'r> {
         }
         outcome?;
         drop(busy);
-        Ok(Committed { names: names.len(), durability: Durability::Durable })
+        Ok(committed(names.len(), Durability::Durable, &found))
     }
 
     /// How many descriptors it may keep until its files are synced.
@@ -668,7 +672,7 @@ impl<'r> Transaction<'r> {
     }
 
     /// Without a journal: one name, by its own barriers, as far as there are any.
-    fn carry_out_plainly(&mut self, names: &BTreeSet<TreePath>) -> Result<Committed> {
+    fn carry_out_plainly(&mut self, found: &BTreeMap<TreePath, Option<Metadata>>) -> Result<Committed> {
         let root = self.root;
         let why = || Error::NotJournaled { why: root.journaling().to_string() };
         let dir = &root.tree.dir;
@@ -709,7 +713,7 @@ impl<'r> Transaction<'r> {
                 durability
             }
         };
-        Ok(Committed { names: names.len(), durability })
+        Ok(committed(found.len(), durability, found))
     }
 }
 
@@ -841,6 +845,17 @@ impl Prepared {
             tracing::warn!(list, %error, "a list is left for the next open");
         }
     }
+}
+
+/// What is told of a transaction that found this.
+fn committed(
+    names: usize,
+    durability: Durability,
+    found: &BTreeMap<TreePath, Option<Metadata>>,
+) -> Committed {
+    let before = found.values().flatten();
+    let bytes_before = before.clone().fold(0_u64, |sum, file| sum.saturating_add(file.len));
+    Committed { names, durability, files_before: before.count(), bytes_before }
 }
 
 /// In a shared root: every name is made durable, and then the journal says so, before anybody is told.
