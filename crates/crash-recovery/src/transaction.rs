@@ -467,6 +467,13 @@ impl<'r> Transaction<'r> {
         found: &BTreeMap<TreePath, Option<Metadata>>,
         prepared: &mut Prepared,
     ) -> Result<()> {
+        // Opened while the files are still the bulk's, which removes them when this fails.
+        let mut targets = BTreeMap::new();
+        for (path, wish) in &self.wishes {
+            if matches!(wish, Wish::Bulk(_)) && !targets.contains_key(path.parent()) {
+                targets.insert(path.parent().to_owned(), self.root.tree.folder_or_create(path.parent())?);
+            }
+        }
         let Some(mut bulk) = self.bulk.take() else { return Ok(()) };
         let sealed = match bulk.seal_all() {
             Ok(sealed) => sealed,
@@ -477,17 +484,22 @@ impl<'r> Transaction<'r> {
                 });
             }
         };
+        let mut named = Vec::with_capacity(sealed.len());
         for file in sealed {
             let path = file.path.to_str().and_then(|path| TreePath::parse(path).ok());
             let hidden = file.hidden.to_str();
             let (Some(path), Some(hidden)) = (path, hidden) else { continue };
-            let target = self.root.tree.folder_or_create(path.parent())?;
+            let Some(target) = targets.get(path.parent()).cloned() else { continue };
+            // All of them before the next look at anything: what fails then removes them all.
             prepared.made.push((target.clone(), hidden.to_owned()));
+            named.push((path, hidden.to_owned(), target, file.id));
+        }
+        for (path, hidden, target, id) in named {
             let before = found.get(&path).copied().flatten();
-            let inode = file.id.map_or(0, |id| id.inode);
-            let what = What::Staged { hidden: path.sibling(hidden), inode };
+            let inode = id.map_or(0, |id| id.inode);
+            let what = What::Staged { hidden: path.sibling(&hidden), inode };
             let operation = Operation { before: before_of(self.root, &path, before)?, path, what };
-            let from = Some((target.clone(), hidden.to_owned()));
+            let from = Some((target.clone(), hidden));
             prepared.ready.push(Ready { operation, target, from, is_link: false, unsynced: None, bytes: 0 });
         }
         Ok(())
