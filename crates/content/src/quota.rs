@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::Quota;
+use crate::error::{Error, Result};
 
 /// How many apps may use something at a time.
 pub const APPS_MAX: usize = 1024;
@@ -36,59 +37,6 @@ impl std::fmt::Display for Counted {
     }
 }
 
-/// Why there is no more. Nothing was written; removing works. `used` and `requested` together are more than `limit`.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum QuotaError {
-    /// The app would have more than its quota.
-    #[error("quota of {what} exceeded for `{app}`: limit={limit} used={used} requested={requested}")]
-    Exceeded {
-        /// Whose.
-        app: String,
-        /// Of what.
-        what: Counted,
-        /// The most there may be.
-        limit: u64,
-        /// How much there is: objects, and what is staged or being written.
-        used: u64,
-        /// How much more was asked for.
-        requested: u64,
-    },
-    /// The app would have more staged bytes than its temp budget.
-    #[error("temp budget exceeded for `{app}`: limit={limit} used={used} requested={requested}")]
-    TempBudgetExceeded {
-        /// Whose.
-        app: String,
-        /// The most bytes that may be staged.
-        limit: u64,
-        /// How many are.
-        used: u64,
-        /// How many more were asked for.
-        requested: u64,
-    },
-    /// As many apps as there may be use something, and this is another one.
-    #[error("too many apps: limit={limit}")]
-    TooManyApps {
-        /// The most there may be.
-        limit: usize,
-    },
-}
-
-impl QuotaError {
-    /// What to do about it.
-    #[must_use]
-    pub fn hint(&self) -> &'static str {
-        match self {
-            Self::Exceeded { .. } => {
-                "remove something, or raise the quota; a replace needs room for the new object beside the old one"
-            }
-            Self::TempBudgetExceeded { .. } => {
-                "commit or discard what is staged, or raise `quota.temp_ratio_pct`"
-            }
-            Self::TooManyApps { .. } => "remove everything that one of the apps has",
-        }
-    }
-}
-
 /// Bytes and files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Amount {
@@ -102,18 +50,35 @@ impl Amount {
         Self { bytes: len, files: 1 }
     }
 
-    fn is_none(self) -> bool {
-        self == Self::default()
-    }
-
     /// [`None`]: more than can be counted.
     pub(crate) fn plus(self, more: Self) -> Option<Self> {
         Some(Self { bytes: self.bytes.checked_add(more.bytes)?, files: self.files.checked_add(more.files)? })
     }
+}
 
-    /// [`None`]: less than nothing.
-    fn less(self, less: Self) -> Option<Self> {
-        Some(Self { bytes: self.bytes.checked_sub(less.bytes)?, files: self.files.checked_sub(less.files)? })
+/// What a sum of amounts is, some of them taken away.
+///
+/// It may be less than nothing for a moment: of two replaces of one object, the later may be settled first, and takes away
+/// what the earlier one has not added yet. With what is reserved it never is. 2^64 amounts of 2^63 do not overflow it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Balance {
+    bytes: i128,
+    files: i128,
+}
+
+impl Balance {
+    fn plus(self, more: Amount) -> Self {
+        Self { bytes: self.bytes + i128::from(more.bytes), files: self.files + i128::from(more.files) }
+    }
+
+    fn less(self, less: Amount) -> Self {
+        Self { bytes: self.bytes - i128::from(less.bytes), files: self.files - i128::from(less.files) }
+    }
+
+    /// It is less than nothing only if somebody else has changed what only the store may; the next open counts again.
+    fn amount(self) -> Amount {
+        let count = |number: i128| u64::try_from(number.max(0)).unwrap_or(u64::MAX);
+        Amount { bytes: count(self.bytes), files: count(self.files) }
     }
 }
 
@@ -137,15 +102,16 @@ pub struct Usage {
 }
 
 /// What one app has.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Account {
-    objects: Amount,
-    reserved: Amount,
+    objects: Balance,
+    reserved: Balance,
 }
 
 impl Account {
-    fn is_none(&self) -> bool {
-        self.objects.is_none() && self.reserved.is_none()
+    fn used(&self) -> Amount {
+        let Self { objects, reserved } = *self;
+        Balance { bytes: objects.bytes + reserved.bytes, files: objects.files + reserved.files }.amount()
     }
 }
 
@@ -180,30 +146,28 @@ impl Ledger {
     /// What was counted at open. It may be more than a limit, which somebody has lowered: then there is no more until enough
     /// is removed.
     pub(crate) fn load(&self, app: &str, objects: Amount) {
-        if !objects.is_none() {
-            self.lock().entry(app.into()).or_default().objects = objects;
-        }
+        self.change(app, |account| account.objects = Balance::default().plus(objects));
     }
 
     /// Promises that much more, or says why not.
-    pub(crate) fn reserve(self: &Arc<Self>, app: &str, wanted: Amount) -> Result<Reservation, QuotaError> {
+    pub(crate) fn reserve(self: &Arc<Self>, app: &str, wanted: Amount) -> Result<Reservation> {
         self.hold(app, wanted)?;
         Ok(Reservation { ledger: Arc::clone(self), app: app.into(), held: wanted })
     }
 
-    /// An object is gone.
-    pub(crate) fn forget(&self, app: &str, object: Amount) {
-        self.change(app, |account| subtract(app, &mut account.objects, object));
+    /// Objects are gone.
+    pub(crate) fn forget(&self, app: &str, gone: Amount) {
+        self.change(app, |account| account.objects = account.objects.less(gone));
     }
 
     pub(crate) fn usage(&self, app: &str) -> Usage {
         let account = self.lock().get(app).copied().unwrap_or_default();
-        let Account { objects, reserved } = account;
+        let (used, staged) = (account.used(), account.reserved.amount());
         Usage {
-            bytes: objects.bytes.saturating_add(reserved.bytes),
-            files: objects.files.saturating_add(reserved.files),
-            staged_bytes: reserved.bytes,
-            staged_files: reserved.files,
+            bytes: used.bytes,
+            files: used.files,
+            staged_bytes: staged.bytes,
+            staged_files: staged.files,
             bytes_max: self.bytes_max,
             files_max: self.files_max,
             staged_bytes_max: self.staged_bytes_max,
@@ -216,34 +180,29 @@ impl Ledger {
     }
 
     /// The check and the charge, under one lock.
-    fn hold(&self, app: &str, wanted: Amount) -> Result<(), QuotaError> {
+    fn hold(&self, app: &str, wanted: Amount) -> Result<()> {
         let mut accounts = self.lock();
         let account = accounts.get(app).copied();
         if account.is_none() && accounts.len() >= APPS_MAX {
-            return Err(QuotaError::TooManyApps { limit: APPS_MAX });
+            return Err(Error::TooManyApps { limit: APPS_MAX });
         }
-        let Account { objects, reserved } = account.unwrap_or_default();
+        let mut account = account.unwrap_or_default();
+        let (used, staged) = (account.used(), account.reserved.amount());
         let exceeded = |what, limit, used, requested| {
-            Err(QuotaError::Exceeded { app: app.to_owned(), what, limit, used, requested })
+            Err(Error::QuotaExceeded { app: app.to_owned(), what, limit, used, requested })
         };
-        let used = objects.bytes.saturating_add(reserved.bytes);
-        if !fits(used, wanted.bytes, self.bytes_max) {
-            return exceeded(Counted::Bytes, self.bytes_max, used, wanted.bytes);
+        if !fits(used.bytes, wanted.bytes, self.bytes_max) {
+            return exceeded(Counted::Bytes, self.bytes_max, used.bytes, wanted.bytes);
         }
-        let used = objects.files.saturating_add(reserved.files);
-        if !fits(used, wanted.files, self.files_max) {
-            return exceeded(Counted::Files, self.files_max, used, wanted.files);
+        if !fits(used.files, wanted.files, self.files_max) {
+            return exceeded(Counted::Files, self.files_max, used.files, wanted.files);
         }
-        let (limit, used, requested) = (self.staged_bytes_max, reserved.bytes, wanted.bytes);
+        let (limit, used, requested) = (self.staged_bytes_max, staged.bytes, wanted.bytes);
         if !fits(used, requested, limit) {
-            return Err(QuotaError::TempBudgetExceeded { app: app.to_owned(), limit, used, requested });
+            return Err(Error::TempBudgetExceeded { app: app.to_owned(), limit, used, requested });
         }
-        // All that is held is below limits that are below 2^53.
-        if let Some(reserved) = reserved.plus(wanted)
-            && !wanted.is_none()
-        {
-            accounts.insert(app.into(), Account { objects, reserved });
-        }
+        account.reserved = account.reserved.plus(wanted);
+        keep(&mut accounts, app, account);
         Ok(())
     }
 
@@ -251,31 +210,24 @@ impl Ledger {
         let mut accounts = self.lock();
         let mut account = accounts.get(app).copied().unwrap_or_default();
         change(&mut account);
-        if account.is_none() {
-            accounts.remove(app);
-        } else {
-            accounts.insert(app.into(), account);
-        }
+        keep(&mut accounts, app, account);
+    }
+}
+
+/// An app that has nothing needs no account.
+fn keep(accounts: &mut BTreeMap<Box<str>, Account>, app: &str, account: Account) {
+    if account == Account::default() {
+        accounts.remove(app);
+    } else if let Some(old) = accounts.get_mut(app) {
+        *old = account;
+    } else {
+        accounts.insert(app.into(), account);
     }
 }
 
 /// Whether so much more stays within the limit. Nothing more always does.
 fn fits(used: u64, requested: u64, limit: u64) -> bool {
     requested == 0 || used.checked_add(requested).is_some_and(|sum| sum <= limit)
-}
-
-/// Takes away what is known to be there. Were it not, somebody else has changed what only the store may: there is nothing
-/// right to count any more, until the next open counts all of it.
-fn subtract(app: &str, from: &mut Amount, gone: Amount) {
-    *from = from.less(gone).unwrap_or_else(|| {
-        tracing::warn!(
-            app,
-            ?from,
-            ?gone,
-            "objects were changed behind the store; usage is recounted at the next open"
-        );
-        Amount { bytes: from.bytes.saturating_sub(gone.bytes), files: from.files.saturating_sub(gone.files) }
-    });
 }
 
 impl Reservation {
@@ -285,45 +237,34 @@ impl Reservation {
     }
 
     /// Holds so many bytes more, or says why not and holds what it held.
-    pub(crate) fn grow(&mut self, bytes: u64) -> Result<(), QuotaError> {
-        let more = Amount { bytes, files: 0 };
-        self.ledger.hold(&self.app, more)?;
-        // What the ledger has promised can be counted.
-        self.held = self.held.plus(more).unwrap_or(self.held);
+    pub(crate) fn grow(&mut self, bytes: u64) -> Result<()> {
+        self.ledger.hold(&self.app, Amount { bytes, files: 0 })?;
+        // What the ledger has promised is below its limits, and they are below 2^53.
+        self.held.bytes = self.held.bytes.saturating_add(bytes);
         Ok(())
     }
 
-    /// Gives back all bytes above so many.
-    pub(crate) fn shrink_to(&mut self, bytes: u64) {
-        let back = Amount { bytes: self.held.bytes.saturating_sub(bytes), files: 0 };
-        self.ledger.change(&self.app, |account| subtract(&self.app, &mut account.reserved, back));
-        self.held.bytes = self.held.bytes.min(bytes);
-    }
-
-    /// It is an object now, in the place of `replaced`.
-    pub(crate) fn settle(mut self, replaced: Option<Amount>) {
+    /// It is an object now, in the place of what was `replaced`.
+    pub(crate) fn settle(mut self, replaced: Amount) {
         let held = std::mem::take(&mut self.held);
         self.ledger.change(&self.app, |account| {
-            subtract(&self.app, &mut account.reserved, held);
-            account.objects = account.objects.plus(held).unwrap_or(account.objects);
-            if let Some(old) = replaced {
-                subtract(&self.app, &mut account.objects, old);
-            }
+            account.reserved = account.reserved.less(held);
+            account.objects = account.objects.plus(held).less(replaced);
         });
     }
 
     /// Nobody knows whether it is an object. It is counted as one, and what it would have replaced is counted too: never
     /// less than there is. The next open counts what there is.
     pub(crate) fn settle_unknown(self) {
-        self.settle(None);
+        self.settle(Amount::default());
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
         let held = self.held;
-        if !held.is_none() {
-            self.ledger.change(&self.app, |account| subtract(&self.app, &mut account.reserved, held));
+        if held != Amount::default() {
+            self.ledger.change(&self.app, |account| account.reserved = account.reserved.less(held));
         }
     }
 }
@@ -363,13 +304,10 @@ mod tests {
         assert_eq!(used(&ledger, "a"), (10, 1, 10, 1));
         settled.grow(20).unwrap();
         assert_eq!((settled.bytes(), used(&ledger, "a")), (30, (30, 1, 30, 1)));
-        settled.shrink_to(25);
-        settled.shrink_to(60);
-        assert_eq!((settled.bytes(), used(&ledger, "a")), (25, (25, 1, 25, 1)));
-        settled.settle(None);
-        assert_eq!(used(&ledger, "a"), (25, 1, 0, 0));
+        settled.settle(Amount::default());
+        assert_eq!(used(&ledger, "a"), (30, 1, 0, 0));
         assert_eq!(used(&ledger, "b"), (0, 0, 0, 0));
-        ledger.forget("a", Amount::object(25));
+        ledger.forget("a", Amount::object(30));
         assert_eq!(used(&ledger, "a"), (0, 0, 0, 0));
         assert!(ledger.lock().is_empty(), "no memory for an app that has nothing");
     }
@@ -381,11 +319,23 @@ mod tests {
         assert!(ledger.reserve("a", Amount::object(41)).is_err());
         let new = ledger.reserve("a", Amount::object(40)).unwrap();
         assert_eq!(used(&ledger, "a"), (100, 2, 40, 1));
-        new.settle(Some(Amount::object(60)));
+        new.settle(Amount::object(60));
         assert_eq!(used(&ledger, "a"), (40, 1, 0, 0));
         let unknown = ledger.reserve("a", Amount::object(5)).unwrap();
         unknown.settle_unknown();
         assert_eq!(used(&ledger, "a"), (45, 2, 0, 0));
+    }
+
+    #[test]
+    fn replaces_of_one_object_may_be_settled_in_any_order() {
+        let ledger = ledger(100, 5, 100);
+        let first = ledger.reserve("a", Amount::object(30)).unwrap();
+        let second = ledger.reserve("a", Amount::object(5)).unwrap();
+        // The second has replaced the first, which is not settled yet.
+        second.settle(Amount::object(30));
+        assert_eq!(used(&ledger, "a"), (5, 1, 30, 1));
+        first.settle(Amount::default());
+        assert_eq!(used(&ledger, "a"), (5, 1, 0, 0));
     }
 
     #[test]
@@ -395,30 +345,24 @@ mod tests {
         for (bytes, is_ok) in [(39, true), (40, true), (41, false)] {
             assert_eq!(ledger.reserve("a", amount(bytes, 1)).is_ok(), is_ok, "{bytes}");
         }
-        let app = || "a".to_owned();
-        let error = ledger.reserve("a", amount(41, 1)).unwrap_err();
-        let what = Counted::Bytes;
-        assert_eq!(error, QuotaError::Exceeded { app: app(), what, limit: 100, used: 60, requested: 41 });
-        assert_eq!(error.to_string(), "quota of bytes exceeded for `a`: limit=100 used=60 requested=41");
+        let refused = |app: &str, wanted| ledger.reserve(app, wanted).unwrap_err().to_string();
+        let text = "quota of bytes exceeded for `a`: limit=100 used=60 requested=41";
+        assert_eq!(refused("a", amount(41, 1)), text);
         for (files, is_ok) in [(1, true), (2, true), (3, false)] {
             assert_eq!(ledger.reserve("a", amount(0, files)).is_ok(), is_ok, "{files}");
         }
-        let error = ledger.reserve("a", amount(0, 3)).unwrap_err();
-        let what = Counted::Files;
-        assert_eq!(error, QuotaError::Exceeded { app: app(), what, limit: 3, used: 1, requested: 3 });
+        assert_eq!(refused("a", amount(0, 3)), "quota of files exceeded for `a`: limit=3 used=1 requested=3");
         for (bytes, is_ok) in [(49, true), (50, true), (51, false)] {
             assert_eq!(ledger.reserve("b", amount(bytes, 1)).is_ok(), is_ok, "{bytes}");
         }
         let held = ledger.reserve("b", amount(50, 1)).unwrap();
-        let error = ledger.reserve("b", amount(1, 1)).unwrap_err();
-        let app = "b".to_owned();
-        assert_eq!(error, QuotaError::TempBudgetExceeded { app, limit: 50, used: 50, requested: 1 });
+        assert_eq!(refused("b", amount(1, 1)), "temp budget exceeded for `b`: limit=50 used=50 requested=1");
         // What is beyond both is beyond the quota: the temp budget would not help.
-        assert!(matches!(ledger.reserve("b", amount(51, 0)), Err(QuotaError::Exceeded { .. })));
-        held.settle(None);
+        assert!(matches!(ledger.reserve("b", amount(51, 0)), Err(Error::QuotaExceeded { .. })));
+        held.settle(Amount::default());
         assert!(ledger.reserve("b", amount(50, 1)).is_ok());
-        assert!(matches!(ledger.reserve("b", amount(u64::MAX, 1)), Err(QuotaError::Exceeded { .. })));
-        assert!(matches!(ledger.reserve("b", amount(1, u64::MAX)), Err(QuotaError::Exceeded { .. })));
+        assert!(matches!(ledger.reserve("b", amount(u64::MAX, 1)), Err(Error::QuotaExceeded { .. })));
+        assert!(matches!(ledger.reserve("b", amount(1, u64::MAX)), Err(Error::QuotaExceeded { .. })));
     }
 
     #[test]
@@ -440,8 +384,7 @@ mod tests {
             ledger.load(&app.to_string(), amount(1, 1));
         }
         let last = ledger.reserve("last", amount(0, 1)).unwrap();
-        let limit = APPS_MAX;
-        assert_eq!(ledger.reserve("more", amount(0, 1)).unwrap_err(), QuotaError::TooManyApps { limit });
+        assert!(matches!(ledger.reserve("more", amount(0, 1)), Err(Error::TooManyApps { limit: APPS_MAX })));
         assert!(ledger.reserve("last", amount(1, 1)).is_ok());
         drop(last);
         assert!(ledger.reserve("more", amount(0, 1)).is_ok());
@@ -473,7 +416,7 @@ mod tests {
                                 taken.fetch_add(1, Ordering::Relaxed);
                                 let more = next(8);
                                 let len = if reservation.grow(more).is_ok() { len + more } else { len };
-                                reservation.settle(replaced.map(Amount::object));
+                                reservation.settle(replaced.map(Amount::object).unwrap_or_default());
                                 mine.push(len);
                             }
                             Err(_) => {
@@ -503,7 +446,6 @@ mod tests {
     enum Step {
         Reserve { app: usize, bytes: u64, files: u64 },
         Grow { at: usize, bytes: u64 },
-        Shrink { at: usize, bytes: u64 },
         Drop { at: usize },
         Settle { at: usize, replaced: usize },
         Unknown { at: usize },
@@ -515,7 +457,6 @@ mod tests {
         prop_oneof![
             3 => (0..2_usize, 0..70_u64, 0..3_u64).prop_map(|(app, bytes, files)| Step::Reserve { app, bytes, files }),
             2 => (at.clone(), 0..40_u64).prop_map(|(at, bytes)| Step::Grow { at, bytes }),
-            1 => (at.clone(), 0..40_u64).prop_map(|(at, bytes)| Step::Shrink { at, bytes }),
             1 => at.clone().prop_map(|at| Step::Drop { at }),
             2 => (at.clone(), 0..4_usize).prop_map(|(at, replaced)| Step::Settle { at, replaced }),
             1 => at.clone().prop_map(|at| Step::Unknown { at }),
@@ -576,11 +517,6 @@ mod tests {
                             model.reserved[at].1.bytes += bytes;
                         }
                     }
-                    Step::Shrink { at, bytes } if at < live.len() => {
-                        live[at].shrink_to(bytes);
-                        let held = &mut model.reserved[at].1.bytes;
-                        *held = (*held).min(bytes);
-                    }
                     Step::Drop { at } if at < live.len() => {
                         drop(live.remove(at));
                         model.reserved.remove(at);
@@ -589,7 +525,7 @@ mod tests {
                         let (app, held) = model.reserved.remove(at);
                         let old = model.objects.iter().position(|(of, _)| *of == app).filter(|_| replaced > 0);
                         let old = old.map(|old| model.objects.remove(old).1);
-                        live.remove(at).settle(old);
+                        live.remove(at).settle(old.unwrap_or_default());
                         model.objects.push((app, held));
                     }
                     Step::Unknown { at } if at < live.len() => {
@@ -603,7 +539,6 @@ mod tests {
                     }
                     // It is about something that is not there.
                     Step::Grow { .. }
-                    | Step::Shrink { .. }
                     | Step::Drop { .. }
                     | Step::Settle { .. }
                     | Step::Unknown { .. }

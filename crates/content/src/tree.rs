@@ -21,7 +21,7 @@ use std::sync::Arc;
 use media::{Dir, Entry, FileKind, Reason};
 
 use crate::quota::Amount;
-use crate::uri::{DEPTH_MAX, SCHEME, URI_LEN_MAX, Uri, is_app, is_component, is_own};
+use crate::uri::{DEPTH_MAX, RESERVED_APPS, SCHEME, URI_LEN_MAX, Uri, is_app, is_component, is_own};
 
 /// The fewest names that a listing holds of one directory, if there are so many.
 const BATCH_MIN: usize = 256;
@@ -46,6 +46,12 @@ impl Foreign {
         if self.named.len() < FOREIGN_NAMED_MAX {
             self.named.push(Path::new(dir).join(name));
         }
+    }
+
+    pub(crate) fn merge(&mut self, more: Self) {
+        self.count = self.count.saturating_add(more.count);
+        let room = FOREIGN_NAMED_MAX.saturating_sub(self.named.len());
+        self.named.extend(more.named.into_iter().take(room));
     }
 }
 
@@ -155,11 +161,11 @@ pub(crate) fn open_uri(root: &Arc<dyn Dir>, uri: &Uri) -> io::Result<Option<Arc<
 }
 
 /// The apps that have a directory, in order, and what else there is in the root.
-pub(crate) fn apps(root: &dyn Dir, own: &[&str]) -> io::Result<(Vec<Uri>, Foreign)> {
+pub(crate) fn apps(root: &dyn Dir) -> io::Result<(Vec<Uri>, Foreign)> {
     let (mut apps, mut foreign) = (Vec::new(), Foreign::default());
     each(root, |entry, kind| {
         match entry.name.to_str() {
-            Some(name) if own.contains(&name) => {}
+            Some(name) if is_own(name) || RESERVED_APPS.contains(&name) => {}
             Some(name) if kind == FileKind::Dir && is_app(name) => apps.extend(Uri::app_dir(name)),
             Some(_) | None => foreign.note("", &entry.name),
         }

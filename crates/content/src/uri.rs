@@ -40,7 +40,7 @@ pub const TEMP_SUFFIX: &str = ".nxpart";
 const OWN_PREFIX: &str = ".steadfast-";
 
 /// No apps: the store's own directory, and the simulator's.
-const RESERVED_APPS: [&str; 2] = [OWN_APP, "crashsim"];
+pub(crate) const RESERVED_APPS: [&str; 2] = [OWN_APP, "crashsim"];
 
 /// The directory in which the store keeps what is its own.
 pub(crate) const OWN_APP: &str = "content";
