@@ -316,6 +316,8 @@ impl<'r> Transaction<'r> {
                 ledger.write_prepared(&record::encode_prepare([&TreePath::parse_any(&self.prefix)?]))?;
             }
         }
+        // Not left to the bulk, which makes them durable when it is sealed: others would take them for durable before.
+        drop(root.tree.folder_or_create(path.parent())?);
         let prefix = &self.prefix;
         let bulk = self.bulk.get_or_insert_with(|| {
             let options = BulkOptions {
