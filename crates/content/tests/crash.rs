@@ -14,7 +14,7 @@ use crashsim::{
 use durable_io::TargetState;
 use media::doubles::fixed_env;
 
-/// What is put on the way from old to new, whatever it is called.
+/// What is asked of the store, one after the other.
 type Steps = fn(&Store<'_>) -> Result<()>;
 
 struct Case {
@@ -197,8 +197,11 @@ fn judge(store: &ContentStore, expected: &Expected) -> Result<Verdict> {
     Ok(verdict)
 }
 
+/// Its name, what is there before, and what is done.
+type History = (&'static str, &'static [(&'static str, usize)], Steps);
+
 /// Each on both paths.
-const CASES: [(&str, &[(&str, usize)], Steps); 6] = [
+const CASES: [History; 6] = [
     ("replace", &[("x", 10)], |store| store.put("x", 700)),
     ("small-replaces", &[("x", 10)], |store| {
         store.put("x", 20)?;
