@@ -11,6 +11,8 @@ mod names;
 mod replace;
 mod rotate;
 mod sweep;
+mod tree;
+mod txn;
 mod update;
 
 pub(crate) use case::file;
@@ -28,6 +30,7 @@ pub fn cases() -> Vec<Box<dyn FileCase>> {
         log::cases(),
         rotate::cases(),
         sweep::cases(),
+        txn::cases(),
         mixed::cases(),
     ];
     parts.into_iter().flatten().collect()

@@ -307,14 +307,35 @@ impl<'r> Transaction<'r> {
             && record_len <= ledger.commit_len_max()
     }
 
+    /// Tells the journal what the hidden names of this transaction begin with, ahead of the first of them, so that what a
+    /// process leaves that is killed is known to be its. Only where others stage files as well.
+    ///
+    /// Once it is durable: after a power cut a journal must not look closed, and the tree clean, when it is not.
+    fn tell_staging(&self) -> Result<()> {
+        let root = self.root;
+        let Some(ledger) = root.ledger.as_ref().filter(|_| root.options.ownership == Ownership::Shared)
+        else {
+            return Ok(());
+        };
+        let record = record::encode_prepare([&TreePath::parse_any(&self.prefix)?]);
+        let turn = root.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if !ledger.looks_closed() {
+            return ledger.write_prepared(&record);
+        }
+        match ledger.unseal(&record) {
+            Err(JournalError::Full { .. }) => {
+                drop(turn);
+                root.switch()
+            }
+            outcome => Ok(outcome?),
+        }
+    }
+
     /// Writes a file under a hidden name, with the others of this transaction that do not ride in the journal.
     fn stage(&mut self, path: &TreePath, publish: Publish, mut content: impl Read) -> Result<()> {
         let root = self.root;
-        if self.bulk.is_none() && root.options.ownership == Ownership::Shared {
-            // Told first, so that what a process leaves that is killed is known to be its.
-            if let Some(ledger) = &root.ledger {
-                ledger.write_prepared(&record::encode_prepare([&TreePath::parse_any(&self.prefix)?]))?;
-            }
+        if self.bulk.is_none() {
+            self.tell_staging()?;
         }
         // Not left to the bulk, which makes them durable when it is sealed: others would take them for durable before.
         drop(root.tree.folder_or_create(path.parent())?);
@@ -389,6 +410,10 @@ impl<'r> Transaction<'r> {
             return Ok(committed(0, Durability::Durable, &BTreeMap::new()));
         }
         let mut places = root.places(self.keeps())?;
+        if !self.moved.is_empty() {
+            // A second, hidden name is a staged file too.
+            self.tell_staging()?;
+        }
         let is_shared = root.options.ownership == Ownership::Shared;
         let _turn = is_shared.then(|| root.turn.lock().unwrap_or_else(PoisonError::into_inner));
         let busy = root.busy.take(&names);
@@ -612,7 +637,7 @@ impl<'r> Transaction<'r> {
         let target = root.tree.folder_or_create(path.parent())?;
         refuse_other_device(path, &target, &moved)?;
         sync_moved(root, source, &home)?;
-        let hidden = root.hidden.one();
+        let hidden = format!("{}m{:x}{STAGED_SUFFIX}", self.prefix, prepared.made.len());
         home.dir
             .link(OsStr::new(source.name()), OsStr::new(&hidden))
             .map_err(|e| Error::os("giving a second name to", source.as_str(), e))?;
