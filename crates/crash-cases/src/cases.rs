@@ -4,6 +4,7 @@ use crate::site::FileCase;
 
 mod bulk;
 mod case;
+mod content;
 mod in_place;
 mod log;
 mod mixed;
@@ -31,6 +32,7 @@ pub fn cases() -> Vec<Box<dyn FileCase>> {
         rotate::cases(),
         sweep::cases(),
         txn::cases(),
+        content::cases(),
         mixed::cases(),
     ];
     parts.into_iter().flatten().collect()
