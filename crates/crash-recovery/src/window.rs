@@ -262,3 +262,72 @@ fn sync_files(pool: &dyn SyncPool, threads: usize, files: &[(&Change, &Arc<dyn F
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use media::doubles::InlinePool;
+
+    use super::*;
+
+    fn window(changes: usize) -> Window {
+        Window::new(WindowLimits { changes, bytes: 100, threads: 1 })
+    }
+
+    fn change(number: Number, path: &str, bytes: usize) -> Change {
+        Change { number, path: TreePath::parse(path).unwrap(), file: None, folders: Vec::new(), bytes }
+    }
+
+    /// With a descriptor.
+    fn with_file(number: Number, path: &str) -> Change {
+        let home = tempfile::tempdir().unwrap();
+        let dir = media::Fs::open_dir(&media::OsFs, home.path()).unwrap();
+        let file = dir.create_exclusive("f".as_ref(), media::Mode::PRIVATE).unwrap();
+        Change { file: Some(file), ..change(number, path, 1) }
+    }
+
+    #[test]
+    fn there_are_places_for_twice_its_changes_and_not_one_more() {
+        let window = window(2);
+        let mut first = window.reserve(2).unwrap();
+        let second = window.reserve(2).unwrap();
+        // Two of four are in place now: whoever wants one more has to make room first.
+        window.add(vec![with_file(1, "a"), with_file(2, "b")], &mut first);
+        assert!(window.reserve(1).is_none());
+        drop(first);
+        assert!(window.reserve(1).is_none(), "their places went over to the changes");
+        drop(second);
+        let others = window.reserve(2).unwrap();
+        assert!(window.reserve(1).is_none());
+        drop(others);
+        assert_eq!(window.checkpoint(When::Now, &InlinePool, &|| 2).unwrap(), Some(2));
+        drop(window.reserve(4).unwrap());
+        assert_eq!(window.lock().places, 0);
+    }
+
+    #[test]
+    fn a_checkpoint_is_due_when_it_is_full_of_changes_or_of_bytes() {
+        let window = window(3);
+        let mut none = window.reserve(0).unwrap();
+        let due = || window.checkpoint(When::Due, &InlinePool, &|| 9).unwrap().is_some();
+        window.add(vec![change(1, "a", 1), change(2, "b", 1)], &mut none);
+        assert!(!due());
+        window.add(vec![change(3, "c", 1)], &mut none);
+        assert!(due() && !due());
+        window.add(vec![change(4, "d", 99)], &mut none);
+        assert!(!due());
+        window.add(vec![change(5, "e", 1)], &mut none);
+        assert!(due());
+    }
+
+    /// What is not synced when it is released is lost by the next power cut.
+    #[test]
+    fn only_the_newest_file_of_a_name_is_asked_for() {
+        let window = window(8);
+        let mut places = window.reserve(2).unwrap();
+        window.add(vec![with_file(2, "a")], &mut places);
+        assert!(window.unsynced(&TreePath::parse("a").unwrap()).is_some());
+        window.add(vec![change(3, "a", 0)], &mut places);
+        assert!(window.unsynced(&TreePath::parse("a").unwrap()).is_none());
+        assert!(window.unsynced(&TreePath::parse("b").unwrap()).is_none());
+    }
+}
