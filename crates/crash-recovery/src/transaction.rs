@@ -525,11 +525,6 @@ impl<'r> Transaction<'r> {
         write_all_at(&*file, 0, &bytes).map_err(|e| Error::os("writing", path.as_str(), e))?;
         start_writeback(&*file, bytes.len());
         target.dir.mark("after_write");
-        // So that its barrier, in a checkpoint of many, is short: with many threads the checkpoint takes a fifth of the time.
-        let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        if let Err(error) = file.start_writeback(0, len) {
-            tracing::debug!(%error, "writeback hint refused");
-        }
         let from = (target.clone(), hidden);
         prepared.push_payload(path, bytes, target, from, file);
         Ok(())

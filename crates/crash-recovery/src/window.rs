@@ -262,3 +262,87 @@ fn sync_files(pool: &dyn SyncPool, threads: usize, files: &[(&Change, &Arc<dyn F
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::path::Path;
+
+    use crashsim::SimFs;
+    use media::doubles::{FailNth, Op, Recorder};
+    use media::{Fs, Mode, OsPool};
+
+    use super::*;
+
+    fn window(changes: usize) -> Window {
+        Window::new(WindowLimits { changes, ..WindowLimits::default() })
+    }
+
+    /// Adds a change that is in place, with a file that is not synced.
+    fn add(window: &Window, fs: &dyn Fs, number: Number) {
+        let dir = fs.open_dir(Path::new("/")).unwrap();
+        let path = TreePath::parse(&format!("f{number}")).unwrap();
+        let file = Some(dir.create_exclusive(OsStr::new(path.name()), Mode::PRIVATE).unwrap());
+        let folders = vec![Folder { path: String::new(), dir }];
+        let mut places = window.reserve(1).unwrap();
+        window.add(vec![Change { number, path, file, folders, bytes: 1 }], &mut places);
+    }
+
+    #[test]
+    fn nothing_is_called_complete_behind_a_checkpoint_that_failed() {
+        let (_, fs) = FailNth::new(1, 5).only(Op::SyncAll).over(Arc::new(SimFs::new()));
+        let window = window(8);
+        (1..4).for_each(|number| add(&window, &*fs, number));
+        assert!(window.checkpoint(When::Now, &OsPool, &|| 3).is_err());
+        add(&window, &*fs, 4);
+        for when in [When::Now, When::Due, When::Crowded] {
+            let refused = window.checkpoint(when, &OsPool, &|| 4);
+            assert!(matches!(refused, Err(Error::Poisoned { .. })), "{when:?}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_in_place_behind_a_slow_change_is_synced_with_the_others_and_complete_after_it() {
+        let (recorder, fs) = Recorder::over(Arc::new(SimFs::new()));
+        let window = window(8);
+        add(&window, &*fs, 2);
+        add(&window, &*fs, 3);
+        assert_eq!(window.checkpoint(When::Now, &OsPool, &|| 0).unwrap(), Some(0));
+        assert_eq!((recorder.count(Op::SyncAll), recorder.count(Op::DirSync)), (2, 1));
+        add(&window, &*fs, 1);
+        assert_eq!(window.checkpoint(When::Now, &OsPool, &|| 3).unwrap(), Some(3));
+        assert_eq!((recorder.count(Op::SyncAll), recorder.count(Op::DirSync)), (3, 2), "each of them once");
+    }
+
+    /// Asks, while a checkpoint runs, for another one.
+    #[derive(Debug)]
+    struct Impatient<'w> {
+        window: &'w Window,
+        fs: Arc<dyn Fs>,
+    }
+
+    impl SyncPool for Impatient<'_> {
+        fn run(&self, _width: usize, count: usize, job: &(dyn Fn(usize) + Sync)) {
+            add(self.window, &*self.fs, 3);
+            add(self.window, &*self.fs, 4);
+            let again = self.window.checkpoint(When::Due, &OsPool, &|| 4);
+            assert_eq!(again.unwrap(), None, "it is left to the one that runs");
+            (0..count).for_each(job);
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_that_is_due_while_one_runs_is_left_to_whoever_comes_after_it() {
+        let (recorder, fs) = Recorder::over(Arc::new(SimFs::new()));
+        let window = window(2);
+        add(&window, &*fs, 1);
+        assert_eq!(window.checkpoint(When::Due, &OsPool, &|| 1).unwrap(), None, "it is not due");
+        add(&window, &*fs, 2);
+        // With as many again it would be overdue, and waited for.
+        let pool = Impatient { window: &window, fs: Arc::clone(&fs) };
+        assert_eq!(window.checkpoint(When::Due, &pool, &|| 2).unwrap(), Some(2));
+        assert_eq!(recorder.count(Op::SyncAll), 2);
+        assert_eq!(window.checkpoint(When::Due, &OsPool, &|| 4).unwrap(), Some(4));
+        assert_eq!(recorder.count(Op::SyncAll), 4);
+    }
+}
