@@ -55,6 +55,8 @@ struct State {
     prepared: Vec<u8>,
     /// A thread that carried a frame out did not come back: nobody knows what became of it.
     is_abandoned: bool,
+    /// Nothing durable has been written since it was found closed.
+    looks_closed: bool,
 }
 
 #[derive(Debug)]
@@ -168,13 +170,13 @@ impl Ledger {
             return Ok(Found::Damaged(why.to_owned()));
         }
         Ok(Found::Journal {
-            ledger: Box::new(Self::over(disk, journal)),
+            ledger: Box::new(Self::over(disk, journal, report.was_sealed)),
             fold,
             was_sealed: report.was_sealed,
         })
     }
 
-    fn over(device: Arc<FileDisk>, journal: Journal<Arc<FileDisk>>) -> Self {
+    fn over(device: Arc<FileDisk>, journal: Journal<Arc<FileDisk>>, looks_closed: bool) -> Self {
         let layout = *journal.layout();
         // Of an empty region, with the copied `done` and the record of an open.
         let blocks = usize::try_from(layout.usable_blocks().saturating_sub(2)).unwrap_or(usize::MAX);
@@ -189,6 +191,7 @@ impl Ledger {
             done: None,
             prepared: Vec::new(),
             is_abandoned: false,
+            looks_closed,
         };
         let commit_len_max = body_len_max.saturating_sub(RIDERS_LEN_MAX.min(body_len_max / 4));
         Self { device, state: Mutex::new(state), commit_len_max }
@@ -303,6 +306,23 @@ impl Ledger {
             ) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether the journal still ends, on the medium, as one that was closed.
+    pub(crate) fn looks_closed(&self) -> bool {
+        self.lock().looks_closed
+    }
+
+    /// Writes, durably, that names are being staged, so that a journal that was closed no longer looks so. The caller knows
+    /// that nobody commits meanwhile.
+    ///
+    /// # Errors
+    /// `Full`: it looks as before; switch. Of the journal.
+    pub(crate) fn unseal(&self, record: &[u8]) -> std::result::Result<(), JournalError> {
+        let mut state = self.lock();
+        let _durable = state.journal.commit(record)?;
+        state.looks_closed = false;
+        Ok(())
     }
 
     /// This transaction is in place, or has failed before its commit.
@@ -439,6 +459,7 @@ impl State {
         self.journal.copy(&record::encode_done(done))?;
         let _switched = self.journal.finish_copy()?;
         self.done = None;
+        self.looks_closed = false;
         Ok(())
     }
 }

@@ -16,6 +16,7 @@ use crate::ledger::{self, Found, JOURNAL, Ledger, Shape};
 use crate::names::{Busy, HiddenNames};
 use crate::path::{STAGED_SUFFIX, TreePath};
 use crate::recover::{self, Recovery};
+use crate::sweep;
 use crate::tree::Tree;
 use crate::window::{Places, When, Window, WindowLimits};
 
@@ -211,6 +212,16 @@ impl Root {
         };
         self.hidden = hidden_names(ledger.store_id(), &self.env)?;
         if !is_marked {
+            // Whoever made the journal and its directories may have died before he synced their names.
+            let dir = self.options.journal_dir.as_str();
+            let above = dir.match_indices('/').map(|(end, _)| dir.get(..end).unwrap_or(""));
+            for path in above.chain(["", dir]) {
+                if let Some(folder) = self.tree.folder(path)? {
+                    folder.sync()?;
+                }
+            }
+            // Whoever died while writing it has left a file that nobody looks for later.
+            sweep::half_written(&self.tree.dir)?;
             // From here on a root without a journal is one that has lost it.
             let text = format!("There must be a journal: {}/{JOURNAL}\n", self.options.journal_dir);
             drop(self.tree.dir.replace(MARKER, text.as_bytes())?);
