@@ -144,6 +144,10 @@ impl StagedFile {
     /// Of writing; the file takes nothing more after that and cannot be published.
     pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.refuse_if_failed()?;
+        if bytes.is_empty() {
+            // It would not make the file longer, wherever the offset is.
+            return Ok(());
+        }
         let count = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let Some(end) = offset.checked_add(count) else {
             return Err(self.fail("writing", std::io::ErrorKind::InvalidInput.into()));
