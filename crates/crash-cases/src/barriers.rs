@@ -50,6 +50,21 @@ impl BarrierSite {
     }
 }
 
+/// The engines on files. Where `durable_io` alone is being called, it need not be said that it is.
+const ON_FILES: Engines<'_> =
+    Engines { crates: &["content", "crash_recovery", "durable_io", "journal"], unsaid: Some("durable_io") };
+
+/// The engines on disks.
+const ON_DISKS: Engines<'_> = Engines { crates: &["journal", "statefs"], unsaid: None };
+
+/// Crates whose functions are looked for.
+#[derive(Debug, Clone, Copy)]
+struct Engines<'e> {
+    crates: &'e [&'e str],
+    /// The one that is not named where no other is being called.
+    unsaid: Option<&'e str>,
+}
+
 /// Takes away every barrier of every case on files whose workload is always the same. (Those made by chance use nothing that
 /// the others do not.)
 #[must_use]
@@ -102,7 +117,7 @@ struct Callers(Mutex<Vec<String>>);
 impl Listener for Callers {
     fn before(&self, call: &Call) -> io::Result<()> {
         if call.op.is_barrier() {
-            self.push(caller(&["durable_io"]));
+            self.push(caller(ON_FILES));
         }
         Ok(())
     }
@@ -118,18 +133,23 @@ impl Callers {
     }
 }
 
-/// The innermost functions of these crates that are being called.
-fn caller(crates: &[&str]) -> String {
+/// The innermost functions of these engines that are being called.
+fn caller(engines: Engines<'_>) -> String {
     let trace = Backtrace::force_capture().to_string();
     let names = trace.lines().filter_map(|line| line.trim_start().split_once(": ").map(|(_, name)| name));
-    let mut names: Vec<String> = names.filter_map(|name| short(name, crates)).collect();
+    let mut names: Vec<(&str, String)> = names.filter_map(|name| short(name, engines.crates)).collect();
     names.dedup();
     names.truncate(4);
-    names.join(" < ")
+    let is_said = names.iter().any(|(engine, _)| Some(*engine) != engines.unsaid);
+    let words = names.iter().map(|(engine, path)| match is_said {
+        true => format!("{engine}::{path}"),
+        false => path.clone(),
+    });
+    words.collect::<Vec<_>>().join(" < ")
 }
 
-/// A function of one of these crates, as `module::Type::function`.
-fn short(name: &str, crates: &[&str]) -> Option<String> {
+/// A function of one of these crates, as the crate and `module::Type::function`.
+fn short<'e>(name: &str, crates: &[&'e str]) -> Option<(&'e str, String)> {
     if name.contains("{{closure}}") {
         return None;
     }
@@ -143,8 +163,8 @@ fn short(name: &str, crates: &[&str]) -> Option<String> {
     };
     let bare = without_parameters(&bare);
     crates.iter().find_map(|engine| {
-        let (_, path) = bare.rsplit_once(&format!("{engine}::"))?;
-        Some(if crates.len() > 1 { format!("{engine}::{path}") } else { path.to_owned() })
+        let path = bare.strip_prefix(engine)?.strip_prefix("::")?;
+        Some((*engine, path.to_owned()))
     })
 }
 
@@ -169,7 +189,7 @@ fn disk_callers(case: &dyn CaseOn<SimDisk>) -> Vec<String> {
     let disk = SimDisk::mount(image, Recording::Off);
     let callers = Arc::new(Callers::default());
     let heard = Arc::clone(&callers);
-    disk.listen_for_flushes(move || heard.push(caller(&["journal", "statefs"])));
+    disk.listen_for_flushes(move || heard.push(caller(ON_DISKS)));
     case.run(&disk, &Run::default());
     callers.take()
 }

@@ -4,6 +4,7 @@ use crate::site::FileCase;
 
 mod bulk;
 mod case;
+mod content;
 mod in_place;
 mod log;
 mod mixed;
@@ -11,6 +12,8 @@ mod names;
 mod replace;
 mod rotate;
 mod sweep;
+mod tree;
+mod txn;
 mod update;
 
 pub(crate) use case::file;
@@ -28,6 +31,8 @@ pub fn cases() -> Vec<Box<dyn FileCase>> {
         log::cases(),
         rotate::cases(),
         sweep::cases(),
+        txn::cases(),
+        content::cases(),
         mixed::cases(),
     ];
     parts.into_iter().flatten().collect()

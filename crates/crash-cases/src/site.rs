@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crashsim::{
-    Cell, Class, Expected, Fate, FsImage, Life, Mark, Operation, Run, SimFs, Value, Verdict, Witness,
+    Cell, Class, Disks, Expected, Fate, FsImage, Life, Mark, Operation, Run, SimFs, Value, Verdict, Witness,
     Workload,
 };
 use durable_io::{
@@ -49,11 +49,14 @@ impl<'w> Site<'w> {
     }
 
     /// Does one operation, and tells the witness before and after.
-    pub fn perform<T: Answer>(
+    ///
+    /// # Errors
+    /// Of the operation.
+    pub fn perform<T: Answer, E: Refusal>(
         &self,
         operation: Operation,
-        work: impl FnOnce() -> durable_io::Result<T>,
-    ) -> durable_io::Result<T> {
+        work: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
         self.witness.tell(Mark::Begin(operation));
         let outcome = work();
         self.witness.tell(match &outcome {
@@ -61,12 +64,12 @@ impl<'w> Site<'w> {
                 Durability::Durable => Mark::Acknowledged,
                 Durability::VisibleOnly(_) => Mark::Visible,
             },
-            Err(error) => Mark::Failed(match error.state() {
-                TargetState::Unchanged => Fate::Unchanged,
-                TargetState::ReplacedNotDurable | TargetState::DurableNotVisible | TargetState::Unknown => {
-                    Fate::Unknown
-                }
-            }),
+            Err(error) => match error.state() {
+                TargetState::Unchanged => Mark::Failed(Fate::Unchanged),
+                // It is there after the next recovery, which is when anybody looks.
+                TargetState::DurableNotVisible => Mark::Acknowledged,
+                TargetState::ReplacedNotDurable | TargetState::Unknown => Mark::Failed(Fate::Unknown),
+            },
         });
         outcome
     }
@@ -255,6 +258,18 @@ fn env(life: Life) -> Env {
     env
 }
 
+/// What the error of an engine says of what the operation was to change.
+pub trait Refusal {
+    /// What became of it.
+    fn state(&self) -> TargetState;
+}
+
+impl Refusal for durable_io::Error {
+    fn state(&self) -> TargetState {
+        self.state()
+    }
+}
+
 /// What an operation of the engine answers, as far as a witness is concerned.
 pub trait Answer {
     /// What was reached.
@@ -346,15 +361,30 @@ pub trait FileCase: Send + Sync {
         sweep_all(site)
     }
 
-    /// Compares what is there with what may be there: by default each cell is a file of that name, and there are no
-    /// others but those that are [its own](FileCase::owns).
-    fn check(&self, site: &Site<'_>, expected: &Expected) -> Verdict {
-        judge(site, expected, &|name| self.owns(name), &|cell| site.look(cell))
+    /// What a cell has come to hold: by default it is a file of that name. What an engine keeps in another way (objects,
+    /// what is used of a quota) is asked of the engine.
+    ///
+    /// # Errors
+    /// Why it cannot be said.
+    fn look(&self, site: &Site<'_>, cell: &str) -> io::Result<Option<Value>> {
+        site.look(cell)
     }
 
-    /// Whether a name that is no cell may be there after recovery: by default, the files of locks.
+    /// Compares what is there with what may be there: [each cell](FileCase::look), and no file that is neither a cell nor
+    /// [the engine's own](FileCase::owns).
+    fn check(&self, site: &Site<'_>, expected: &Expected) -> Verdict {
+        judge(site, expected, &|name| self.owns(name), &|cell| self.look(site, cell))
+    }
+
+    /// Whether a name that is no cell may be there after recovery, with whatever in it: by default, the files of locks,
+    /// which say who locked last. An engine that keeps a journal writes into it whenever it is opened.
     fn owns(&self, name: &str) -> bool {
         name.ends_with(".lock")
+    }
+
+    /// What the disks can do that the engine makes in files.
+    fn disks(&self) -> Disks {
+        Disks::default()
     }
 
     /// How many operations a run of this seed has, if they can be left out one by one.
@@ -429,7 +459,7 @@ impl<C: Deref<Target: FileCase> + Send + Sync> Workload<SimFs> for OnSim<C> {
     }
 
     fn start(&self) -> (FsImage, Expected) {
-        let fs = SimFs::new();
+        let fs = SimFs::with_disks(self.0.disks());
         let root = fs.shared().open_dir(Path::new("/"));
         let made = root.and_then(|root| root.create_dir("home".as_ref(), Mode::DIR));
         let cells = match made {
@@ -451,11 +481,11 @@ impl<C: Deref<Target: FileCase> + Send + Sync> Workload<SimFs> for OnSim<C> {
         self.0.recover(&on_sim(fs, life))
     }
 
-    /// Lock files say who locked last, and that is another process the second time.
+    /// All but what is the engine's own: what that says is seen in the cells.
     fn is_same(&self, first: &SimFs, second: &SimFs) -> bool {
         let visible = |fs| -> io::Result<Vec<(String, Option<Value>)>> {
             let site = on_sim(fs, Life::default());
-            let names = site.names()?.into_iter().filter(|name| !name.ends_with(".lock"));
+            let names = site.names()?.into_iter().filter(|name| !self.0.owns(name));
             names.map(|name| site.look(&name).map(|value| (name, value))).collect()
         };
         first.image().digest() == second.image().digest()

@@ -16,8 +16,9 @@ use crate::ledger::{self, Found, JOURNAL, Ledger, Shape};
 use crate::names::{Busy, HiddenNames};
 use crate::path::{STAGED_SUFFIX, TreePath};
 use crate::recover::{self, Recovery};
+use crate::sweep;
 use crate::tree::Tree;
-use crate::window::{Places, Window, WindowLimits};
+use crate::window::{Places, When, Window, WindowLimits};
 
 /// The file in a root that says that there must be a journal.
 pub(crate) const MARKER: &str = ".steadfast-journaled";
@@ -211,6 +212,16 @@ impl Root {
         };
         self.hidden = hidden_names(ledger.store_id(), &self.env)?;
         if !is_marked {
+            // Whoever made the journal and its directories may have died before he synced their names.
+            let dir = self.options.journal_dir.as_str();
+            let above = dir.match_indices('/').map(|(end, _)| dir.get(..end).unwrap_or(""));
+            for path in above.chain(["", dir]) {
+                if let Some(folder) = self.tree.folder(path)? {
+                    folder.sync()?;
+                }
+            }
+            // Whoever died while writing it has left a file that nobody looks for later.
+            sweep::half_written(&self.tree.dir)?;
             // From here on a root without a journal is one that has lost it.
             let text = format!("There must be a journal: {}/{JOURNAL}\n", self.options.journal_dir);
             drop(self.tree.dir.replace(MARKER, text.as_bytes())?);
@@ -271,14 +282,18 @@ impl Root {
     /// # Errors
     /// Of a barrier: the root takes nothing more. Everything stays safe in the journal.
     pub fn checkpoint(&self) -> Result<()> {
+        self.checkpoint_when(When::Now)
+    }
+
+    fn checkpoint_when(&self, when: When) -> Result<()> {
         self.refuse_unless_writable()?;
         let Some(ledger) = &self.ledger else { return Ok(()) };
-        let outcome = self.window.checkpoint(&*self.env.pool, &|| ledger.in_place_up_to());
-        match outcome {
-            Ok(up_to) => {
+        match self.window.checkpoint(when, &*self.env.pool, &|| ledger.in_place_up_to()) {
+            Ok(Some(up_to)) => {
                 ledger.tell_done(up_to);
                 Ok(())
             }
+            Ok(None) => Ok(()),
             Err(error) => Err(self.poison(error)),
         }
     }
@@ -307,7 +322,7 @@ impl Root {
         loop {
             match self.window.reserve(count) {
                 Some(places) => return Ok(places),
-                None => self.checkpoint()?,
+                None => self.checkpoint_when(When::Crowded)?,
             }
         }
     }
@@ -315,22 +330,24 @@ impl Root {
     /// Checkpoints and switches, where it is time to. Called with nothing held. A failure is kept: what was asked for is
     /// durable, so its answer is not spoiled by it.
     pub(crate) fn tidy(&self) {
-        if self.window.is_due()
-            && let Err(error) = self.checkpoint()
-        {
+        if let Err(error) = self.checkpoint_when(When::Due) {
             tracing::warn!(%error, "a checkpoint failed");
         }
         if self.ledger.as_ref().is_some_and(Ledger::is_nearly_full)
-            && let Err(error) = self.switch()
+            && let Err(error) = self.switch(|ledger| ledger.is_nearly_full())
         {
             tracing::warn!(%error, "the journal could not be switched");
         }
     }
 
-    /// Makes room in the journal: waits until nothing is under way, completes everything, and switches.
-    pub(crate) fn switch(&self) -> Result<()> {
+    /// Makes room in the journal: waits until nothing is under way, completes everything, and switches, if that is still
+    /// wanted then. Others may have waited for the same.
+    pub(crate) fn switch(&self, is_wanted: impl FnOnce(&Ledger) -> bool) -> Result<()> {
         let Some(ledger) = &self.ledger else { return Ok(()) };
         let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        if !is_wanted(ledger) {
+            return Ok(());
+        }
         self.checkpoint()?;
         ledger.restart().map_err(|error| self.poison(error))?;
         self.remove_lists();

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use durable_io::Dir;
+use durable_io::{Dir, SweepOptions};
 use media::{Access, Entry, FileKind, Reason, Timestamp};
 
 use crate::error::{Error, Result};
@@ -67,8 +67,9 @@ pub(crate) fn ours(root: &Root, prepared: &BTreeSet<TreePath>) -> Result<Swept> 
     Ok(swept)
 }
 
-/// Removes lists: of transactions that are complete, or were never committed.
+/// Removes lists, of transactions that are complete or were never committed, and what was left of writing them.
 pub(crate) fn lists(journal_dir: &Dir) -> Result<()> {
+    half_written(journal_dir)?;
     let folder = Folder {
         path: journal_dir.path().display().to_string(),
         dir: std::sync::Arc::clone(journal_dir.as_media()),
@@ -79,6 +80,14 @@ pub(crate) fn lists(journal_dir: &Dir) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes what a process that is dead has left of writing a list or the marker.
+pub(crate) fn half_written(dir: &Dir) -> Result<()> {
+    match dir.sweep(&SweepOptions::default())?.failures.into_iter().next() {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
 }
 
 fn remove(folder: &Folder, name: &str) -> Result<()> {

@@ -21,7 +21,7 @@ use crate::path::{STAGED_SUFFIX, TreePath};
 use crate::record::{self, Before, Number, Operation, What};
 use crate::root::{FastPath, Ownership, Root};
 use crate::staged::StagedFile;
-use crate::tree::{Changed, Folder, inode, is_file, read_all, write_all_at};
+use crate::tree::{Changed, Folder, inode, is_file, read_all, start_writeback, write_all_at};
 use crate::window::{Change, Places};
 
 /// The most names a transaction may change.
@@ -307,14 +307,35 @@ impl<'r> Transaction<'r> {
             && record_len <= ledger.commit_len_max()
     }
 
+    /// Tells the journal what the hidden names of this transaction begin with, ahead of the first of them, so that what a
+    /// process leaves that is killed is known to be its. Only where others stage files as well.
+    ///
+    /// Once it is durable: after a power cut a journal must not look closed, and the tree clean, when it is not.
+    fn tell_staging(&self) -> Result<()> {
+        let root = self.root;
+        let Some(ledger) = root.ledger.as_ref().filter(|_| root.options.ownership == Ownership::Shared)
+        else {
+            return Ok(());
+        };
+        let record = record::encode_prepare([&TreePath::parse_any(&self.prefix)?]);
+        let turn = root.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if !ledger.looks_closed() {
+            return ledger.write_prepared(&record);
+        }
+        match ledger.unseal(&record) {
+            Err(JournalError::Full { .. }) => {
+                drop(turn);
+                root.switch(Ledger::looks_closed)
+            }
+            outcome => Ok(outcome?),
+        }
+    }
+
     /// Writes a file under a hidden name, with the others of this transaction that do not ride in the journal.
     fn stage(&mut self, path: &TreePath, publish: Publish, mut content: impl Read) -> Result<()> {
         let root = self.root;
-        if self.bulk.is_none() && root.options.ownership == Ownership::Shared {
-            // Told first, so that what a process leaves that is killed is known to be its.
-            if let Some(ledger) = &root.ledger {
-                ledger.write_prepared(&record::encode_prepare([&TreePath::parse_any(&self.prefix)?]))?;
-            }
+        if self.bulk.is_none() {
+            self.tell_staging()?;
         }
         // Not left to the bulk, which makes them durable when it is sealed: others would take them for durable before.
         drop(root.tree.folder_or_create(path.parent())?);
@@ -389,6 +410,10 @@ impl<'r> Transaction<'r> {
             return Ok(committed(0, Durability::Durable, &BTreeMap::new()));
         }
         let mut places = root.places(self.keeps())?;
+        if !self.moved.is_empty() {
+            // A second, hidden name is a staged file too.
+            self.tell_staging()?;
+        }
         let is_shared = root.options.ownership == Ownership::Shared;
         let _turn = is_shared.then(|| root.turn.lock().unwrap_or_else(PoisonError::into_inner));
         let busy = root.busy.take(&names);
@@ -539,12 +564,8 @@ impl<'r> Transaction<'r> {
         target.dir.mark("after_create");
         prepared.made.push((target.clone(), hidden.clone()));
         write_all_at(&*file, 0, &bytes).map_err(|e| Error::os("writing", path.as_str(), e))?;
+        start_writeback(&*file, bytes.len());
         target.dir.mark("after_write");
-        // So that its barrier, in a checkpoint of many, is short: with many threads the checkpoint takes a fifth of the time.
-        let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        if let Err(error) = file.start_writeback(0, len) {
-            tracing::debug!(%error, "writeback hint refused");
-        }
         let from = (target.clone(), hidden);
         prepared.push_payload(path, bytes, target, from, file);
         Ok(())
@@ -570,6 +591,7 @@ impl<'r> Transaction<'r> {
                 let cut = std::io::ErrorKind::UnexpectedEof.into();
                 return Err(Error::os("reading back", hidden.as_str(), cut));
             }
+            start_writeback(&**staged.file(), len);
             prepared.push_payload(path, bytes.into(), target, from, Arc::clone(staged.file()));
             return Ok(());
         }
@@ -610,7 +632,7 @@ impl<'r> Transaction<'r> {
         let target = root.tree.folder_or_create(path.parent())?;
         refuse_other_device(path, &target, &moved)?;
         sync_moved(root, source, &home)?;
-        let hidden = root.hidden.one();
+        let hidden = format!("{}m{:x}{STAGED_SUFFIX}", self.prefix, prepared.made.len());
         home.dir
             .link(OsStr::new(source.name()), OsStr::new(&hidden))
             .map_err(|e| Error::os("giving a second name to", source.as_str(), e))?;
@@ -636,7 +658,7 @@ impl<'r> Transaction<'r> {
         let number = match ledger.commit(record.to_vec()) {
             Err(JournalError::Full { .. }) => {
                 drop(gate);
-                root.switch()?;
+                root.switch(|ledger| !ledger.has_room_for(record.len()))?;
                 gate = root.gate.read().unwrap_or_else(PoisonError::into_inner);
                 ledger.commit(record.to_vec())
             }

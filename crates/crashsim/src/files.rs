@@ -91,6 +91,12 @@ pub enum FileOp {
         data_only: bool,
         outcome: Outcome,
     },
+    /// The second half of a durable write: it covers the bytes that were written last, and no others.
+    SyncWritten {
+        ino: Ino,
+        offset: u64,
+        len: u64,
+    },
     SyncDir {
         ino: Ino,
         outcome: Outcome,
@@ -104,7 +110,22 @@ impl FileOp {
     /// Whether it makes other requests durable.
     #[must_use]
     pub fn is_barrier(&self) -> bool {
-        matches!(self, Self::SyncFile { .. } | Self::SyncDir { .. } | Self::SyncAll { .. })
+        match self {
+            Self::SyncFile { .. }
+            | Self::SyncWritten { .. }
+            | Self::SyncDir { .. }
+            | Self::SyncAll { .. } => true,
+            Self::Create { .. }
+            | Self::Link { .. }
+            | Self::Unlink { .. }
+            | Self::Rename { .. }
+            | Self::Write { .. }
+            | Self::Allocate { .. }
+            | Self::SetLen { .. }
+            | Self::SetMode { .. }
+            | Self::SetOwner { .. }
+            | Self::SetXattr { .. } => false,
+        }
     }
 
     /// Whether the inode's own change log has it: the directories and the inode it touches.
@@ -123,6 +144,7 @@ impl FileOp {
             | Self::SetOwner { ino, .. }
             | Self::SetXattr { ino, .. }
             | Self::SyncFile { ino, .. }
+            | Self::SyncWritten { ino, .. }
             | Self::SyncDir { ino, .. } => node == *ino,
             Self::SyncAll { .. } => false,
         }
@@ -191,6 +213,7 @@ impl fmt::Display for FileOp {
                 let what = if *data_only { "sync_data" } else { "sync_all" };
                 write!(f, "{what} #{ino}{}", outcome.word())
             }
+            Self::SyncWritten { ino, offset, len } => write!(f, "durable #{ino} @{offset}+{len}"),
             Self::SyncDir { ino, outcome } => write!(f, "sync directory #{ino}{}", outcome.word()),
             Self::SyncAll { outcome } => write!(f, "sync file system{}", outcome.word()),
         }
@@ -494,6 +517,7 @@ impl Walk {
             | FileOp::SyncAll { outcome } => {
                 self.barrier(op, *outcome, record.submitted);
             }
+            FileOp::SyncWritten { ino, offset, len } => self.settle_written(*ino, *offset, *len),
             FileOp::Write { ino, offset, bytes } => self.write(index, record.completed, *ino, *offset, bytes),
             FileOp::Allocate { ino, .. } => drop(self.allocated.insert(*ino)),
             _ => {
@@ -586,6 +610,32 @@ impl Walk {
         }
         if self.profile.rename_flushes {
             self.flush_renamed();
+        }
+        self.fold();
+    }
+
+    /// What was written last, in each place of this range, is durable, and the length where reading it back needs it.
+    fn settle_written(&mut self, ino: Ino, offset: u64, len: u64) {
+        let end = offset.saturating_add(len);
+        let sector = wide(SECTOR_LEN);
+        let mut settled: Vec<Place> = Vec::new();
+        for pending in self.pending.iter_mut().rev() {
+            let Some(place) = pending.place.filter(|place| !settled.contains(place)) else { continue };
+            if pending.stuck {
+                continue;
+            }
+            let is_covered = match (place, &pending.piece) {
+                (Place::Data(of, first), _) => {
+                    let from = first.saturating_mul(sector);
+                    of == ino && from < end && from.saturating_add(self.profile.tear_len) > offset
+                }
+                // Of several lengths that are on their way, the last one: a reader needs it, or one as large.
+                (Place::Len(of), _) => of == ino,
+            };
+            if is_covered {
+                pending.durable = true;
+                settled.push(place);
+            }
         }
         self.fold();
     }

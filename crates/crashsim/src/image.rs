@@ -142,10 +142,23 @@ fn push_sized(text: &mut Vec<u8>, bytes: &[u8]) {
     text.extend_from_slice(bytes);
 }
 
+/// What a file offers that is used as a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Disks {
+    /// What every file does: a disk in it has writes and syncs.
+    #[default]
+    Plain,
+    /// Durable writes too.
+    DurableWrites,
+}
+
 /// A whole file system at one moment.
 #[derive(Debug, Clone)]
 pub struct FsImage {
     nodes: Vec<Arc<Node>>,
+    disks: Disks,
+    /// How often the power has failed: clocks go on meanwhile.
+    cuts: u32,
 }
 
 impl FsImage {
@@ -156,7 +169,25 @@ impl FsImage {
     #[must_use]
     pub fn empty(owner: Owner) -> Self {
         let attributes = Attributes { mode: Mode::new(0o755), owner, xattrs: BTreeMap::new() };
-        Self { nodes: vec![Arc::new(Node::new(attributes, Body::Dir(BTreeMap::new())))] }
+        let root = Node::new(attributes, Body::Dir(BTreeMap::new()));
+        Self { nodes: vec![Arc::new(root)], disks: Disks::default(), cuts: 0 }
+    }
+
+    /// The same file system, whose files offer this as disks.
+    #[must_use]
+    pub fn with_disks(self, disks: Disks) -> Self {
+        Self { disks, ..self }
+    }
+
+    /// How often the power has failed on the way to it.
+    pub(crate) fn cuts(&self) -> u32 {
+        self.cuts
+    }
+
+    /// What its files offer as disks.
+    #[must_use]
+    pub fn disks(&self) -> Disks {
+        self.disks
     }
 
     /// The number that the next inode gets.
@@ -333,6 +364,7 @@ impl FsImage {
             }
             FileOp::Allocate { .. }
             | FileOp::SyncFile { .. }
+            | FileOp::SyncWritten { .. }
             | FileOp::SyncDir { .. }
             | FileOp::SyncAll { .. } => {}
         }
@@ -356,9 +388,10 @@ impl FsImage {
         cut(sectors, new);
     }
 
-    /// Takes away what no reader can see: what stands in a file behind its end. A file system does so too, before it
-    /// lets a file grow over what it held once.
+    /// The file system as it is mounted after a power cut: without what no reader can see, what stands in a file behind its
+    /// end. A file system takes that away too, before it lets a file grow over what it held once.
     pub fn settle(&mut self) {
+        self.cuts = self.cuts.saturating_add(1);
         for node in &mut self.nodes {
             let Body::File { len, sectors } = &node.body else { continue };
             let (index, within) = locate(*len);

@@ -33,7 +33,7 @@ pub use failpoints::{
 pub use fault::{Fault, NoFault};
 pub use files::{FileOp, FilePiece, FilePoint, FileProfile, Outcome, points};
 pub use id::{BadId, Crash, CrashId, Loss, Mutation, Scenario};
-pub use image::{Attributes, Body, FsImage, Ino, Name, Node, SECTOR_LEN, Sector};
+pub use image::{Attributes, Body, Disks, FsImage, Ino, Name, Node, SECTOR_LEN, Sector};
 pub use medium::Medium;
 pub use replay::{Became, Line, ReplayError, Scene, Story, in_words, replay, shrink};
 pub use sim_disk::SimDisk;

@@ -69,6 +69,9 @@ impl Names {
                 let what = if *data_only { "data of" } else { "file" };
                 format!("sync {what} {}{}", self.call(*ino), outcome.word())
             }
+            FileOp::SyncWritten { ino, offset, len } => {
+                format!("{len} bytes at {offset} of {} are durable", self.call(*ino))
+            }
             FileOp::SyncDir { ino, outcome } => {
                 format!("sync directory {}{}", self.bare(*ino), outcome.word())
             }

@@ -13,7 +13,7 @@ use media::{Dir, FileKind, Fs, Metadata, Mode, Owner, Timestamp};
 
 use crate::fault::Fault;
 use crate::files::{FileOp, Outcome};
-use crate::image::{Attributes, Body, FsImage, Ino, Name, Node};
+use crate::image::{Attributes, Body, Disks, FsImage, Ino, Name, Node};
 use crate::trace::{Event, Recording, Trace};
 use crate::witness::{Mark, Witness};
 
@@ -31,7 +31,8 @@ const LINKS_MAX: usize = 40;
 /// The number of the next file system. Each is a device of its own: what a process keeps by device and inode (a queue for
 /// a lock) is not shared between simulations that run side by side.
 static NEXT_DEVICE: AtomicU64 = AtomicU64::new(0x51);
-/// The wall clock when a file system is mounted; every change is a nanosecond later than the one before.
+/// The wall clock when a file system is mounted for the first time; every change is a nanosecond later than the one before,
+/// and every power cut takes a second.
 const MOUNTED_AT: i64 = 1_700_000_000;
 
 /// The numbers under which Linux reports what a simulated call answers.
@@ -101,7 +102,13 @@ impl SimFs {
     /// An empty file system, recording.
     #[must_use]
     pub fn new() -> Self {
-        Self::mount(FsImage::empty(OWNER), Recording::On)
+        Self::with_disks(Disks::default())
+    }
+
+    /// The same, whose files offer this as disks.
+    #[must_use]
+    pub fn with_disks(disks: Disks) -> Self {
+        Self::mount(FsImage::empty(OWNER).with_disks(disks), Recording::On)
     }
 
     /// A file system with this content, everything in it durable.
@@ -115,12 +122,12 @@ impl SimFs {
     /// nothing is more durable than it was. Recording goes on in the same trace.
     #[must_use]
     pub fn resume(start: &FsImage, trace: Trace<FileOp>) -> Self {
-        let mut visible = start.clone();
-        for op in trace.records().iter().filter_map(|record| record.op()) {
-            visible.apply(op);
-        }
-        let links = visible.link_counts();
-        Self::with(visible, links, trace, Recording::On)
+        let resumed = Self::with(start.clone(), start.link_counts(), Trace::default(), Recording::On);
+        let mut state = resumed.state();
+        trace.records().iter().filter_map(|record| record.op()).for_each(|op| state.apply(op));
+        state.trace = trace;
+        drop(state);
+        resumed
     }
 
     fn with(visible: FsImage, links: HashMap<Ino, u64>, trace: Trace<FileOp>, recording: Recording) -> Self {
@@ -271,13 +278,18 @@ impl State {
 
     /// Makes a request visible and writes it down.
     fn carry_out(&mut self, op: FileOp) {
-        self.count_links(&op);
-        self.visible.apply(&op);
-        if let FileOp::Write { ino, .. } | FileOp::SetLen { ino, .. } | FileOp::Create { ino, .. } = &op {
-            self.changes += 1;
-            self.modified.insert(*ino, Timestamp { seconds: MOUNTED_AT, nanos: self.changes });
-        }
+        self.apply(&op);
         self.note(Event::Op(op));
+    }
+
+    fn apply(&mut self, op: &FileOp) {
+        self.count_links(op);
+        self.visible.apply(op);
+        if let FileOp::Write { ino, .. } | FileOp::SetLen { ino, .. } | FileOp::Create { ino, .. } = op {
+            self.changes += 1;
+            let seconds = MOUNTED_AT.saturating_add(i64::from(self.visible.cuts()));
+            self.modified.insert(*ino, Timestamp { seconds, nanos: self.changes });
+        }
     }
 
     fn count_links(&mut self, op: &FileOp) {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use crashsim::{FileProfile, FsImage, Medium, Random, SimFs, Trace};
+use crashsim::{Disks, Fault, FileProfile, FsImage, Medium, Random, SimFs, Trace};
 use media::{Access, Dir, File, Fs as _, Mode, RenameMode};
 
 /// A file system with a durable start, and then a script.
@@ -333,6 +333,51 @@ fn a_write_that_returned_after_the_barrier_was_submitted_is_not_covered_by_it() 
         point.combinations()
     };
     assert_eq!((states(1), states(3)), (1, 2));
+}
+
+/// A file of two sectors, the first of which is written, and then the second, durably; of that call, what it answered.
+fn written_durably(faults: &[(u64, Fault)]) -> (Script, std::io::Result<usize>) {
+    let before = SimFs::with_disks(Disks::DurableWrites);
+    create(&*before.shared().open_dir(Path::new("/")).unwrap(), "f", &[b'a'; 1024]);
+    let start = before.image();
+    let script = Script { fs: SimFs::mount(start.clone(), crashsim::Recording::On), start };
+    let file = script.root().open("f".as_ref(), Access::ReadWrite).unwrap();
+    assert!(file.as_disk(512).unwrap().write_durable);
+    file.write_at(0, &[b'b'; 512]).unwrap();
+    script.fs.set_faults(faults.iter().copied());
+    let answer = file.write_at_durable(512, &[b'c'; 512]);
+    if !faults.is_empty() {
+        file.sync_data().unwrap();
+    }
+    (script, answer)
+}
+
+#[test]
+fn a_durable_write_covers_itself_alone() {
+    let (script, answer) = written_durably(&[]);
+    assert_eq!(answer.unwrap(), 512);
+    for profile in [FileProfile::POSIX_MIN, FileProfile::EXT4, FileProfile::XFS] {
+        script.is(profile, &["f=a512+c512", "f=b512+c512"]);
+    }
+    // Its blocks are written whole.
+    script.is(FileProfile::BTRFS, &["f=b512+c512"]);
+    // Before it has returned it may be lost.
+    let points = SimFs::points(&script.start, &script.fs.trace(), FileProfile::POSIX_MIN);
+    assert_eq!(points.iter().map(crashsim::Point::combinations).collect::<Vec<_>>(), [4, 2]);
+}
+
+#[test]
+fn a_durable_write_that_fails_is_a_failed_barrier_for_all_of_its_file() {
+    let (script, answer) = written_durably(&[(0, Fault::FailAfter(5))]);
+    assert_eq!(answer.unwrap_err().raw_os_error(), Some(5));
+    let all = ["f=a1024", "f=a512+c512", "f=b512+a512", "f=b512+c512"];
+    script.is(FileProfile::POSIX_MIN, &all);
+    let (script, answer) = written_durably(&[(0, Fault::Fail(28))]);
+    assert_eq!(answer.unwrap_err().raw_os_error(), Some(28));
+    script.is(FileProfile::POSIX_MIN, &["f=a1024", "f=b512+a512"]);
+    let (script, answer) = written_durably(&[(0, Fault::Short(100))]);
+    assert_eq!(answer.unwrap(), 100);
+    script.is(FileProfile::POSIX_MIN, &["f=b512+c100+a412"]);
 }
 
 /// Whatever a profile allows, POSIX allows too: what is safe there is safe everywhere.

@@ -58,7 +58,11 @@ fn run(site: &Site<'_>, bytes: &[u8], mode: Option<Mode>) -> Result<(), Ended> {
         let published = site.dir()?.replace_with(NAME, bytes, &options)?;
         // One that could not remove its backup says so, and promises nothing of it.
         let is_left = published.leftover.is_some();
-        Ok(if is_left { Durability::VisibleOnly(Reason::IoError) } else { published.durability })
+        Ok::<_, durable_io::Error>(if is_left {
+            Durability::VisibleOnly(Reason::IoError)
+        } else {
+            published.durability
+        })
     })?;
     Ok(())
 }

@@ -6,11 +6,12 @@ use std::io;
 use std::sync::PoisonError;
 
 use media::doubles::Op;
-use media::{Access, File, FileKind, LockWait, Metadata, Mode, Owner, Timestamp};
+use media::{Access, DiskFacts, DiskMedium, File, FileKind, LockWait, Metadata, Mode, Owner, Timestamp};
 
 use super::{Entered, FILE_LEN_MAX, SimFs, code, os};
-use crate::files::FileOp;
-use crate::image::Ino;
+use crate::fault::Fault;
+use crate::files::{FileOp, Outcome};
+use crate::image::{Disks, Ino};
 use crate::trace::Event;
 use crate::witness::Mark;
 
@@ -163,6 +164,46 @@ impl File for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.sync(Op::SyncData, true)
+    }
+
+    fn as_disk(&self, _block_size: u32) -> io::Result<DiskFacts> {
+        if self.fs.state().visible.disks() == Disks::Plain {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let entered = self.enter(Op::AsDisk)?;
+        let len = entered.state.visible.file_len(self.ino).ok_or_else(|| os(code::EINVAL))?;
+        entered.answer(DiskFacts { medium: DiskMedium::File, len, direct: None, write_durable: true })
+    }
+
+    fn write_at_durable(&self, offset: u64, from: &[u8]) -> io::Result<usize> {
+        if self.fs.state().visible.disks() == Disks::Plain {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let ino = self.ino;
+        let mut entered = self.enter(Op::WriteAtDurable)?;
+        self.may_write()?;
+        if self.access == Access::Append {
+            return Err(os(code::EINVAL));
+        }
+        let taken = entered.taken(from);
+        let len = u64::try_from(taken.len()).unwrap_or(u64::MAX);
+        if offset.checked_add(len).is_none_or(|end| end > FILE_LEN_MAX) {
+            return Err(os(code::EFBIG));
+        }
+        let failed = match entered.fault {
+            Some(Fault::Fail(code) | Fault::FailAfter(code)) => Some(code),
+            Some(Fault::Short(_)) | None => None,
+        };
+        if len > 0 && !matches!(entered.fault, Some(Fault::Fail(_))) {
+            entered.state.carry_out(FileOp::Write { ino, offset, bytes: taken.into() });
+        }
+        // What the system has to say of anything that was written before, it says now, and never again.
+        let barrier = match failed {
+            Some(_) => FileOp::SyncFile { ino, data_only: true, outcome: Outcome::Failed },
+            None => FileOp::SyncWritten { ino, offset, len },
+        };
+        entered.state.carry_out(barrier);
+        failed.map_or(Ok(taken.len()), |code| Err(os(code)))
     }
 
     fn lock(&self, wait: LockWait) -> io::Result<()> {
