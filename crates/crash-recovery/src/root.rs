@@ -409,7 +409,7 @@ impl Root {
         if self.options.ownership == Ownership::Owned && path.name().ends_with(STAGED_SUFFIX) {
             return refuse("staged files are called so");
         }
-        Ok(())
+        self.tree.refuse_links(path.parent())
     }
 }
 

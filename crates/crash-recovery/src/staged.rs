@@ -59,6 +59,7 @@ impl Root {
                 why: "a staged file's name ends in `.nxpart`",
             });
         }
+        self.tree.refuse_links(hidden.parent())?;
         let place = OpenPlace::take(&self.staged_open)?;
         let folder = self.tree.folder_or_create(hidden.parent())?;
         if let Some(ledger) = &self.ledger {
