@@ -3,6 +3,7 @@
 
 mod barriers;
 mod recovery;
+mod schema;
 
 use std::io::Write as _;
 use std::process::{Command, ExitCode};
@@ -26,6 +27,8 @@ enum Task {
     Barriers,
     /// Make the table of `docs/recovery.md` anew.
     RecoveryTable,
+    /// Make `schemas/content_v1_3.schema.json` anew.
+    Schema,
     /// Compile for macOS, Windows and a bare-metal target, as far as their standard libraries are installed.
     Cross,
 }
@@ -113,6 +116,7 @@ fn main() -> ExitCode {
     let steps: Vec<Step> = match Cli::parse().task {
         Task::Barriers => return barriers::print(),
         Task::RecoveryTable => return recovery::write(),
+        Task::Schema => return schema::write(),
         Task::Ci => lint().into_iter().chain([test()]).collect(),
         Task::Lint => lint(),
         Task::Cross => cross(),

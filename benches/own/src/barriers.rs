@@ -3,19 +3,8 @@
 use std::io;
 use std::os::fd::AsFd as _;
 
+use bench_own::{Barrier, Ground, PAYLOAD, Samples, alone, raw};
 use rustix::fs::{AtFlags, Mode, OFlags, fdatasync, fsync, openat, unlinkat};
-
-use crate::ground::Ground;
-use crate::measure::{Samples, alone};
-use crate::raw;
-use crate::rows::PAYLOAD;
-
-/// A barrier and how to measure it.
-#[derive(Debug)]
-pub(crate) struct Barrier {
-    pub(crate) name: &'static str,
-    pub(crate) measure: fn(&Ground, u32) -> io::Result<Samples>,
-}
 
 /// All that are measured.
 pub(crate) const BARRIERS: &[Barrier] = &[

@@ -9,11 +9,11 @@ use testbed::{FsKind, LoopFs, MountOptions};
 
 /// A directory to measure in, removed or unmounted afterwards.
 #[derive(Debug)]
-pub(crate) struct Ground {
+pub struct Ground {
     /// What it is called in the report.
-    pub(crate) label: String,
+    pub label: String,
     /// The mount it is on.
-    pub(crate) facts: Option<MountFacts>,
+    pub facts: Option<MountFacts>,
     root: PathBuf,
     numbers: Cell<u32>,
     _mounted: Option<LoopFs>,
@@ -51,7 +51,7 @@ impl Ground {
     }
 
     /// A fresh, empty directory whose name is durable.
-    pub(crate) fn fresh_dir(&self) -> io::Result<PathBuf> {
+    pub fn fresh_dir(&self) -> io::Result<PathBuf> {
         let number = self.numbers.replace(self.numbers.get() + 1);
         let path = self.root.join(format!("dir-{number}"));
         durable_io::Dir::open_or_create(&path).map_err(io::Error::other)?;

@@ -4,32 +4,55 @@ use std::io;
 use std::time::{Duration, Instant};
 
 /// How many short operations are measured in a row before the other contender has its turn. (Of long ones, one.)
-pub(crate) const SLICE: u32 = 5;
+pub const SLICE: u32 = 5;
+
+/// What a slice took that times itself.
+#[derive(Debug)]
+pub struct Took {
+    /// Each operation, as its caller saw it.
+    pub each: Vec<Duration>,
+    /// All of it, with what is paid in common, or later.
+    pub all: Duration,
+}
 
 /// One side of a comparison.
-pub(crate) struct Contender<'a> {
-    /// One operation, of the given number; this is what is timed.
-    pub(crate) run: Box<dyn FnMut(u64) -> io::Result<()> + 'a>,
+pub struct Contender<'a> {
+    run: Run<'a>,
     /// After each slice, not timed: removes what the operations left.
-    pub(crate) tidy: Box<dyn FnMut() -> io::Result<()> + 'a>,
-    /// How many operations a slice has.
-    slice: u32,
+    tidy: Box<dyn FnMut() -> io::Result<()> + 'a>,
+}
+
+enum Run<'a> {
+    /// One operation, of the given number; this is what is timed. A slice has so many.
+    Each(Box<dyn FnMut(u64) -> io::Result<()> + 'a>, u32),
+    /// A slice, which begins with the operation of the given number.
+    Slice(Box<dyn FnMut(u64) -> io::Result<Took> + 'a>),
 }
 
 impl<'a> Contender<'a> {
     /// One that leaves nothing.
-    pub(crate) fn new(run: impl FnMut(u64) -> io::Result<()> + 'a) -> Self {
-        Self { run: Box::new(run), tidy: Box::new(|| Ok(())), slice: SLICE }
+    pub fn new(run: impl FnMut(u64) -> io::Result<()> + 'a) -> Self {
+        Self { run: Run::Each(Box::new(run), SLICE), tidy: Box::new(|| Ok(())) }
+    }
+
+    /// One whose slices time themselves: where operations run side by side, or leave something to be paid at the end. They
+    /// are compared by what a whole slice took.
+    pub fn of_slices(slice: impl FnMut(u64) -> io::Result<Took> + 'a) -> Self {
+        Self { run: Run::Slice(Box::new(slice)), tidy: Box::new(|| Ok(())) }
     }
 
     /// The same, one operation a slice: for those that take long enough by themselves.
-    pub(crate) fn one_by_one(mut self) -> Self {
-        self.slice = 1;
+    #[must_use]
+    pub fn one_by_one(mut self) -> Self {
+        if let Run::Each(_, count) = &mut self.run {
+            *count = 1;
+        }
         self
     }
 
     /// The same, with something to remove after each slice.
-    pub(crate) fn tidied(mut self, tidy: impl FnMut() -> io::Result<()> + 'a) -> Self {
+    #[must_use]
+    pub fn tidied(mut self, tidy: impl FnMut() -> io::Result<()> + 'a) -> Self {
         self.tidy = Box::new(tidy);
         self
     }
@@ -37,30 +60,59 @@ impl<'a> Contender<'a> {
 
 /// How long operations took.
 #[derive(Debug, Default)]
-pub(crate) struct Samples {
+pub struct Samples {
     sorted: Vec<Duration>,
-    slice_medians: Vec<Duration>,
+    /// What an operation took, slice by slice: half of them more, half of them less; or its share in the whole.
+    slices: Vec<Duration>,
+    has_shares: bool,
 }
 
 impl Samples {
     fn add_slice(&mut self, mut slice: Vec<Duration>) {
         slice.sort_unstable();
-        self.slice_medians.push(quantile(&slice, 50));
+        self.slices.push(quantile(&slice, 50));
+        self.add(slice);
+    }
+
+    /// Adds a slice that timed itself.
+    pub fn add_whole(&mut self, took: Took) {
+        self.has_shares = true;
+        self.slices.push(took.all / u32::try_from(took.each.len().max(1)).unwrap_or(u32::MAX));
+        self.add(took.each);
+    }
+
+    fn add(&mut self, slice: Vec<Duration>) {
         self.sorted.extend(slice);
         self.sorted.sort_unstable();
     }
 
-    pub(crate) fn median(&self) -> Duration {
+    /// Half of the operations took longer.
+    #[must_use]
+    pub fn median(&self) -> Duration {
         quantile(&self.sorted, 50)
     }
 
-    pub(crate) fn p99(&self) -> Duration {
+    /// One in a hundred took longer.
+    #[must_use]
+    pub fn p99(&self) -> Duration {
         quantile(&self.sorted, 99)
     }
 
+    /// What one is compared by: the median of the operations, or of their shares in whole slices.
+    #[must_use]
+    pub fn typical(&self) -> Duration {
+        if !self.has_shares {
+            return self.median();
+        }
+        let mut shares = self.slices.clone();
+        shares.sort_unstable();
+        quantile(&shares, 50)
+    }
+
     /// The quartiles of `self / other`, slice by slice: how steady a ratio of medians is.
-    pub(crate) fn ratio_quartiles(&self, other: &Self) -> (f64, f64) {
-        let pairs = self.slice_medians.iter().zip(&other.slice_medians);
+    #[must_use]
+    pub fn ratio_quartiles(&self, other: &Self) -> (f64, f64) {
+        let pairs = self.slices.iter().zip(&other.slices);
         let mut ratios: Vec<f64> =
             pairs.map(|(mine, theirs)| mine.as_secs_f64() / theirs.as_secs_f64()).collect();
         ratios.sort_unstable_by(f64::total_cmp);
@@ -74,42 +126,48 @@ fn quantile(sorted: &[Duration], percent: usize) -> Duration {
 }
 
 /// Measures both, `rounds` slices each, after one slice each that does not count.
-pub(crate) fn alternate(
-    rounds: u32,
-    mut a: Contender<'_>,
-    mut b: Contender<'_>,
-) -> io::Result<(Samples, Samples)> {
+///
+/// # Errors
+/// Of either.
+pub fn alternate(rounds: u32, mut a: Contender<'_>, mut b: Contender<'_>) -> io::Result<(Samples, Samples)> {
     let (mut of_a, mut of_b) = (Samples::default(), Samples::default());
     for round in 0..=rounds {
         let number = u64::from(round) * u64::from(SLICE);
-        let (slice_a, slice_b) = if round % 2 == 0 {
-            let first = slice(&mut a, number)?;
-            (first, slice(&mut b, number)?)
+        // The first slices do not count.
+        let (mut first_a, mut first_b) = (Samples::default(), Samples::default());
+        let (into_a, into_b) = if round > 0 { (&mut of_a, &mut of_b) } else { (&mut first_a, &mut first_b) };
+        if round % 2 == 0 {
+            slice(&mut a, number, into_a)?;
+            slice(&mut b, number, into_b)?;
         } else {
-            let first = slice(&mut b, number)?;
-            (slice(&mut a, number)?, first)
-        };
-        if round > 0 {
-            of_a.add_slice(slice_a);
-            of_b.add_slice(slice_b);
+            slice(&mut b, number, into_b)?;
+            slice(&mut a, number, into_a)?;
         }
     }
     Ok((of_a, of_b))
 }
 
-fn slice(contender: &mut Contender<'_>, first: u64) -> io::Result<Vec<Duration>> {
-    let mut took = Vec::new();
-    for number in first..first + u64::from(contender.slice) {
-        let start = Instant::now();
-        (contender.run)(number)?;
-        took.push(start.elapsed());
+fn slice(contender: &mut Contender<'_>, first: u64, into: &mut Samples) -> io::Result<()> {
+    match &mut contender.run {
+        Run::Each(run, count) => {
+            let mut took = Vec::new();
+            for number in first..first + u64::from(*count) {
+                let start = Instant::now();
+                run(number)?;
+                took.push(start.elapsed());
+            }
+            into.add_slice(took);
+        }
+        Run::Slice(slice) => into.add_whole(slice(first)?),
     }
-    (contender.tidy)()?;
-    Ok(took)
+    (contender.tidy)()
 }
 
 /// Measures one thing alone: `prepare` is not timed, what it returns is.
-pub(crate) fn alone<T>(
+///
+/// # Errors
+/// Of it.
+pub fn alone<T>(
     rounds: u32,
     mut prepare: impl FnMut(u64) -> io::Result<T>,
     mut run: impl FnMut(T) -> io::Result<()>,
@@ -167,6 +225,20 @@ mod tests {
         assert_eq!(ours.median(), Duration::from_millis(10));
         assert_eq!(ours.p99(), Duration::from_millis(30));
         assert_eq!(ours.ratio_quartiles(&raw), (1.0, 2.0));
-        assert_eq!(Samples::default().median(), Duration::ZERO);
+        assert_eq!(
+            (ours.typical(), Samples::default().median()),
+            (Duration::from_millis(10), Duration::ZERO)
+        );
+    }
+
+    /// What is paid at the end of a slice belongs to each of its operations.
+    #[test]
+    fn a_slice_that_times_itself_is_compared_by_the_whole() {
+        let millis = Duration::from_millis;
+        let slow = |_| Ok(Took { each: vec![millis(1); 9], all: millis(90) });
+        let fast = |_| Ok(Took { each: vec![millis(2); 9], all: millis(18) });
+        let (slow, fast) = alternate(2, Contender::of_slices(slow), Contender::of_slices(fast)).unwrap();
+        assert_eq!((slow.median(), slow.typical(), fast.typical()), (millis(1), millis(10), millis(2)));
+        assert_eq!((slow.ratio_quartiles(&fast), slow.sorted.len()), ((5.0, 5.0), 18));
     }
 }

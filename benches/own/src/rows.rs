@@ -5,46 +5,10 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::Duration;
 
+use bench_own::{Comparison, Contender, Ground, PAYLOAD, Row, Target, alternate, raw};
 use durable_io::{Dir, Wait};
 use media::doubles::Recorder;
 use media::{Env, OsFs};
-
-use crate::ground::Ground;
-use crate::measure::{Contender, Samples, alternate};
-use crate::raw;
-
-/// What every row writes.
-pub(crate) const PAYLOAD: [u8; 4096] = [0x5A; 4096];
-
-/// One operation and what it is compared with.
-#[derive(Debug)]
-pub(crate) struct Row {
-    pub(crate) name: &'static str,
-    /// What the baseline is.
-    pub(crate) beside: &'static str,
-    pub(crate) target: Target,
-    pub(crate) measure: fn(&Ground, u32) -> io::Result<Comparison>,
-}
-
-/// When a row has reached what it should.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Target {
-    /// Baseline time / our time, at least.
-    RatioAtLeast(f64),
-    /// The same, for each file system by its type.
-    RatioOn(&'static [(&'static str, f64)]),
-    /// Our time / baseline time, at most.
-    ShareAtMost(f64),
-}
-
-/// Both sides, measured in the same run.
-#[derive(Debug)]
-pub(crate) struct Comparison {
-    pub(crate) ours: Samples,
-    pub(crate) baseline: Samples,
-    /// Barriers of one of our operations, counted.
-    pub(crate) syncs: usize,
-}
 
 /// All rows.
 pub(crate) const ROWS: &[Row] = &[
@@ -69,7 +33,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "bulk of 1,000 files",
         beside: "1,000 raw chains",
-        target: Target::RatioOn(&[("ext4", 10.0), ("xfs", 7.0), ("btrfs", 7.0)]),
+        target: Target::RatioOn(&[("ext4", 10.0), ("xfs", 7.0), ("btrfs", 7.0)], 1.0),
         measure: bulk,
     },
     Row {
@@ -96,13 +60,13 @@ fn open(path: &Path) -> io::Result<Dir> {
 }
 
 /// How many barriers `operation` issues.
-fn count_syncs(path: &Path, operation: impl Fn(&Dir) -> io::Result<()>) -> io::Result<usize> {
+fn count_syncs(path: &Path, operation: impl Fn(&Dir) -> io::Result<()>) -> io::Result<f64> {
     let (recorder, fs) = Recorder::over(OsFs::shared());
     let dir = Dir::open_on(fs, path, Env::os()).map_err(io::Error::other)?;
     operation(&dir)?;
     recorder.clear();
     operation(&dir)?;
-    Ok(recorder.barriers())
+    Ok(raw::count(recorder.barriers()))
 }
 
 fn replace(dir: &Dir, name: &str) -> io::Result<()> {
@@ -126,12 +90,12 @@ fn replace_new(ground: &Ground, rounds: u32) -> io::Result<Comparison> {
     let (ours, theirs) = (open(&ours_at)?, raw::open_dir(&raw_at)?);
     let (ours, baseline) = alternate(
         rounds,
-        Contender::new(|number| replace(&ours, &format!("f-{number}"))).tidied(|| empty(&ours_at)),
+        Contender::new(|number| replace(&ours, &format!("f-{number}"))).tidied(|| raw::empty(&ours_at)),
         Contender::new(|number| raw::chain(theirs.as_fd(), number, &format!("f-{number}"), &PAYLOAD))
-            .tidied(|| empty(&raw_at)),
+            .tidied(|| raw::empty(&raw_at)),
     )?;
     let syncs = count_syncs(&ours_at, |dir| {
-        empty(&ours_at)?;
+        raw::empty(&ours_at)?;
         replace(dir, "new")
     })?;
     Ok(Comparison { ours, baseline, syncs })
@@ -164,11 +128,11 @@ fn bulk(ground: &Ground, rounds: u32) -> io::Result<Comparison> {
     let (ours, baseline) = alternate(
         // One of these is as long as a thousand of the others.
         rounds.div_ceil(12),
-        Contender::new(|_| publish(&ours)).one_by_one().tidied(|| empty(&ours_at)),
-        Contender::new(|_| chains()).one_by_one().tidied(|| empty(&raw_at)),
+        Contender::new(|_| publish(&ours)).one_by_one().tidied(|| raw::empty(&ours_at)),
+        Contender::new(|_| chains()).one_by_one().tidied(|| raw::empty(&raw_at)),
     )?;
     let syncs = count_syncs(&ours_at, |dir| {
-        empty(&ours_at)?;
+        raw::empty(&ours_at)?;
         publish(dir)
     })?;
     Ok(Comparison { ours, baseline, syncs })
@@ -210,19 +174,11 @@ fn append_group(ground: &Ground, rounds: u32) -> io::Result<Comparison> {
 }
 
 /// How many barriers it takes to append these records to an open log.
-fn count_log_syncs(path: &Path, records: &[&[u8]]) -> io::Result<usize> {
+fn count_log_syncs(path: &Path, records: &[&[u8]]) -> io::Result<f64> {
     let (recorder, fs) = Recorder::over(OsFs::shared());
     let dir = Dir::open_on(fs, path, Env::os()).map_err(io::Error::other)?;
     let mut log = dir.log("counted.jsonl").map_err(io::Error::other)?;
     recorder.clear();
     log.append_group(records).map(drop).map_err(io::Error::other)?;
-    Ok(recorder.barriers())
-}
-
-/// Removes every file, and settles that before the next slice begins.
-fn empty(path: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(path)? {
-        std::fs::remove_file(entry?.path())?;
-    }
-    Ok(rustix::fs::syncfs(raw::open_dir(path)?)?)
+    Ok(raw::count(recorder.barriers()))
 }

@@ -4,6 +4,7 @@ use crate::site::FileCase;
 
 mod bulk;
 mod case;
+mod content;
 mod history;
 mod in_place;
 mod log;
@@ -33,6 +34,7 @@ pub fn cases() -> Vec<Box<dyn FileCase>> {
         rotate::cases(),
         sweep::cases(),
         txn::cases(),
+        content::cases(),
         history::cases(),
         mixed::cases(),
     ];

@@ -18,7 +18,7 @@ use crate::path::{STAGED_SUFFIX, TreePath};
 use crate::recover::{self, Recovery};
 use crate::sweep;
 use crate::tree::Tree;
-use crate::window::{Places, Window, WindowLimits};
+use crate::window::{Places, When, Window, WindowLimits};
 
 /// The file in a root that says that there must be a journal.
 pub(crate) const MARKER: &str = ".steadfast-journaled";
@@ -65,6 +65,8 @@ pub struct RootOptions {
     /// How old a staged file must be to be swept, where others may be staging: in a shared root, and where neither the journal
     /// nor its name tells that its owner is dead. In an owned root all are swept at once.
     pub orphan_age: Duration,
+    /// How long to wait for whoever has it open.
+    pub wait: Wait,
 }
 
 /// The default of [`RootOptions::orphan_age`].
@@ -82,6 +84,7 @@ impl RootOptions {
             payload_len_max: 64 << 10,
             window: WindowLimits::default(),
             orphan_age: ORPHAN_AGE_DEFAULT,
+            wait: Wait::DoNotWait,
         }
     }
 
@@ -163,7 +166,7 @@ impl Root {
         let dir = Dir::open_on(fs, path, env.clone())?;
         let (journal_dir, durability) =
             dir.subdir_or_create(&options.journal_dir, Barriers::AllowVisibleOnly)?;
-        let lock = hold(&journal_dir)?;
+        let lock = hold(&journal_dir, options.wait)?;
         let no_journal = StoreId(random(&*env.entropy)?);
         let is_ours_alone = options.ownership == Ownership::Owned;
         let mut root = Self {
@@ -191,6 +194,16 @@ impl Root {
             }
         };
         Ok((root, recovery))
+    }
+
+    /// Whether a root was ever opened there: there is a journal, or there must be one. Changes nothing.
+    ///
+    /// # Errors
+    /// Of looking.
+    pub fn was_begun(dir: &Dir, options: &RootOptions) -> Result<bool> {
+        let tree = Tree::new(dir.clone(), false);
+        let journal = TreePath::parse_any(&format!("{}/{JOURNAL}", options.journal_dir))?;
+        Ok(tree.look(&journal)?.is_some() || tree.look(&TreePath::parse_any(MARKER)?)?.is_some())
     }
 
     /// Finds or makes the journal, and recovers.
@@ -282,14 +295,18 @@ impl Root {
     /// # Errors
     /// Of a barrier: the root takes nothing more. Everything stays safe in the journal.
     pub fn checkpoint(&self) -> Result<()> {
+        self.checkpoint_when(When::Now)
+    }
+
+    fn checkpoint_when(&self, when: When) -> Result<()> {
         self.refuse_unless_writable()?;
         let Some(ledger) = &self.ledger else { return Ok(()) };
-        let outcome = self.window.checkpoint(&*self.env.pool, &|| ledger.in_place_up_to());
-        match outcome {
-            Ok(up_to) => {
+        match self.window.checkpoint(when, &*self.env.pool, &|| ledger.in_place_up_to()) {
+            Ok(Some(up_to)) => {
                 ledger.tell_done(up_to);
                 Ok(())
             }
+            Ok(None) => Ok(()),
             Err(error) => Err(self.poison(error)),
         }
     }
@@ -318,7 +335,7 @@ impl Root {
         loop {
             match self.window.reserve(count) {
                 Some(places) => return Ok(places),
-                None => self.checkpoint()?,
+                None => self.checkpoint_when(When::Crowded)?,
             }
         }
     }
@@ -326,22 +343,24 @@ impl Root {
     /// Checkpoints and switches, where it is time to. Called with nothing held. A failure is kept: what was asked for is
     /// durable, so its answer is not spoiled by it.
     pub(crate) fn tidy(&self) {
-        if self.window.is_due()
-            && let Err(error) = self.checkpoint()
-        {
+        if let Err(error) = self.checkpoint_when(When::Due) {
             tracing::warn!(%error, "a checkpoint failed");
         }
         if self.ledger.as_ref().is_some_and(Ledger::is_nearly_full)
-            && let Err(error) = self.switch()
+            && let Err(error) = self.switch(|ledger| ledger.is_nearly_full())
         {
             tracing::warn!(%error, "the journal could not be switched");
         }
     }
 
-    /// Makes room in the journal: waits until nothing is under way, completes everything, and switches.
-    pub(crate) fn switch(&self) -> Result<()> {
+    /// Makes room in the journal: waits until nothing is under way, completes everything, and switches, if that is still
+    /// wanted then. Others may have waited for the same.
+    pub(crate) fn switch(&self, is_wanted: impl FnOnce(&Ledger) -> bool) -> Result<()> {
         let Some(ledger) = &self.ledger else { return Ok(()) };
         let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        if !is_wanted(ledger) {
+            return Ok(());
+        }
         self.checkpoint()?;
         ledger.restart().map_err(|error| self.poison(error))?;
         self.remove_lists();
@@ -390,7 +409,7 @@ impl Root {
         if self.options.ownership == Ownership::Owned && path.name().ends_with(STAGED_SUFFIX) {
             return refuse("staged files are called so");
         }
-        Ok(())
+        self.tree.refuse_links(path.parent())
     }
 }
 
@@ -406,8 +425,8 @@ fn hidden_names(journal: StoreId, env: &Env) -> Result<HiddenNames> {
 }
 
 /// Takes the lock of a root.
-fn hold(journal_dir: &Dir) -> Result<Lock> {
-    journal_dir.lock(JOURNAL, Wait::DoNotWait).map_err(Error::from)
+fn hold(journal_dir: &Dir, wait: Wait) -> Result<Lock> {
+    journal_dir.lock(JOURNAL, wait).map_err(Error::from)
 }
 
 impl Error {

@@ -21,7 +21,7 @@ use crate::path::{STAGED_SUFFIX, TreePath};
 use crate::record::{self, Before, Number, Operation, What};
 use crate::root::{FastPath, Ownership, Root};
 use crate::staged::StagedFile;
-use crate::tree::{Changed, Folder, inode, is_file, read_all, write_all_at};
+use crate::tree::{Changed, Folder, inode, is_file, read_all, start_writeback, write_all_at};
 use crate::window::{Change, Places};
 
 /// The most names a transaction may change.
@@ -44,6 +44,10 @@ pub struct Committed {
     pub names: usize,
     /// How far it has come: less than durable only without a journal.
     pub durability: Durability,
+    /// How many of them had a file before, each as it was when this transaction came to it: what is gone now, or elsewhere.
+    pub files_before: usize,
+    /// The lengths of those files, summed up.
+    pub bytes_before: u64,
 }
 
 /// Why a transaction did not come about, and the staged files it was given, where they are still the caller's.
@@ -321,7 +325,7 @@ impl<'r> Transaction<'r> {
         match ledger.unseal(&record) {
             Err(JournalError::Full { .. }) => {
                 drop(turn);
-                root.switch()
+                root.switch(Ledger::looks_closed)
             }
             outcome => Ok(outcome?),
         }
@@ -403,7 +407,7 @@ impl<'r> Transaction<'r> {
         root.refuse_unless_writable()?;
         let names: BTreeSet<TreePath> = self.wishes.keys().chain(&self.moved).cloned().collect();
         if names.is_empty() {
-            return Ok(Committed { names: 0, durability: Durability::Durable });
+            return Ok(committed(0, Durability::Durable, &BTreeMap::new()));
         }
         let mut places = root.places(self.keeps())?;
         if !self.moved.is_empty() {
@@ -414,7 +418,7 @@ impl<'r> Transaction<'r> {
         let _turn = is_shared.then(|| root.turn.lock().unwrap_or_else(PoisonError::into_inner));
         let busy = root.busy.take(&names);
         let found = self.look()?;
-        let Some(ledger) = &root.ledger else { return self.carry_out_plainly(&names) };
+        let Some(ledger) = &root.ledger else { return self.carry_out_plainly(&found) };
         let mut prepared = Prepared::default();
         let outcome = self.prepare(ledger, &found, &mut prepared).and_then(|record| {
             root.tree.dir.as_media().mark("after_prepare");
@@ -427,7 +431,7 @@ impl<'r> Transaction<'r> {
         }
         outcome?;
         drop(busy);
-        Ok(Committed { names: names.len(), durability: Durability::Durable })
+        Ok(committed(names.len(), Durability::Durable, &found))
     }
 
     /// How many descriptors it may keep until its files are synced.
@@ -490,6 +494,13 @@ impl<'r> Transaction<'r> {
         found: &BTreeMap<TreePath, Option<Metadata>>,
         prepared: &mut Prepared,
     ) -> Result<()> {
+        // Opened while the files are still the bulk's, which removes them when this fails.
+        let mut targets = BTreeMap::new();
+        for (path, wish) in &self.wishes {
+            if matches!(wish, Wish::Bulk(_)) && !targets.contains_key(path.parent()) {
+                targets.insert(path.parent().to_owned(), self.root.tree.folder_or_create(path.parent())?);
+            }
+        }
         let Some(mut bulk) = self.bulk.take() else { return Ok(()) };
         let sealed = match bulk.seal_all() {
             Ok(sealed) => sealed,
@@ -500,17 +511,22 @@ impl<'r> Transaction<'r> {
                 });
             }
         };
+        let mut named = Vec::with_capacity(sealed.len());
         for file in sealed {
             let path = file.path.to_str().and_then(|path| TreePath::parse(path).ok());
             let hidden = file.hidden.to_str();
             let (Some(path), Some(hidden)) = (path, hidden) else { continue };
-            let target = self.root.tree.folder_or_create(path.parent())?;
+            let Some(target) = targets.get(path.parent()).cloned() else { continue };
+            // All of them before the next look at anything: what fails then removes them all.
             prepared.made.push((target.clone(), hidden.to_owned()));
+            named.push((path, hidden.to_owned(), target, file.id));
+        }
+        for (path, hidden, target, id) in named {
             let before = found.get(&path).copied().flatten();
-            let inode = file.id.map_or(0, |id| id.inode);
-            let what = What::Staged { hidden: path.sibling(hidden), inode };
+            let inode = id.map_or(0, |id| id.inode);
+            let what = What::Staged { hidden: path.sibling(&hidden), inode };
             let operation = Operation { before: before_of(self.root, &path, before)?, path, what };
-            let from = Some((target.clone(), hidden.to_owned()));
+            let from = Some((target.clone(), hidden));
             prepared.ready.push(Ready { operation, target, from, is_link: false, unsynced: None, bytes: 0 });
         }
         Ok(())
@@ -548,12 +564,8 @@ impl<'r> Transaction<'r> {
         target.dir.mark("after_create");
         prepared.made.push((target.clone(), hidden.clone()));
         write_all_at(&*file, 0, &bytes).map_err(|e| Error::os("writing", path.as_str(), e))?;
+        start_writeback(&*file, bytes.len());
         target.dir.mark("after_write");
-        // So that its barrier, in a checkpoint of many, is short: with many threads the checkpoint takes a fifth of the time.
-        let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        if let Err(error) = file.start_writeback(0, len) {
-            tracing::debug!(%error, "writeback hint refused");
-        }
         let from = (target.clone(), hidden);
         prepared.push_payload(path, bytes, target, from, file);
         Ok(())
@@ -579,6 +591,7 @@ impl<'r> Transaction<'r> {
                 let cut = std::io::ErrorKind::UnexpectedEof.into();
                 return Err(Error::os("reading back", hidden.as_str(), cut));
             }
+            start_writeback(&**staged.file(), len);
             prepared.push_payload(path, bytes.into(), target, from, Arc::clone(staged.file()));
             return Ok(());
         }
@@ -645,7 +658,7 @@ impl<'r> Transaction<'r> {
         let number = match ledger.commit(record.to_vec()) {
             Err(JournalError::Full { .. }) => {
                 drop(gate);
-                root.switch()?;
+                root.switch(|ledger| !ledger.has_room_for(record.len()))?;
                 gate = root.gate.read().unwrap_or_else(PoisonError::into_inner);
                 ledger.commit(record.to_vec())
             }
@@ -695,7 +708,7 @@ impl<'r> Transaction<'r> {
     }
 
     /// Without a journal: one name, by its own barriers, as far as there are any.
-    fn carry_out_plainly(&mut self, names: &BTreeSet<TreePath>) -> Result<Committed> {
+    fn carry_out_plainly(&mut self, found: &BTreeMap<TreePath, Option<Metadata>>) -> Result<Committed> {
         let root = self.root;
         let why = || Error::NotJournaled { why: root.journaling().to_string() };
         let dir = &root.tree.dir;
@@ -736,7 +749,7 @@ impl<'r> Transaction<'r> {
                 durability
             }
         };
-        Ok(Committed { names: names.len(), durability })
+        Ok(committed(found.len(), durability, found))
     }
 }
 
@@ -868,6 +881,17 @@ impl Prepared {
             tracing::warn!(list, %error, "a list is left for the next open");
         }
     }
+}
+
+/// What is told of a transaction that found this.
+fn committed(
+    names: usize,
+    durability: Durability,
+    found: &BTreeMap<TreePath, Option<Metadata>>,
+) -> Committed {
+    let before = found.values().flatten();
+    let bytes_before = before.clone().fold(0_u64, |sum, file| sum.saturating_add(file.len));
+    Committed { names, durability, files_before: before.count(), bytes_before }
 }
 
 /// In a shared root: every name is made durable, and then the journal says so, before anybody is told.

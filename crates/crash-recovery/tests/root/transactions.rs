@@ -13,7 +13,7 @@ fn every_kind_of_change_is_there_at_once_and_after_reopening() {
         put(&root, "a", b"1");
         put(&root, "d/e/b", b"2");
         put(&root, "a", b"3");
-        publish(&root, "d/staged", b"4");
+        publish(&root, "d/staged", b"4", Publish::Replace).unwrap();
         let mut transaction = root.transaction();
         transaction.create(&at("new"), b"5").unwrap();
         transaction.replace(&at("a"), b"6").unwrap();
@@ -134,5 +134,44 @@ fn threads_share_a_root() {
         let (_root, recovery) = open(home.path(), &options);
         assert!(recovery.conflicts.is_empty());
         assert_eq!(files(home.path()), found, "{options:?}");
+    }
+}
+
+/// Whoever counts what is in the tree needs to know what a commit took away, as it was when its turn came.
+#[test]
+fn a_commit_says_what_the_names_had_before() {
+    for options in all_ways() {
+        let home = tempfile::tempdir().unwrap();
+        let (root, _) = open(home.path(), &options);
+        let mut first = root.transaction();
+        first.replace(&at("a"), b"12345").unwrap();
+        first.create(&at("d/b"), b"123").unwrap();
+        let first = first.commit().unwrap();
+        assert_eq!((first.names, first.files_before, first.bytes_before), (2, 0, 0), "{options:?}");
+        let mut second = root.transaction();
+        second.replace(&at("a"), b"").unwrap();
+        second.rename(&at("d/b"), &at("c")).unwrap();
+        let second = second.commit().unwrap();
+        assert_eq!((second.names, second.files_before, second.bytes_before), (3, 2, 8), "{options:?}");
+        let mut third = root.transaction();
+        third.remove(&at("c")).unwrap();
+        let third = third.commit().unwrap();
+        assert_eq!((third.names, third.files_before, third.bytes_before), (1, 1, 3), "{options:?}");
+    }
+}
+
+#[test]
+fn nothing_written_far_behind_the_end_does_not_make_a_staged_file_longer() {
+    for options in [owned(FastPath::On), owned(FastPath::Off)] {
+        let home = tempfile::tempdir().unwrap();
+        let (root, _) = open(home.path(), &options);
+        let mut staged = root.stage(&at("a.nxpart")).unwrap();
+        staged.write_at(0, b"abc").unwrap();
+        staged.write_at(1 << 20, b"").unwrap();
+        assert_eq!(staged.len(), 3);
+        let mut transaction = root.transaction();
+        transaction.publish(staged, &at("a"), Publish::Replace).unwrap();
+        transaction.commit().unwrap();
+        assert_eq!(files(home.path()), [("a".to_owned(), "abc".to_owned())], "{options:?}");
     }
 }

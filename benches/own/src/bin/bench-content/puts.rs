@@ -1,0 +1,148 @@
+//! Puts, from one thread or many, until the last of them has its own barriers; and raw chains in the same way.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Barrier, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bench_own::{Comparison, Contender, Ground, PAYLOAD, Took, alternate, raw};
+use crash_recovery::{FastPath, Root, RootOptions, TreePath};
+use media::doubles::Recorder;
+use media::{Env, Fs, OsFs};
+
+/// What names of files begin with that are new in every slice.
+const NEW: &str = "new-";
+
+/// What a slice does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Puts {
+    pub(crate) fast: FastPath,
+    pub(crate) threads: usize,
+    /// Operations of all threads together.
+    pub(crate) count: usize,
+    /// Files that each of them changes.
+    pub(crate) files_each: usize,
+}
+
+/// The names of an operation: every other one exists already.
+fn names(thread: usize, number: usize, slice: u64, files: usize) -> impl Iterator<Item = String> {
+    (0..files).map(move |file| {
+        let number = number * files + file;
+        match number % 2 {
+            0 => format!("old-{thread}-{number}"),
+            _ => format!("{NEW}{thread}-{number}-{slice}"),
+        }
+    })
+}
+
+/// A root of our own in this directory.
+fn open(fs: Arc<dyn Fs>, path: &Path, fast: FastPath) -> io::Result<Root> {
+    let options = RootOptions { fast, ..RootOptions::owned("journal") };
+    Root::open(fs, path, Env::os(), options).map(|(root, _)| root).map_err(io::Error::other)
+}
+
+/// One operation.
+pub(crate) fn put(root: &Root, names: impl Iterator<Item = String>, bytes: &[u8]) -> io::Result<()> {
+    let mut transaction = root.transaction();
+    for name in names {
+        let path = TreePath::parse(&name).map_err(io::Error::other)?;
+        transaction.replace(&path, bytes).map_err(io::Error::other)?;
+    }
+    transaction.commit().map(drop).map_err(io::Error::other)
+}
+
+/// Runs `operation(thread, number)` so often, on so many threads, and then `finish`.
+pub(crate) fn slice(
+    threads: usize,
+    count: usize,
+    operation: impl Fn(usize, usize) -> io::Result<()> + Sync,
+    finish: impl FnOnce() -> io::Result<()>,
+) -> io::Result<Took> {
+    let timed = |thread: usize| -> io::Result<Vec<Duration>> {
+        let one = |number| {
+            let begun = Instant::now();
+            operation(thread, number)?;
+            Ok(begun.elapsed())
+        };
+        (0..count / threads).map(one).collect()
+    };
+    let each = Mutex::new(Vec::new());
+    let start = Barrier::new(threads);
+    let failed = Mutex::new(None);
+    let begun = Mutex::new(None);
+    let work = |thread: usize| {
+        if start.wait().is_leader() {
+            *begun.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+        match timed(thread) {
+            Ok(mut took) => each.lock().unwrap_or_else(PoisonError::into_inner).append(&mut took),
+            Err(error) => drop(failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error)),
+        }
+    };
+    std::thread::scope(|scope| {
+        for thread in 1..threads {
+            scope.spawn(move || work(thread));
+        }
+        work(0);
+    });
+    if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
+    }
+    finish()?;
+    let begun = begun.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let all = begun.map_or(Duration::ZERO, |begun| begun.elapsed());
+    Ok(Took { each: each.into_inner().unwrap_or_else(PoisonError::into_inner), all })
+}
+
+impl Puts {
+    /// On a root, and all of it complete.
+    fn on(self, root: &Root, round: u64) -> io::Result<Took> {
+        let operation = |thread, number| put(root, names(thread, number, round, self.files_each), &PAYLOAD);
+        slice(self.threads, self.count, operation, || root.checkpoint().map_err(io::Error::other))
+    }
+
+    /// How many barriers an operation has, on the average of a slice.
+    fn count_barriers(self, path: &Path) -> io::Result<f64> {
+        let (recorder, fs) = Recorder::over(OsFs::shared());
+        let root = open(fs, path, self.fast)?;
+        drop(self.on(&root, 0)?);
+        recorder.clear();
+        drop(self.on(&root, 1)?);
+        let barriers = recorder.barriers();
+        root.close().map_err(io::Error::other)?;
+        Ok(raw::count(barriers) / raw::count(self.count))
+    }
+}
+
+/// Ours beside raw chains, on so many threads.
+pub(crate) fn compare(
+    ground: &Ground,
+    rounds: u32,
+    puts: Puts,
+    raw_threads: usize,
+) -> io::Result<Comparison> {
+    let (ours_at, raw_at) = (ground.fresh_dir()?, ground.fresh_dir()?);
+    let root = open(OsFs::shared(), &ours_at, puts.fast)?;
+    let theirs = raw::open_dir(&raw_at)?;
+    let number = AtomicU64::new(0);
+    let chains = |round: u64| {
+        let operation = |thread, nth| {
+            names(thread, nth, round, puts.files_each).try_for_each(|name| {
+                let number = number.fetch_add(1, Ordering::Relaxed);
+                raw::chain(theirs.as_fd(), number, &name, &PAYLOAD)
+            })
+        };
+        slice(raw_threads, puts.count, operation, || Ok(()))
+    };
+    let (ours, baseline) = alternate(
+        rounds.div_ceil(6),
+        Contender::of_slices(|round| puts.on(&root, round)).tidied(|| raw::empty_of(&ours_at, NEW)),
+        Contender::of_slices(chains).tidied(|| raw::empty_of(&raw_at, NEW)),
+    )?;
+    root.close().map_err(io::Error::other)?;
+    let syncs = puts.count_barriers(&ground.fresh_dir()?)?;
+    Ok(Comparison { ours, baseline, syncs })
+}

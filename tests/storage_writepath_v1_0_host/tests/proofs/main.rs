@@ -1,0 +1,6 @@
+//! The four proofs.
+
+mod common;
+mod listing;
+mod quota;
+mod replace;
