@@ -25,7 +25,7 @@ use crash_recovery::{
     Committed, FastPath, Journaling, Publish, Recovery, Root, RootOptions, StagedFile, TransactionFailure,
     TreePath, WindowLimits,
 };
-use durable_io::{Dir, Kind, TargetState};
+use durable_io::{Dir, Kind, SweepOptions, TargetState};
 use media::{Access, Env, FileKind, Fs};
 
 use crate::config::{CONFIG_LEN_MAX, Config};
@@ -221,6 +221,13 @@ impl ContentStore {
             let (path, state) = (CONFIG.to_owned(), TargetState::Unchanged);
             crash_recovery::Error::Os { doing: "encoding", path, state, source: error.into() }
         })?;
+        // Whoever died while writing it has left a file that nobody looks for later.
+        let own = root.dir().subdir(OWN_APP).map_err(Error::of_dir)?;
+        if let Some(error) =
+            own.sweep(&SweepOptions::default()).map_err(Error::of_dir)?.failures.into_iter().next()
+        {
+            return Err(Error::of_dir(error));
+        }
         // Last: a directory with a configuration is a store, and whole.
         drop(root.dir().create_new(CONFIG, text.as_bytes()).map_err(Error::of_dir)?);
         Ok(root.close()?)

@@ -327,7 +327,9 @@ impl Finish<'_> {
         let file = folder.dir.create_exclusive(OsStr::new(&hidden), Mode::PRIVATE).map_err(fail)?;
         self.bytes += bytes.len();
         let outcome = write_all_at(&*file, 0, bytes).map_err(fail);
-        start_writeback(&*file, bytes.len());
+        if outcome.is_ok() {
+            start_writeback(&*file, bytes.len());
+        }
         self.written.push(Written { folder, hidden, name: path.name().to_owned(), file });
         outcome
     }

@@ -262,3 +262,6 @@ fn sync_files(pool: &dyn SyncPool, threads: usize, files: &[(&Change, &Arc<dyn F
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

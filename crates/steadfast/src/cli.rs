@@ -9,6 +9,7 @@ use durable_io::Mode;
 
 mod crash;
 mod state;
+mod txn;
 
 pub(crate) use crash::{CrashCommand, CrashRun};
 pub(crate) use state::{
@@ -16,6 +17,7 @@ pub(crate) use state::{
     StateCas, StateCommand, StateGet, StateInit, StateLs, StatePut, StateRestore, StateRm, StateSalvage,
     StateWatch,
 };
+pub(crate) use txn::Txn;
 
 const AFTER_HELP: &str = "\
 Words: atomic means all or nothing, as a reader sees it; durable means that it survives a power cut.
@@ -81,6 +83,31 @@ pub(crate) enum Command {
     /// Each file appears whole or not at all; the files together are not atomic. Nothing is renamed into place before
     /// everything is synced.
     Copy(Copy),
+    /// Change several files below a directory together, durably: all of them, or none.
+    ///
+    /// What to change comes as a manifest, one JSON object a line:
+    ///
+    ///   {"op":"replace","path":"config.json","text":"{}"}  or "hex":"00ff", or "from":"FILE"
+    ///
+    ///   {"op":"create","path":"data/new","from":"/tmp/new"}  as replace, but nothing may have the name yet
+    ///
+    ///   {"op":"remove","path":"old"}
+    ///
+    ///   {"op":"rename","path":"a","to":"b"}  whatever file `b` was is replaced
+    ///
+    /// A path is relative to the directory, without `.` and `..`; missing directories are made. FILE is a regular file,
+    /// relative to the working directory, and of any length. All operations look at the files as they were before: two
+    /// renames against each other swap two files. Each name is changed once. A file that is replaced keeps its mode; a new one
+    /// has 666 less the umask. Empty lines are passed over; fields that are not known are refused. A manifest has at most 65536
+    /// operations, a line 1 MiB, and all paths and contents in it together 16 MiB: longer contents come from files.
+    ///
+    /// The new files are staged beside their names and made durable; then one record in a journal, in `.steadfast-txn` below
+    /// the directory, decides. Whatever happens then, all of it will be so: a transaction that was cut short is finished by the
+    /// next one, or by --recover; until then some of the names may be old and some new. What others have changed meanwhile is
+    /// left alone and told. Stopped by a signal before the record, nothing has changed.
+    ///
+    /// Example: printf '%s\n' '{"op":"replace","path":"a","text":"1"}' '{"op":"remove","path":"b"}' | steadfast txn DIR
+    Txn(Txn),
     /// Remove temporary files whose owners are proved dead.
     Sweep(Sweep),
     /// Keep keys and values in one file, the image of a store: each change is durable, atomic, and has a revision.

@@ -1,6 +1,8 @@
 //! One module a command; here the dispatch and what several of them share.
 
 use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::Path;
 
 use clap::CommandFactory as _;
@@ -8,6 +10,7 @@ use durable_io::{
     Barriers, Change, Dir, Durability, HardLinks, Keep, LockKind, LockOptions, Published, RenameRefused,
     Stale, Symlinks, Unchanged, Wait, WriteOptions,
 };
+use indicatif::ProgressBar;
 
 use crate::cli::{
     Cli, Command, HardLinkPolicy, How, KeepWhat, KindOfLock, LockArgs, LogCommand, SymlinkPolicy,
@@ -21,12 +24,15 @@ mod child;
 mod copy;
 mod crash;
 mod demo;
+mod lines;
 mod log;
 mod man;
 mod names;
+mod recovery;
 mod selfcheck;
 mod state;
 mod sweep;
+mod txn;
 mod write;
 
 pub(crate) fn run(command: Command, medium: &Medium, output: &Output, interrupt: &Interrupt) -> Outcome {
@@ -41,6 +47,7 @@ pub(crate) fn run(command: Command, medium: &Medium, output: &Output, interrupt:
         Command::Mkdir(args) => names::mkdir(&args, medium, output),
         Command::Copy(args) => copy::run(&args, medium, output, interrupt),
         Command::Sweep(args) => sweep::run(&args, medium, output),
+        Command::Txn(args) => txn::run(&args, medium, output, interrupt),
         Command::State(command) => state::run(&command, medium, output, interrupt),
         Command::Selfcheck(args) => selfcheck::run(&args, medium, output, interrupt),
         Command::Crash(command) => crash::run(&command, medium, output, interrupt),
@@ -180,6 +187,37 @@ fn warn_leftovers(published: &Published, output: &Output) -> Outcome<()> {
         output.warn(format_args!("`{}` is left: {}", leftover.path.display(), leftover.error))?;
     }
     Ok(())
+}
+
+/// Opens a file that is read to its end. What is no regular file is refused: opening a FIFO would wait for its other end.
+fn open_regular(source: &Path) -> Outcome<(File, fs::Metadata)> {
+    let fail = |e| Failure::io("reading the source", source, e);
+    let refuse_other = |found: &fs::Metadata| match found.is_file() {
+        true => Ok(()),
+        false => Err(Failure::not_so(format!("`{}` is no regular file", source.display()))),
+    };
+    refuse_other(&fs::metadata(source).map_err(fail)?)?;
+    let file = File::open(source).map_err(fail)?;
+    let found = file.metadata().map_err(fail)?;
+    refuse_other(&found)?;
+    Ok((file, found))
+}
+
+/// A content that is read by somebody else: it moves the bar, and ends in an error once somebody has asked to stop.
+struct Watched<'a, R> {
+    content: R,
+    interrupt: &'a Interrupt,
+    bar: &'a ProgressBar,
+}
+
+impl<R: Read> Read for Watched<'_, R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        // Not `Interrupted`, after which a reader goes on.
+        self.interrupt.check().map_err(|stopped| io::Error::other(stopped.to_string()))?;
+        let count = self.content.read(into)?;
+        self.bar.inc(u64::try_from(count).unwrap_or(0));
+        Ok(count)
+    }
 }
 
 /// `1.5 MB` and its kin.

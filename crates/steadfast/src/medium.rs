@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crash_recovery::{Recovery, Root, RootOptions};
 use crashsim::{CRASH_POINTS_VARIABLE, Failpoints};
 use durable_io::Dir;
 use media::{Env, Fs, OsFs};
@@ -47,5 +48,14 @@ impl Medium {
     /// As [`Dir::open_or_create`].
     pub(crate) fn open_or_create(&self, path: impl AsRef<Path>) -> durable_io::Result<Dir> {
         Dir::open_or_create_on(Arc::clone(&self.fs), path, self.env.clone())
+    }
+
+    /// As [`Root::open`].
+    pub(crate) fn root(
+        &self,
+        path: &Path,
+        options: RootOptions,
+    ) -> Result<(Root, Recovery), crash_recovery::Error> {
+        Root::open(Arc::clone(&self.fs), path, self.env.clone(), options)
     }
 }

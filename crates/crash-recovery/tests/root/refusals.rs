@@ -72,6 +72,7 @@ fn names_of_the_roots_own_are_refused() {
     drop(root);
     let other = tempfile::tempdir().unwrap();
     let (root, _) = open(other.path(), &shared());
+    assert!(matches!(root.stage(&at("s.nxpart")), Err(Error::OwnPath { .. })));
     let mut transaction = root.transaction();
     // In a directory of others it is a name like any other.
     transaction.replace(&at("a.nxpart"), b"theirs").unwrap();

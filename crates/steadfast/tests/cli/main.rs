@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+mod txn;
+
 const STEADFAST: &str = env!("CARGO_BIN_EXE_steadfast");
 
 fn command(dir: &Path, arguments: &[&str]) -> Command {
@@ -20,12 +22,12 @@ fn command(dir: &Path, arguments: &[&str]) -> Command {
 
 /// Runs it to its end with `stdin` as input.
 fn run(dir: &Path, arguments: &[&str], stdin: &[u8]) -> Output {
-    let mut child = command(dir, arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    feed(&mut command(dir, arguments), stdin)
+}
+
+fn feed(command: &mut Command, stdin: &[u8]) -> Output {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
     std::thread::scope(|scope| {
         // A command that fails early does not read its input; that is for its exit code to say.
