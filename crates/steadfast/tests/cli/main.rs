@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+mod content;
 mod txn;
 
 const STEADFAST: &str = env!("CARGO_BIN_EXE_steadfast");
@@ -65,6 +66,11 @@ fn names(dir: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// What a test makes need not survive a power cut.
+fn set(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
+    std::fs::File::create(path).unwrap().write_all(bytes.as_ref()).unwrap();
 }
 
 fn scratch() -> tempfile::TempDir {
