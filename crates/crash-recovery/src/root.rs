@@ -225,14 +225,8 @@ impl Root {
         };
         self.hidden = hidden_names(ledger.store_id(), &self.env)?;
         if !is_marked {
-            // Whoever made the journal and its directories may have died before he synced their names.
-            let dir = self.options.journal_dir.as_str();
-            let above = dir.match_indices('/').map(|(end, _)| dir.get(..end).unwrap_or(""));
-            for path in above.chain(["", dir]) {
-                if let Some(folder) = self.tree.folder(path)? {
-                    folder.sync()?;
-                }
-            }
+            // Whoever made the journal may have died before he synced its name.
+            self.tree.folder_or_create(&self.options.journal_dir)?.sync()?;
             // Whoever died while writing it has left a file that nobody looks for later.
             sweep::half_written(&self.tree.dir)?;
             // From here on a root without a journal is one that has lost it.
