@@ -9,5 +9,5 @@ mod run;
 
 pub use ground::Ground;
 pub use measure::{Contender, SLICE, Samples, Took, alone, alternate};
-pub use row::{Barrier, Comparison, PAYLOAD, Row, Target};
+pub use row::{Barrier, Comparison, Fact, PAYLOAD, Probe, Row, Target};
 pub use run::run;

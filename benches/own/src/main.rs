@@ -8,5 +8,5 @@ mod rows;
 
 fn main() -> ExitCode {
     let about = "Measures what durable operations cost beside the raw system calls.";
-    bench_own::run("bench-own", about, barriers::BARRIERS, rows::ROWS)
+    bench_own::run("bench-own", about, barriers::BARRIERS, rows::ROWS, &[])
 }

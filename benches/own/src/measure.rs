@@ -68,20 +68,24 @@ pub struct Samples {
 }
 
 impl Samples {
+    /// Adds one that was measured alone.
+    pub fn add(&mut self, took: Duration) {
+        self.add_slice(vec![took]);
+    }
+
     fn add_slice(&mut self, mut slice: Vec<Duration>) {
         slice.sort_unstable();
         self.slices.push(quantile(&slice, 50));
-        self.add(slice);
+        self.add_all(slice);
     }
 
-    /// Adds a slice that timed itself.
-    pub fn add_whole(&mut self, took: Took) {
+    fn add_whole(&mut self, took: Took) {
         self.has_shares = true;
         self.slices.push(took.all / u32::try_from(took.each.len().max(1)).unwrap_or(u32::MAX));
-        self.add(took.each);
+        self.add_all(took.each);
     }
 
-    fn add(&mut self, slice: Vec<Duration>) {
+    fn add_all(&mut self, slice: Vec<Duration>) {
         self.sorted.extend(slice);
         self.sorted.sort_unstable();
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::ground::Ground;
 use crate::measure::{SLICE, Samples};
-use crate::row::{Comparison, PAYLOAD, Row, Target};
+use crate::row::{Comparison, Fact, PAYLOAD, Row, Target};
 
 /// Of the JSON document: raised when a field changes its meaning or goes away.
 const SCHEMA: u32 = 2;
@@ -35,6 +35,7 @@ pub(crate) struct Section {
     journal: Option<bool>,
     pub(crate) barriers: Vec<BarrierLine>,
     pub(crate) rows: Vec<RowLine>,
+    pub(crate) facts: Vec<Fact>,
 }
 
 /// A barrier by itself.
@@ -92,6 +93,7 @@ impl Section {
             journal: ground.facts.as_ref().and_then(|facts| facts.journal),
             barriers: Vec::new(),
             rows: Vec::new(),
+            facts: Vec::new(),
         }
     }
 }
@@ -182,6 +184,11 @@ impl fmt::Display for Section {
                 row.target,
                 if row.reached { "yes" } else { "NO" },
             )?;
+        }
+        for Fact { what, figure, unit, at_most } in &self.facts {
+            let asked = at_most
+                .map(|most| format!("   target <= {most}   {}", if *figure <= most { "yes" } else { "NO" }));
+            writeln!(f, "  {what:<34} {figure:>8.1} {unit}{}", asked.unwrap_or_default())?;
         }
         Ok(())
     }

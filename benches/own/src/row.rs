@@ -2,6 +2,8 @@
 
 use std::io;
 
+use serde::Serialize;
+
 use crate::ground::Ground;
 use crate::measure::Samples;
 
@@ -50,4 +52,26 @@ pub struct Barrier {
     pub name: &'static str,
     /// Measures it in so many rounds.
     pub measure: fn(&Ground, u32) -> io::Result<Samples>,
+}
+
+/// What is measured once and compared with nothing but a bound.
+#[derive(Debug)]
+pub struct Probe {
+    /// What it is called in the report.
+    pub name: &'static str,
+    /// Measures it in so many rounds.
+    pub measure: fn(&Ground, u32) -> io::Result<Vec<Fact>>,
+}
+
+/// A figure that was found.
+#[derive(Debug, Serialize)]
+pub struct Fact {
+    /// Of what.
+    pub what: String,
+    /// How much.
+    pub figure: f64,
+    /// Of which unit.
+    pub unit: &'static str,
+    /// The most that it may be, where anything is asked of it.
+    pub at_most: Option<f64>,
 }

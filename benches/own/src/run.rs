@@ -8,7 +8,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 
 use crate::ground::grounds;
 use crate::report::{self, BarrierLine, Report, RowLine, Section};
-use crate::row::{Barrier, Row};
+use crate::row::{Barrier, Probe, Row};
 
 /// As root on ext4, XFS and btrfs in image files; otherwise in --dir, or in the directory for temporary files.
 #[derive(Debug, Parser)]
@@ -16,7 +16,7 @@ struct Args {
     /// Measure in this directory only.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Measure only rows and barriers whose name contains this.
+    /// Measure only what has a name that contains this.
     #[arg(long, value_name = "NAME", default_value = "")]
     only: String,
     /// How many slices of each contender.
@@ -29,10 +29,16 @@ struct Args {
 
 /// Measures what the command line asks for, and prints it.
 #[must_use]
-pub fn run(name: &'static str, about: &'static str, barriers: &[Barrier], rows: &[Row]) -> ExitCode {
+pub fn run(
+    name: &'static str,
+    about: &'static str,
+    barriers: &[Barrier],
+    rows: &[Row],
+    probes: &[Probe],
+) -> ExitCode {
     let matches = Args::command().name(name).about(about).get_matches();
     let outcome = Args::from_arg_matches(&matches).map_err(io::Error::other);
-    match outcome.and_then(|args| Ok((measure(&args, barriers, rows)?, args.json))) {
+    match outcome.and_then(|args| Ok((measure(&args, barriers, rows, probes)?, args.json))) {
         Ok((report, json)) => {
             report::print(&report, json);
             ExitCode::SUCCESS
@@ -45,7 +51,7 @@ pub fn run(name: &'static str, about: &'static str, barriers: &[Barrier], rows: 
     }
 }
 
-fn measure(args: &Args, barriers: &[Barrier], rows: &[Row]) -> io::Result<Report> {
+fn measure(args: &Args, barriers: &[Barrier], rows: &[Row], probes: &[Probe]) -> io::Result<Report> {
     let mut report = Report::of_this_machine();
     for ground in grounds(args.dir.as_deref(), &mut report.notes)? {
         let ground = ground?;
@@ -57,6 +63,9 @@ fn measure(args: &Args, barriers: &[Barrier], rows: &[Row]) -> io::Result<Report
         for row in rows.iter().filter(|row| row.name.contains(&args.only)) {
             let comparison = (row.measure)(&ground, args.rounds)?;
             section.rows.push(RowLine::of(row, &section.fs_type, &comparison));
+        }
+        for probe in probes.iter().filter(|probe| probe.name.contains(&args.only)) {
+            section.facts.append(&mut (probe.measure)(&ground, args.rounds)?);
         }
         report.sections.push(section);
     }

@@ -7,10 +7,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use durable_io::Mode;
 
+mod content;
 mod crash;
 mod state;
 mod txn;
 
+pub(crate) use content::{At, ContentCommand, ContentInit, ContentLs, ContentPut, ContentRm, Place};
 pub(crate) use crash::{CrashCommand, CrashRun};
 pub(crate) use state::{
     QuotaCommand, QuotaSet, SealCommand, SealRotate, SealedWith, SnapshotCommand, StateBackup, StateBatch,
@@ -125,6 +127,19 @@ pub(crate) enum Command {
     /// known to be the newest. `fsck` says what is lost, `salvage` makes a new store of what is left.
     #[command(subcommand)]
     State(StateCommand),
+    /// Keep objects of apps in a directory of their own, each app under its quota: every change is durable and atomic.
+    ///
+    /// An object is written `state:/APP/PATH`, as in `state:/photos/2024/one.jpg`, or PATH with --app APP. Beyond its quota (of
+    /// bytes, of files, of bytes being staged) an app is refused, before anything is written: exit code 4.
+    ///
+    /// One process has a store open at a time, and every command opens it, also those that only read: opening finishes and
+    /// removes what a crash has left, and says so. Nothing else may change or read the directory: between a power cut and the next
+    /// open, a bare file in it may be empty or missing. A store whose journal is damaged can only be read: exit code 3.
+    ///
+    /// Where the configuration says so (`crash_sim`), every command but `init` and `recover` ends itself at one of the points
+    /// named there.
+    #[command(subcommand)]
+    Content(ContentCommand),
     /// Find out what the file system of a directory promises, and what its barriers cost.
     Selfcheck(Selfcheck),
     /// Cut the power, in a simulation, at every point of what Steadfast does, and check every disk that may be left.

@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Read};
 use std::path::Path;
 
 use clap::CommandFactory as _;
@@ -10,7 +9,6 @@ use durable_io::{
     Barriers, Change, Dir, Durability, HardLinks, Keep, LockKind, LockOptions, Published, RenameRefused,
     Stale, Symlinks, Unchanged, Wait, WriteOptions,
 };
-use indicatif::ProgressBar;
 
 use crate::cli::{
     Cli, Command, HardLinkPolicy, How, KeepWhat, KindOfLock, LockArgs, LogCommand, SymlinkPolicy,
@@ -21,6 +19,7 @@ use crate::medium::Medium;
 use crate::output::Output;
 
 mod child;
+mod content;
 mod copy;
 mod crash;
 mod demo;
@@ -49,6 +48,7 @@ pub(crate) fn run(command: Command, medium: &Medium, output: &Output, interrupt:
         Command::Sweep(args) => sweep::run(&args, medium, output),
         Command::Txn(args) => txn::run(&args, medium, output, interrupt),
         Command::State(command) => state::run(&command, medium, output, interrupt),
+        Command::Content(command) => content::run(&command, medium, output, interrupt),
         Command::Selfcheck(args) => selfcheck::run(&args, medium, output, interrupt),
         Command::Crash(command) => crash::run(&command, medium, output, interrupt),
         Command::Demo(args) => demo::run(&args, medium, output, interrupt),
@@ -201,23 +201,6 @@ fn open_regular(source: &Path) -> Outcome<(File, fs::Metadata)> {
     let found = file.metadata().map_err(fail)?;
     refuse_other(&found)?;
     Ok((file, found))
-}
-
-/// A content that is read by somebody else: it moves the bar, and ends in an error once somebody has asked to stop.
-struct Watched<'a, R> {
-    content: R,
-    interrupt: &'a Interrupt,
-    bar: &'a ProgressBar,
-}
-
-impl<R: Read> Read for Watched<'_, R> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        // Not `Interrupted`, after which a reader goes on.
-        self.interrupt.check().map_err(|stopped| io::Error::other(stopped.to_string()))?;
-        let count = self.content.read(into)?;
-        self.bar.inc(u64::try_from(count).unwrap_or(0));
-        Ok(count)
-    }
 }
 
 /// `1.5 MB` and its kin.

@@ -8,10 +8,13 @@ use std::process::ExitCode;
 use durable_io::{Cause, Error, Invalid, Kind, Stage};
 use serde_json::{Value, json};
 
+mod content;
 mod state;
 mod tree;
 
+pub(crate) use content::ContentTrouble;
 pub(crate) use state::StateTrouble;
+use tree::Engine;
 pub(crate) use tree::TreeTrouble;
 
 /// Exit codes, documented in `steadfast --help`.
@@ -93,6 +96,8 @@ pub(crate) enum Failure {
     State { image: PathBuf, trouble: Box<StateTrouble> },
     /// Files of a directory did not change together.
     Tree(Box<TreeTrouble>),
+    /// A content store did not do what it was asked to.
+    Content(Box<ContentTrouble>),
     /// A signal asked to stop.
     Interrupted,
     /// What was asked for was done, but not even that could be printed.
@@ -133,7 +138,17 @@ impl Failure {
     }
 
     pub(crate) fn tree(root: impl Into<PathBuf>, error: impl Into<crash_recovery::Error>) -> Self {
-        Self::Tree(Box::new(TreeTrouble { root: root.into(), error: error.into() }))
+        Self::Tree(Box::new(TreeTrouble { root: root.into(), error: error.into(), engine: Engine::Txn }))
+    }
+
+    pub(crate) fn content(root: impl Into<PathBuf>, error: impl Into<::content::Error>) -> Self {
+        let root = root.into();
+        match error.into() {
+            ::content::Error::Root(error) => {
+                Self::Tree(Box::new(TreeTrouble { root, error, engine: Engine::Content }))
+            }
+            error => Self::Content(Box::new(ContentTrouble { root, error })),
+        }
     }
 
     /// The same failure, in that line of what was read.
@@ -159,6 +174,7 @@ impl Failure {
             Self::NotSo { .. } => Exit::NotSo,
             Self::State { trouble, .. } => trouble.exit(),
             Self::Tree(trouble) => Exit::of(trouble.kind()),
+            Self::Content(trouble) => Exit::of(trouble.kind()),
             Self::Interrupted => Exit::Interrupted,
             Self::Output(_) => Exit::Io,
             Self::InLine { failure, .. } => failure.exit(),
@@ -173,6 +189,7 @@ impl Failure {
             Self::Usage { hint, .. } | Self::NotSo { hint, .. } => hint.clone(),
             Self::State { trouble, .. } => trouble.hint().map(Into::into),
             Self::Tree(trouble) => trouble.hint(),
+            Self::Content(trouble) => trouble.hint(),
             Self::Io { .. } | Self::Interrupted | Self::Output(_) => None,
             Self::InLine { failure, .. } | Self::BesideChild { failure, .. } => failure.hint(),
         }
@@ -193,6 +210,7 @@ impl Failure {
             Self::NotSo { .. } => "not_so",
             Self::State { trouble, .. } => trouble.code(),
             Self::Tree(trouble) => trouble.code(),
+            Self::Content(trouble) => trouble.code(),
             Self::Interrupted => "interrupted",
             Self::InLine { failure, .. } | Self::BesideChild { failure, .. } => failure.code(),
         }
@@ -216,6 +234,7 @@ impl Failure {
             }
             Self::State { image, trouble } => trouble.details(image),
             Self::Tree(trouble) => trouble.details(),
+            Self::Content(trouble) => trouble.details(),
             Self::Usage { .. } | Self::NotSo { .. } | Self::Interrupted | Self::Output(_) => json!({}),
             Self::InLine { number, failure } => {
                 let mut details = failure.details();
@@ -338,6 +357,7 @@ impl fmt::Display for Failure {
             Self::Usage { message, .. } | Self::NotSo { message, .. } => f.write_str(message),
             Self::State { image, trouble } => write!(f, "`{}`: {trouble}", image.display()),
             Self::Tree(trouble) => trouble.fmt(f),
+            Self::Content(trouble) => trouble.fmt(f),
             Self::Interrupted => f.write_str("stopped by a signal"),
             Self::Output(source) => write!(f, "it was done, but the report could not be written: {source}"),
             Self::InLine { number, failure } => write!(f, "line {number}: {failure}"),

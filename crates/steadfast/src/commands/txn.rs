@@ -8,8 +8,8 @@ use indicatif::ProgressBar;
 use serde_json::json;
 
 use super::recovery;
-use super::write::Source;
-use super::{Watched, bytes_words, durability_code, durability_words, open_regular};
+use super::write::{Reading, Source};
+use super::{bytes_words, durability_code, durability_words};
 use crate::cli::Txn;
 use crate::failure::{Exit, Failure, Outcome, insert, shown};
 use crate::interrupt::Interrupt;
@@ -101,10 +101,10 @@ fn carry_out(
     let mut transaction = root.transaction();
     for step in &manifest.steps {
         interrupt.check()?;
-        let added = add(step, &mut transaction, dir, interrupt, &bar);
-        // A read that was stopped is no error of the file.
-        interrupt.check()?;
-        added.map_err(|failure| failure.in_line(step.line))?;
+        add(step, &mut transaction, dir, interrupt, &bar).map_err(|failure| match failure {
+            Failure::Interrupted => failure,
+            failure => failure.in_line(step.line),
+        })?;
     }
     bar.set_message("making it durable");
     // The last moment at which nothing has happened yet.
@@ -130,12 +130,14 @@ fn add(
 ) -> Outcome<()> {
     let added = match &step.action {
         Action::Write { path, publish, content: Content::Here(bytes) } => {
-            let content = Watched { content: bytes.as_slice(), interrupt, bar };
-            transaction.write_from(path, content, *publish)
+            bar.inc(u64::try_from(bytes.len()).unwrap_or(0));
+            transaction.write_from(path, bytes.as_slice(), *publish)
         }
         Action::Write { path, publish, content: Content::File(from) } => {
-            let content = Watched { content: open_regular(from)?.0, interrupt, bar };
-            transaction.write_from(path, content, *publish)
+            let mut content = Reading::new(Source::regular(from)?, interrupt, bar);
+            let added = transaction.write_from(path, &mut content, *publish);
+            content.end()?;
+            added
         }
         Action::Remove { path } => transaction.remove(path),
         Action::Rename { from, to } => transaction.rename(from, to),

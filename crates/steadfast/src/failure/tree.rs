@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crash_recovery::Error;
 use durable_io::{Kind, TargetState};
@@ -13,8 +13,16 @@ use super::{code_of, details_of, insert, shown, snake, write_causes};
 /// Why a transaction in a directory did not come about.
 #[derive(Debug)]
 pub(crate) struct TreeTrouble {
-    pub(crate) root: PathBuf,
-    pub(crate) error: Error,
+    pub(super) root: PathBuf,
+    pub(super) error: Error,
+    pub(super) engine: Engine,
+}
+
+/// Whose tree it is, and so which command finishes what was committed there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Engine {
+    Txn,
+    Content,
 }
 
 impl TreeTrouble {
@@ -30,7 +38,11 @@ impl TreeTrouble {
     }
 
     pub(super) fn hint(&self) -> Option<String> {
-        let again = format!("`steadfast txn {} --recover`", self.root.display());
+        let root = self.root.display();
+        let again = match self.engine {
+            Engine::Txn => format!("`steadfast txn {root} --recover`"),
+            Engine::Content => format!("`steadfast content recover {root}`"),
+        };
         match self.error.state() {
             TargetState::DurableNotVisible => Some(format!(
                 "it will be so: remove what stands in the way (a full disk, permissions), and {again} finishes it"
@@ -44,23 +56,21 @@ impl TreeTrouble {
             _ if matches!(self.kind(), Kind::NotFound | Kind::Exists) => {
                 self.error.hint().or_else(|| Some("nothing was changed".to_owned()))
             }
+            _ if self.engine == Engine::Content && matches!(self.error, Error::ReadOnly { .. }) => {
+                Some("what is there can still be read: copy it into a new store with `steadfast content get` and `put`".to_owned())
+            }
             _ => self.error.hint(),
         }
     }
 
     pub(super) fn details(&self) -> Value {
-        tree_details(&self.root, &self.error)
+        let mut details = match &self.error {
+            Error::File(error) => details_of(error),
+            error => json!({ "path": error.path(), "state": snake(&format!("{:?}", error.state())) }),
+        };
+        insert(&mut details, "root", json!(shown(&self.root)));
+        details
     }
-}
-
-/// What is known of a failure in the tree at `root`.
-pub(super) fn tree_details(root: &Path, error: &Error) -> Value {
-    let mut details = match error {
-        Error::File(error) => details_of(error),
-        _ => json!({ "path": error.path(), "state": snake(&format!("{:?}", error.state())) }),
-    };
-    insert(&mut details, "root", json!(shown(root)));
-    details
 }
 
 impl fmt::Display for TreeTrouble {

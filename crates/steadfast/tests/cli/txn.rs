@@ -14,10 +14,6 @@ fn fresh() -> tempfile::TempDir {
     root
 }
 
-fn set(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
-    std::fs::File::create(path).unwrap().write_all(bytes.as_ref()).unwrap();
-}
-
 fn get(dir: &Path, name: &str) -> String {
     text(&std::fs::read(dir.join("d").join(name)).unwrap())
 }

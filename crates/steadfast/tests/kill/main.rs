@@ -19,6 +19,7 @@ use crashsim::{CRASH_POINTS_VARIABLE, MARKS};
 use media::{Fs as _, OsFs};
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 
+mod content;
 mod txn;
 
 const STEADFAST: &str = env!("CARGO_BIN_EXE_steadfast");

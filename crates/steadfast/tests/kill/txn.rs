@@ -74,28 +74,27 @@ fn a_transaction_leaves_all_old_or_all_new_after_recovery() {
     .abort_everywhere();
 }
 
-/// Which it is, at each point of the commit, and what recovery says.
+/// Which it is, at a point of the commit, and what recovery says.
+#[track_caller]
+fn decided(point: &str, finalized: u32, holds: fn(&Tree) -> bool) {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path();
+    prepare(dir);
+    // The journal is there: its own names are not counted below.
+    let same = br#"{"op":"replace","path":"a","text":"old a"}"#;
+    assert_eq!(steadfast(dir, &["txn", "."], same, None).status.code(), Some(0));
+    let output = steadfast(dir, &["txn", "."], MANIFEST, Some(point));
+    assert_eq!(output.status.signal(), Some(Signal::ABORT.as_raw()), "{}", said(&output));
+    let told = recover(dir);
+    assert!(told.ends_with(&format!(" finalized={finalized}\n")), "{point}: {told}");
+    assert!(holds(&visible(dir)), "{point}: {:?}", visible(dir));
+    assert!(!tree(dir).keys().any(|name| is_stray(name)), "{point}: {:?}", tree(dir));
+}
+
 #[test]
 fn the_commit_record_decides() {
-    let cases: [(&str, u32, fn(&Tree) -> bool); 5] = [
-        ("after_prepare", 0, is_old),
-        ("after_commit_record", 1, is_new),
-        ("after_rename", 1, is_new),
-        ("after_rename@2", 1, is_new),
-        ("before_done", 1, is_new),
-    ];
-    for (point, finalized, holds) in cases {
-        let root = tempfile::tempdir().unwrap();
-        let dir = root.path();
-        prepare(dir);
-        // The journal is there: its own names are not counted below.
-        let same = br#"{"op":"replace","path":"a","text":"old a"}"#;
-        assert_eq!(steadfast(dir, &["txn", "."], same, None).status.code(), Some(0));
-        let output = steadfast(dir, &["txn", "."], MANIFEST, Some(point));
-        assert_eq!(output.status.signal(), Some(Signal::ABORT.as_raw()), "{}", said(&output));
-        let told = recover(dir);
-        assert!(told.ends_with(&format!(" finalized={finalized}\n")), "{point}: {told}");
-        assert!(holds(&visible(dir)), "{point}: {:?}", visible(dir));
-        assert!(!tree(dir).keys().any(|name| is_stray(name)), "{point}: {:?}", tree(dir));
+    decided("after_prepare", 0, is_old);
+    for point in ["after_commit_record", "after_rename", "after_rename@2", "before_done"] {
+        decided(point, 1, is_new);
     }
 }

@@ -8,8 +8,9 @@ use std::process::ExitCode;
 mod puts;
 mod recovery;
 mod rows;
+mod stream;
 
 fn main() -> ExitCode {
     let about = "Measures what changes through a journal of intents cost beside the raw system calls.";
-    bench_own::run("bench-content", about, &[], rows::ROWS)
+    bench_own::run("bench-content", about, &[], rows::ROWS, rows::PROBES)
 }

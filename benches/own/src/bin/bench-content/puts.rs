@@ -9,6 +9,7 @@ use std::sync::{Barrier, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bench_own::{Comparison, Contender, Ground, PAYLOAD, Took, alternate, raw};
+use content::{Config, ContentStore, Uri};
 use crash_recovery::{FastPath, Root, RootOptions, TreePath};
 use media::doubles::Recorder;
 use media::{Env, Fs, OsFs};
@@ -97,35 +98,109 @@ pub(crate) fn slice(
     Ok(Took { each: each.into_inner().unwrap_or_else(PoisonError::into_inner), all })
 }
 
+/// A store as it is by default.
+pub(crate) fn open_content(fs: Arc<dyn Fs>, path: &Path) -> io::Result<ContentStore> {
+    ContentStore::init(Arc::clone(&fs), path, Env::os(), &Config::default()).map_err(io::Error::other)?;
+    ContentStore::open(fs, path, Env::os()).map(|(store, _)| store).map_err(io::Error::other)
+}
+
+/// What is measured: operations, of a thread and a number in a round, and what completes them.
+trait Subject: Sync + Sized {
+    fn open(fs: Arc<dyn Fs>, path: &Path, fast: FastPath) -> io::Result<Self>;
+    fn put(&self, names: impl Iterator<Item = String>) -> io::Result<()>;
+    fn checkpoint(&self) -> io::Result<()>;
+    fn close(self) -> io::Result<()>;
+}
+
+impl Subject for Root {
+    fn open(fs: Arc<dyn Fs>, path: &Path, fast: FastPath) -> io::Result<Self> {
+        open(fs, path, fast)
+    }
+
+    fn put(&self, names: impl Iterator<Item = String>) -> io::Result<()> {
+        put(self, names, &PAYLOAD)
+    }
+
+    fn checkpoint(&self) -> io::Result<()> {
+        self.checkpoint().map_err(io::Error::other)
+    }
+
+    fn close(self) -> io::Result<()> {
+        self.close().map_err(io::Error::other)
+    }
+}
+
+impl Subject for ContentStore {
+    fn open(fs: Arc<dyn Fs>, path: &Path, _fast: FastPath) -> io::Result<Self> {
+        open_content(fs, path)
+    }
+
+    fn put(&self, mut names: impl Iterator<Item = String>) -> io::Result<()> {
+        names.try_for_each(|name| {
+            let uri = Uri::parse(&format!("state:/bench/{name}")).map_err(io::Error::other)?;
+            self.put(&uri, &PAYLOAD).map_err(io::Error::other)
+        })
+    }
+
+    fn checkpoint(&self) -> io::Result<()> {
+        self.checkpoint().map_err(io::Error::other)
+    }
+
+    fn close(self) -> io::Result<()> {
+        self.close().map_err(io::Error::other)
+    }
+}
+
 impl Puts {
-    /// On a root, and all of it complete.
-    fn on(self, root: &Root, round: u64) -> io::Result<Took> {
-        let operation = |thread, number| put(root, names(thread, number, round, self.files_each), &PAYLOAD);
-        slice(self.threads, self.count, operation, || root.checkpoint().map_err(io::Error::other))
+    /// All of it, and until it is complete.
+    fn on(self, subject: &impl Subject, round: u64) -> io::Result<Took> {
+        let operation = |thread, number| subject.put(names(thread, number, round, self.files_each));
+        slice(self.threads, self.count, operation, || subject.checkpoint())
     }
 
     /// How many barriers an operation has, on the average of a slice.
-    fn count_barriers(self, path: &Path) -> io::Result<f64> {
+    fn count_barriers<S: Subject>(self, path: &Path) -> io::Result<f64> {
         let (recorder, fs) = Recorder::over(OsFs::shared());
-        let root = open(fs, path, self.fast)?;
-        drop(self.on(&root, 0)?);
+        let subject = S::open(fs, path, self.fast)?;
+        drop(self.on(&subject, 0)?);
         recorder.clear();
-        drop(self.on(&root, 1)?);
+        drop(self.on(&subject, 1)?);
         let barriers = recorder.barriers();
-        root.close().map_err(io::Error::other)?;
+        subject.close()?;
         Ok(raw::count(barriers) / raw::count(self.count))
     }
 }
 
-/// Ours beside raw chains, on so many threads.
+/// A root beside raw chains, on so many threads.
 pub(crate) fn compare(
     ground: &Ground,
     rounds: u32,
     puts: Puts,
     raw_threads: usize,
 ) -> io::Result<Comparison> {
+    compare_subject::<Root>(ground, rounds, puts, raw_threads, "")
+}
+
+/// A content store beside raw chains, on so many threads.
+pub(crate) fn compare_content(
+    ground: &Ground,
+    rounds: u32,
+    puts: Puts,
+    raw_threads: usize,
+) -> io::Result<Comparison> {
+    compare_subject::<ContentStore>(ground, rounds, puts, raw_threads, "bench")
+}
+
+/// `below` is where the files are, in what is measured.
+fn compare_subject<S: Subject>(
+    ground: &Ground,
+    rounds: u32,
+    puts: Puts,
+    raw_threads: usize,
+    below: &str,
+) -> io::Result<Comparison> {
     let (ours_at, raw_at) = (ground.fresh_dir()?, ground.fresh_dir()?);
-    let root = open(OsFs::shared(), &ours_at, puts.fast)?;
+    let subject = S::open(OsFs::shared(), &ours_at, puts.fast)?;
     let theirs = raw::open_dir(&raw_at)?;
     let number = AtomicU64::new(0);
     let chains = |round: u64| {
@@ -139,10 +214,15 @@ pub(crate) fn compare(
     };
     let (ours, baseline) = alternate(
         rounds.div_ceil(6),
-        Contender::of_slices(|round| puts.on(&root, round)).tidied(|| raw::empty_of(&ours_at, NEW)),
+        Contender::of_slices(|round| puts.on(&subject, round))
+            .tidied(|| raw::empty_of(&ours_at.join(below), NEW)),
         Contender::of_slices(chains).tidied(|| raw::empty_of(&raw_at, NEW)),
     )?;
-    root.close().map_err(io::Error::other)?;
-    let syncs = puts.count_barriers(&ground.fresh_dir()?)?;
+    subject.close()?;
+    let counted_at = ground.fresh_dir()?;
+    let syncs = puts.count_barriers::<S>(&counted_at)?;
+    for dir in [ours_at, raw_at, counted_at] {
+        std::fs::remove_dir_all(dir)?;
+    }
     Ok(Comparison { ours, baseline, syncs })
 }

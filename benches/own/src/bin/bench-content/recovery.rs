@@ -3,9 +3,9 @@
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bench_own::{Comparison, Ground, Samples, Took, raw};
+use bench_own::{Fact, Ground, Samples};
 use crash_recovery::{FastPath, Root, RootOptions};
 use journal::{Journal, JournalError, Limits, StoreId};
 use media::{Env, FileDisk, Fs as _, OsFs};
@@ -70,27 +70,25 @@ fn cpu() -> Duration {
     Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-/// The CPU time of one recovery beside the second that it may take. (The time that passes is in the notes of the track record:
-/// it is that of ten thousand files.)
-pub(crate) fn measure(ground: &Ground, rounds: u32) -> io::Result<Comparison> {
-    let run = || {
+/// The CPU time of all threads, and the time that passes, which is that of ten thousand files.
+pub(crate) fn measure(ground: &Ground, rounds: u32) -> io::Result<Vec<Fact>> {
+    let (mut busy, mut passed) = (Samples::default(), Samples::default());
+    for _ in 0..rounds.div_ceil(40) {
         let path = ground.fresh_dir()?;
         leave_unfinished(&path)?;
-        let begun = cpu();
+        let (began, begun) = (cpu(), Instant::now());
         let (root, finalized) = open(&path)?;
-        let all = cpu().saturating_sub(begun);
+        busy.add(cpu().saturating_sub(began));
+        passed.add(begun.elapsed());
         if usize::try_from(finalized) != Ok(INTENTS) {
             return Err(io::Error::other(format!("{finalized} of {INTENTS} transactions were finished")));
         }
         drop(root);
         std::fs::remove_dir_all(&path)?;
-        Ok(Took { each: vec![all], all })
-    };
-    let (mut ours, mut baseline) = (Samples::default(), Samples::default());
-    // One of these takes as long as ten thousand others: it needs no first one that does not count.
-    for _ in 0..rounds.div_ceil(40) {
-        ours.add_whole(run()?);
-        baseline.add_whole(Took { each: vec![Duration::from_secs(1)], all: Duration::from_secs(1) });
     }
-    Ok(Comparison { ours, baseline, syncs: raw::count(0) })
+    let fact = |what: &str, of: &Samples, at_most| {
+        let what = format!("recovery of 10,000 intents, {what}");
+        Fact { what, figure: of.median().as_secs_f64() * 1e3, unit: "ms", at_most }
+    };
+    Ok(vec![fact("CPU", &busy, Some(1000.0)), fact("time", &passed, None)])
 }

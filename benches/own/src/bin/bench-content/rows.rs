@@ -2,11 +2,11 @@
 
 use std::io;
 
-use bench_own::{Comparison, Ground, Row, Target};
+use bench_own::{Comparison, Ground, Probe, Row, Target};
 use crash_recovery::FastPath;
 
 use crate::puts::{self, Puts};
-use crate::recovery;
+use crate::{recovery, stream};
 
 /// Threads that put side by side.
 const MANY: usize = 32;
@@ -50,16 +50,28 @@ pub(crate) const ROWS: &[Row] = &[
         measure: |ground, rounds| transaction(ground, rounds, FastPath::Off),
     },
     Row {
-        name: "recovery of 10,000 intents, CPU",
-        beside: "a second",
+        name: "content put, 1 thread",
+        beside: "raw chain",
+        target: Target::RatioOn(&[("ext4", 2.5), ("xfs", 2.5), ("btrfs", 1.3)], 1.0),
+        measure: |ground, rounds| puts::compare_content(ground, rounds, FAST, 1),
+    },
+    Row {
+        name: "content put, 32 threads side by side",
+        beside: "raw chain, 32 threads",
         target: Target::RatioAtLeast(1.0),
-        measure: recovery::measure,
+        measure: |ground, rounds| puts::compare_content(ground, rounds, FAST_MANY, MANY),
     },
 ];
 
-const FAST: Puts = Puts { fast: FastPath::On, threads: 1, count: 512, files_each: 1 };
-const FAST_MANY: Puts = Puts { fast: FastPath::On, threads: MANY, count: 1024, files_each: 1 };
-const PLAIN: Puts = Puts { fast: FastPath::Off, threads: 1, count: 256, files_each: 1 };
+/// What is compared with nothing but a bound.
+pub(crate) const PROBES: &[Probe] = &[
+    Probe { name: "recovery of 10,000 intents", measure: recovery::measure },
+    Probe { name: "a stream of 256 MiB", measure: stream::measure },
+];
+
+const FAST: Puts = Puts { fast: FastPath::On, threads: 1, count: 256, files_each: 1 };
+const FAST_MANY: Puts = Puts { fast: FastPath::On, threads: MANY, count: 512, files_each: 1 };
+const PLAIN: Puts = Puts { fast: FastPath::Off, threads: 1, count: 128, files_each: 1 };
 
 fn transaction(ground: &Ground, rounds: u32, fast: FastPath) -> io::Result<Comparison> {
     puts::compare(ground, rounds, Puts { fast, threads: 1, count: 2, files_each: 100 }, 1)
