@@ -66,7 +66,7 @@ fn stop_at(fs: &mut CutFs, case: &dyn FileCase, at: usize, how: Cut) -> (Verdict
 }
 
 /// A case of more calls than this is stopped before so many of them, spread over all; with `STEADFAST_LONG`, before each.
-const STOPS_MAX: usize = 24;
+const STOPS_MAX: usize = 12;
 
 /// Before which calls a case is stopped: one in so many.
 fn stride(calls: usize) -> usize {
