@@ -25,7 +25,7 @@ use crash_recovery::{
     Committed, FastPath, Journaling, Publish, Recovery, Root, RootOptions, StagedFile, TransactionFailure,
     TreePath, WindowLimits,
 };
-use durable_io::{Dir, Kind, TargetState};
+use durable_io::{Dir, Kind, SweepOptions, TargetState, Wait};
 use media::{Access, Env, FileKind, Fs};
 
 use crate::config::{CONFIG_LEN_MAX, Config};
@@ -105,8 +105,8 @@ impl fmt::Display for OpenReport {
     }
 }
 
-/// What is not configured, and has no need to be: how large the journal is, and when its room is released. For tests that
-/// want every limit near.
+/// What is not configured: how long to wait; and how large the journal is, and when its room is released, for tests that want
+/// every limit near.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tuning {
     /// How large a new journal is, in bytes.
@@ -117,13 +117,15 @@ pub struct Tuning {
     pub payload_len_max: usize,
     /// How much may wait for its own barriers.
     pub window: WindowLimits,
+    /// How long to wait for whoever has the store open.
+    pub wait: Wait,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        let RootOptions { journal_bytes, block_size, payload_len_max, window, .. } =
+        let RootOptions { journal_bytes, block_size, payload_len_max, window, wait, .. } =
             RootOptions::owned(JOURNAL_DIR);
-        Self { journal_bytes, block_size, payload_len_max, window }
+        Self { journal_bytes, block_size, payload_len_max, window, wait }
     }
 }
 
@@ -134,6 +136,7 @@ impl Tuning {
             block_size: self.block_size,
             payload_len_max: self.payload_len_max,
             window: self.window,
+            wait: self.wait,
             fast: if config.fast_path { FastPath::On } else { FastPath::Off },
             orphan_age: Duration::from_secs(config.recovery.orphan_age_minutes.get().saturating_mul(60)),
             ..RootOptions::owned(JOURNAL_DIR)
@@ -221,6 +224,13 @@ impl ContentStore {
             let (path, state) = (CONFIG.to_owned(), TargetState::Unchanged);
             crash_recovery::Error::Os { doing: "encoding", path, state, source: error.into() }
         })?;
+        // Whoever died while writing it has left a file that nobody looks for later.
+        let own = root.dir().subdir(OWN_APP).map_err(Error::of_dir)?;
+        if let Some(error) =
+            own.sweep(&SweepOptions::default()).map_err(Error::of_dir)?.failures.into_iter().next()
+        {
+            return Err(Error::of_dir(error));
+        }
         // Last: a directory with a configuration is a store, and whole.
         drop(root.dir().create_new(CONFIG, text.as_bytes()).map_err(Error::of_dir)?);
         Ok(root.close()?)

@@ -5,6 +5,7 @@ use crate::site::FileCase;
 mod bulk;
 mod case;
 mod content;
+mod history;
 mod in_place;
 mod log;
 mod mixed;
@@ -17,6 +18,7 @@ mod txn;
 mod update;
 
 pub(crate) use case::file;
+pub use history::history_count;
 pub use replace::replace_of;
 
 /// Every case, in the order in which they are shown.
@@ -33,6 +35,7 @@ pub fn cases() -> Vec<Box<dyn FileCase>> {
         sweep::cases(),
         txn::cases(),
         content::cases(),
+        history::cases(),
         mixed::cases(),
     ];
     parts.into_iter().flatten().collect()

@@ -14,7 +14,7 @@ mod state;
 
 pub use barriers::{BarrierSite, MutatedBarrier, barrier_sites, disk_barrier_sites};
 pub use canaries::{Canary, canaries};
-pub use cases::{case_named, cases, replace_of};
+pub use cases::{case_named, cases, history_count, replace_of};
 pub use disk_canaries::{DiskCanary, disk_canaries};
 pub use recovery::{Counts, Crash, Found, RecoveryRow, RecoveryTable, recovery_table};
 pub use site::{FileCase, OnSim, Site};

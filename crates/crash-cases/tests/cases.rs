@@ -110,6 +110,9 @@ fn has_failed(op: Option<&FileOp>) -> bool {
     }
 }
 
+/// A case of more calls than this has its second crash, in a recovery from what failed, in long runs only.
+const CALLS_MANY: usize = 60;
+
 /// Small enough that every call of every case can be failed.
 fn small() -> Options {
     Options { states_max: 64, nested_states_max: 4, ..Options::default() }
@@ -120,7 +123,6 @@ fn small() -> Options {
 fn every_call_may_fail_and_what_was_said_of_it_holds() {
     let only = std::env::var("CASE").ok();
     let (mut stories, mut runs, mut visited) = (Vec::new(), 0, 0);
-    let options = if is_long() { Options::default() } else { small() };
     let mut outside = 0;
     for case in cases() {
         if only.as_ref().is_some_and(|only| only != case.name()) {
@@ -130,6 +132,11 @@ fn every_call_may_fail_and_what_was_said_of_it_holds() {
         let seeds = if is_long() { 40 } else { 2 };
         for plain in scenarios(&*case).into_iter().take(seeds) {
             let calls = record(&plain, &*case).possible_faults;
+            let options = match (is_long(), calls.len() > CALLS_MANY) {
+                (true, _) => Options::default(),
+                (false, false) => small(),
+                (false, true) => Options { states_max: 16, depth: 0, ..small() },
+            };
             for (call, fault) in
                 (0..).zip(calls).flat_map(|(call, faults)| faults.into_iter().map(move |f| (call, f)))
             {

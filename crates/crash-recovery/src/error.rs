@@ -136,6 +136,28 @@ impl Error {
         }
     }
 
+    /// The path below the root that it is about, where it is about one.
+    #[must_use]
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            Self::OwnPath { path, .. }
+            | Self::NotFound { path }
+            | Self::Exists { path }
+            | Self::NotAFile { path, .. }
+            | Self::Repeated { path } => Some(path.as_str()),
+            Self::Os { path, .. } | Self::DurableNotVisible { path, .. } => Some(path),
+            Self::Path(_)
+            | Self::TooLarge { .. }
+            | Self::File(_)
+            | Self::Journal(_)
+            | Self::JournalFile(_)
+            | Self::ReadOnly { .. }
+            | Self::Poisoned { .. }
+            | Self::NotJournaled { .. }
+            | Self::TooManyStaged { .. } => None,
+        }
+    }
+
     /// What would remedy it.
     #[must_use]
     pub fn kind(&self) -> Kind {

@@ -104,7 +104,8 @@ impl Ledger {
     /// Makes an empty journal. It has its name only when it is whole.
     ///
     /// # Durability
-    /// `Ok(None)`: it is there, with its name. `Some` says why there is no durable place for it.
+    /// `Ok(None)`: it is there, whole; its name is durable when its directory has been synced. `Some` says why there is no durable
+    /// place for it.
     pub(crate) fn create(dir: &Dir, shape: Shape, random: StoreId) -> Result<Option<String>> {
         let at = dir.path().display().to_string();
         match dir.as_media().unlink(OsStr::new(JOURNAL_NEW)) {
@@ -125,7 +126,6 @@ impl Ledger {
         let media = dir.as_media();
         media
             .rename(OsStr::new(JOURNAL_NEW), &**media, OsStr::new(JOURNAL), RenameMode::Replace)
-            .and_then(|()| media.sync())
             .map_err(|e| Error::os("naming the journal in", at, e))?;
         Ok(None)
     }

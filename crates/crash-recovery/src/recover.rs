@@ -129,9 +129,7 @@ pub(crate) fn recover(
 pub(crate) fn sweep_only(root: &Root) -> Result<Recovery> {
     let mut recovery = Recovery { journaling: root.journaling().clone(), ..Recovery::default() };
     if root.options.ownership == Ownership::Owned {
-        // Barriers are not offered here.
-        let is_as_durable_as_can_be = true;
-        recovery.add(sweep::all_staged(root, is_as_durable_as_can_be)?);
+        recovery.add(sweep::all_staged(root)?);
     }
     Ok(recovery)
 }
@@ -145,7 +143,7 @@ impl Recovery {
 
 fn sweep_files(root: &Root, plan: &Plan, was_closed: bool) -> Result<Swept> {
     match root.options.ownership {
-        Ownership::Owned => sweep::all_staged(root, was_closed),
+        Ownership::Owned => sweep::all_staged(root),
         // A clean end has left nothing, and a tree of others may be large.
         Ownership::Shared if was_closed && plan.prepared.is_empty() => Ok(Swept::default()),
         Ownership::Shared => sweep::ours(root, &plan.prepared),

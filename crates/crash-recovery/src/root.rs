@@ -65,6 +65,8 @@ pub struct RootOptions {
     /// How old a staged file must be to be swept, where others may be staging: in a shared root, and where neither the journal
     /// nor its name tells that its owner is dead. In an owned root all are swept at once.
     pub orphan_age: Duration,
+    /// How long to wait for whoever has it open.
+    pub wait: Wait,
 }
 
 /// The default of [`RootOptions::orphan_age`].
@@ -82,6 +84,7 @@ impl RootOptions {
             payload_len_max: 64 << 10,
             window: WindowLimits::default(),
             orphan_age: ORPHAN_AGE_DEFAULT,
+            wait: Wait::DoNotWait,
         }
     }
 
@@ -163,7 +166,7 @@ impl Root {
         let dir = Dir::open_on(fs, path, env.clone())?;
         let (journal_dir, durability) =
             dir.subdir_or_create(&options.journal_dir, Barriers::AllowVisibleOnly)?;
-        let lock = hold(&journal_dir)?;
+        let lock = hold(&journal_dir, options.wait)?;
         let no_journal = StoreId(random(&*env.entropy)?);
         let is_ours_alone = options.ownership == Ownership::Owned;
         let mut root = Self {
@@ -193,6 +196,16 @@ impl Root {
         Ok((root, recovery))
     }
 
+    /// Whether a root was ever opened there: there is a journal, or there must be one. Changes nothing.
+    ///
+    /// # Errors
+    /// Of looking.
+    pub fn was_begun(dir: &Dir, options: &RootOptions) -> Result<bool> {
+        let tree = Tree::new(dir.clone(), false);
+        let journal = TreePath::parse_any(&format!("{}/{JOURNAL}", options.journal_dir))?;
+        Ok(tree.look(&journal)?.is_some() || tree.look(&TreePath::parse_any(MARKER)?)?.is_some())
+    }
+
     /// Finds or makes the journal, and recovers.
     fn begin(&mut self) -> Result<Recovery> {
         let shape = Shape { bytes: self.options.journal_bytes, block_size: self.options.block_size };
@@ -212,14 +225,8 @@ impl Root {
         };
         self.hidden = hidden_names(ledger.store_id(), &self.env)?;
         if !is_marked {
-            // Whoever made the journal and its directories may have died before he synced their names.
-            let dir = self.options.journal_dir.as_str();
-            let above = dir.match_indices('/').map(|(end, _)| dir.get(..end).unwrap_or(""));
-            for path in above.chain(["", dir]) {
-                if let Some(folder) = self.tree.folder(path)? {
-                    folder.sync()?;
-                }
-            }
+            // Whoever made the journal may have died before he synced its name.
+            self.tree.folder_or_create(&self.options.journal_dir)?.sync()?;
             // Whoever died while writing it has left a file that nobody looks for later.
             sweep::half_written(&self.tree.dir)?;
             // From here on a root without a journal is one that has lost it.
@@ -396,7 +403,7 @@ impl Root {
         if self.options.ownership == Ownership::Owned && path.name().ends_with(STAGED_SUFFIX) {
             return refuse("staged files are called so");
         }
-        Ok(())
+        self.tree.refuse_links(path.parent())
     }
 }
 
@@ -412,8 +419,8 @@ fn hidden_names(journal: StoreId, env: &Env) -> Result<HiddenNames> {
 }
 
 /// Takes the lock of a root.
-fn hold(journal_dir: &Dir) -> Result<Lock> {
-    journal_dir.lock(JOURNAL, Wait::DoNotWait).map_err(Error::from)
+fn hold(journal_dir: &Dir, wait: Wait) -> Result<Lock> {
+    journal_dir.lock(JOURNAL, wait).map_err(Error::from)
 }
 
 impl Error {

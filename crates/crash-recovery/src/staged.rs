@@ -9,7 +9,7 @@ use media::{File, Mode, Reason};
 use crate::error::{Error, Result};
 use crate::path::{STAGED_SUFFIX, TreePath};
 use crate::record;
-use crate::root::Root;
+use crate::root::{Ownership, Root};
 use crate::tree::{Folder, write_all_at};
 
 /// How many staged files may be open at a time.
@@ -37,7 +37,8 @@ pub struct StagedFile {
 }
 
 impl Root {
-    /// Begins a file under a hidden name, which ends in [`STAGED_SUFFIX`]; its directory is made where it is missing.
+    /// Begins a file under a hidden name, which ends in [`STAGED_SUFFIX`]; its directory is made where it is missing. Only in a
+    /// root of our own: among the files of others nobody could tell later whose it was.
     ///
     /// # Durability
     /// None: what is not published is removed by the next open.
@@ -46,12 +47,19 @@ impl Root {
     /// [`Error::Exists`], [`Error::OwnPath`], [`Error::TooManyStaged`]; of creating it.
     pub fn stage(&self, hidden: &TreePath) -> Result<StagedFile> {
         self.refuse_unless_writable()?;
+        if self.options.ownership == Ownership::Shared {
+            return Err(Error::OwnPath {
+                path: hidden.clone(),
+                why: "only a root of our own has staged files by name",
+            });
+        }
         if !hidden.name().ends_with(STAGED_SUFFIX) || hidden.is_within(&self.options.journal_dir) {
             return Err(Error::OwnPath {
                 path: hidden.clone(),
                 why: "a staged file's name ends in `.nxpart`",
             });
         }
+        self.tree.refuse_links(hidden.parent())?;
         let place = OpenPlace::take(&self.staged_open)?;
         let folder = self.tree.folder_or_create(hidden.parent())?;
         if let Some(ledger) = &self.ledger {

@@ -26,18 +26,12 @@ pub(crate) struct Swept {
 
 /// Removes every staged file of a root that is ours alone: whoever staged it had this lock, and is dead. Called when no commit
 /// refers to any.
-///
-/// Whoever made a directory may have died before he synced its name. Where the end was no clean one, that is made up for.
-pub(crate) fn all_staged(root: &Root, was_closed: bool) -> Result<Swept> {
+pub(crate) fn all_staged(root: &Root) -> Result<Swept> {
     let mut swept = Swept::default();
-    walk(root, &mut |folder, found| {
-        match found {
-            Walked::File(name) if name.ends_with(STAGED_SUFFIX) => {
-                remove(folder, name)?;
-                swept.removed += 1;
-            }
-            Walked::Folders if !was_closed => folder.sync()?,
-            Walked::File(_) | Walked::Folders => {}
+    walk(root, &mut |folder, name| {
+        if name.ends_with(STAGED_SUFFIX) {
+            remove(folder, name)?;
+            swept.removed += 1;
         }
         Ok(())
     })?;
@@ -50,11 +44,10 @@ pub(crate) fn all_staged(root: &Root, was_closed: bool) -> Result<Swept> {
 pub(crate) fn ours(root: &Root, prepared: &BTreeSet<TreePath>) -> Result<Swept> {
     let mut swept = Swept::default();
     let now = root.env.clock.now();
-    walk(root, &mut |folder, found| {
-        let name = match found {
-            Walked::File(name) if root.hidden.is_of_this_journal(name) => name,
-            Walked::File(_) | Walked::Folders => return Ok(()),
-        };
+    walk(root, &mut |folder, name| {
+        if !root.hidden.is_of_this_journal(name) {
+            return Ok(());
+        }
         let is_known = prepared.iter().any(|prefix| name.starts_with(prefix.as_str()));
         if is_known || is_old(folder, name, now, root.options.orphan_age)? {
             remove(folder, name)?;
@@ -107,16 +100,8 @@ fn is_old(folder: &Folder, name: &str, now: Timestamp, age: Duration) -> Result<
     Ok(since < 0 || u128::try_from(since).unwrap_or(0) >= age.as_nanos())
 }
 
-/// What a walk has come to, in a directory.
-enum Walked<'n> {
-    /// A regular file.
-    File(&'n str),
-    /// The end of the directory, which has others in it.
-    Folders,
-}
-
-/// Goes through every directory below the root, in the order of their names. Links are not followed.
-fn walk(root: &Root, each: &mut dyn FnMut(&Folder, Walked<'_>) -> Result<()>) -> Result<()> {
+/// Goes through the files of every directory below the root, in the order of their names. Links are not followed.
+fn walk(root: &Root, each: &mut dyn FnMut(&Folder, &str) -> Result<()>) -> Result<()> {
     let top = match root.tree.folder("")? {
         Some(top) => top,
         None => return Ok(()),
@@ -132,7 +117,7 @@ fn walk(root: &Root, each: &mut dyn FnMut(&Folder, Walked<'_>) -> Result<()>) ->
                 None => folder.look(name)?.map(|found| found.kind),
             };
             match kind {
-                Some(FileKind::File) => each(&folder, Walked::File(name))?,
+                Some(FileKind::File) => each(&folder, name)?,
                 Some(FileKind::Dir) if depth < DEPTH_MAX => {
                     let path = folder.path_of(name);
                     match folder.dir.open_dir(name.as_ref()) {
@@ -144,9 +129,6 @@ fn walk(root: &Root, each: &mut dyn FnMut(&Folder, Walked<'_>) -> Result<()>) ->
                 }
                 _ => {}
             }
-        }
-        if !below.is_empty() {
-            each(&folder, Walked::Folders)?;
         }
         below.reverse();
         open.extend(below);

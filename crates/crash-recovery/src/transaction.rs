@@ -630,6 +630,8 @@ impl<'r> Transaction<'r> {
             return self.prepare_payload(path, bytes.into(), prepared);
         }
         let target = root.tree.folder_or_create(path.parent())?;
+        // What is committed is found by a name there.
+        drop(root.tree.folder_or_create(source.parent())?);
         refuse_other_device(path, &target, &moved)?;
         sync_moved(root, source, &home)?;
         let hidden = format!("{}m{:x}{STAGED_SUFFIX}", self.prefix, prepared.made.len());

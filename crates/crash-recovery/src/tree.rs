@@ -1,6 +1,6 @@
 //! [`Tree`]: the directories below a root, and what has a name there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
@@ -15,6 +15,9 @@ use crate::path::TreePath;
 /// How many directories are kept open between operations.
 const DIRS_OPEN_MAX: usize = 64;
 
+/// How many directories are remembered as durable. Beyond it their names are synced once more.
+const SETTLED_MAX: usize = 1024;
+
 /// A tree of directories.
 #[derive(Debug)]
 pub(crate) struct Tree {
@@ -23,8 +26,9 @@ pub(crate) struct Tree {
     kept: Option<Mutex<BTreeMap<String, Arc<dyn media::Dir>>>>,
     /// What new directories must reach.
     pub(crate) barriers: Barriers,
-    /// Held while a directory is made, so that nobody takes it for durable before it is.
-    making: Mutex<()>,
+    /// Directories whose names, and those of all above them, this process knows to be durable. Held while one is made, so that
+    /// nobody takes it for durable before it is.
+    settled: Mutex<BTreeSet<String>>,
 }
 
 /// An open directory of the tree, and its path from the root.
@@ -37,7 +41,7 @@ pub(crate) struct Folder {
 impl Tree {
     pub(crate) fn new(dir: Dir, is_ours_alone: bool) -> Self {
         let kept = is_ours_alone.then(Mutex::default);
-        Self { dir, kept, barriers: Barriers::Required, making: Mutex::default() }
+        Self { dir, kept, barriers: Barriers::Required, settled: Mutex::default() }
     }
 
     /// The directory at `path`, empty for the root; `None` if there is none.
@@ -52,14 +56,18 @@ impl Tree {
         }
     }
 
-    /// The same, made durably where it is missing.
+    /// The same, made where it is missing, and durable: what is committed may be found by its name, and by the names above it.
     pub(crate) fn folder_or_create(&self, path: &str) -> Result<Folder> {
         if let Some(folder) = self.kept_folder(path) {
             return Ok(folder);
         }
-        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        for (end, _) in path.match_indices('/').chain([(path.len(), "")]) {
+            self.settle(path.get(..end).unwrap_or(path), &mut settled)?;
+        }
         let (dir, _as_far_as_asked) = self.dir.subdir_or_create(path, self.barriers)?;
         let dir = Arc::clone(dir.as_media());
+        drop(settled);
         let folder = Folder { path: path.to_owned(), dir };
         if let Some(kept) = &self.kept {
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,6 +77,65 @@ impl Tree {
             kept.insert(path.to_owned(), Arc::clone(&folder.dir));
         }
         Ok(folder)
+    }
+
+    /// Makes the name of a directory durable, and the directory where it is missing. The one above it is settled.
+    ///
+    /// That it is there says nothing: whoever made it may have died before he had synced its name.
+    fn settle(&self, path: &str, settled: &mut BTreeSet<String>) -> Result<()> {
+        if settled.contains(path) {
+            return Ok(());
+        }
+        match self.folder(path)? {
+            None => drop(self.dir.subdir_or_create(path, self.barriers)?),
+            Some(_) => {
+                let above = path.rsplit_once('/').map_or("", |(above, _)| above);
+                match self.folder(above)?.map(|above| above.sync()) {
+                    Some(Err(error)) if !self.lets_pass(&error) => return Err(error),
+                    // Where it has gone meanwhile, it is made again, durably.
+                    Some(Ok(()) | Err(_)) | None => {}
+                }
+            }
+        }
+        if settled.len() >= SETTLED_MAX {
+            settled.clear();
+        }
+        settled.insert(path.to_owned());
+        Ok(())
+    }
+
+    /// Whether a barrier that is not offered is no error.
+    fn lets_pass(&self, error: &Error) -> bool {
+        match (self.barriers, error) {
+            (Barriers::AllowVisibleOnly, Error::Os { source, .. }) => {
+                Reason::of(source).means_barrier_unsupported()
+            }
+            _ => false,
+        }
+    }
+
+    /// Refuses a directory that a symbolic link leads to, where the tree is ours alone: nothing of ours is one, and whoever put
+    /// it there would have the root write and remove outside of itself. What is kept was looked at before.
+    pub(crate) fn refuse_links(&self, dir: &str) -> Result<()> {
+        if self.kept.is_none() || self.kept_folder(dir).is_some() {
+            return Ok(());
+        }
+        let mut at = Arc::clone(self.dir.as_media());
+        for part in TreePath::parse_any(dir)?.components() {
+            let looking = |e| Error::os("looking at", dir, e);
+            match at.metadata(OsStr::new(part)) {
+                Ok(found) if found.kind == FileKind::Dir => {}
+                Ok(Metadata { kind: kind @ FileKind::Symlink, .. }) => {
+                    return Err(Error::NotAFile { path: TreePath::parse_any(dir)?, kind });
+                }
+                // It is made, or refused for what it is, by whoever needs it.
+                Ok(_) => return Ok(()),
+                Err(e) if Reason::of(&e) == Reason::NotFound => return Ok(()),
+                Err(e) => return Err(looking(e)),
+            }
+            at = at.open_dir(Path::new(part)).map_err(looking)?;
+        }
+        Ok(())
     }
 
     /// The root, or a directory that is kept.

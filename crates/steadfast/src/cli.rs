@@ -7,15 +7,19 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use durable_io::Mode;
 
+mod content;
 mod crash;
 mod state;
+mod txn;
 
+pub(crate) use content::{At, ContentCommand, ContentInit, ContentLs, ContentPut, ContentRm, Place};
 pub(crate) use crash::{CrashCommand, CrashRun};
 pub(crate) use state::{
     QuotaCommand, QuotaSet, SealCommand, SealRotate, SealedWith, SnapshotCommand, StateBackup, StateBatch,
     StateCas, StateCommand, StateGet, StateInit, StateLs, StatePut, StateRestore, StateRm, StateSalvage,
     StateWatch,
 };
+pub(crate) use txn::Txn;
 
 const AFTER_HELP: &str = "\
 Words: atomic means all or nothing, as a reader sees it; durable means that it survives a power cut.
@@ -81,6 +85,31 @@ pub(crate) enum Command {
     /// Each file appears whole or not at all; the files together are not atomic. Nothing is renamed into place before
     /// everything is synced.
     Copy(Copy),
+    /// Change several files below a directory together, durably: all of them, or none.
+    ///
+    /// What to change comes as a manifest, one JSON object a line:
+    ///
+    ///   {"op":"replace","path":"config.json","text":"{}"}  or "hex":"00ff", or "from":"FILE"
+    ///
+    ///   {"op":"create","path":"data/new","from":"/tmp/new"}  as replace, but nothing may have the name yet
+    ///
+    ///   {"op":"remove","path":"old"}
+    ///
+    ///   {"op":"rename","path":"a","to":"b"}  whatever file `b` was is replaced
+    ///
+    /// A path is relative to the directory, without `.` and `..`; missing directories are made. FILE is a regular file,
+    /// relative to the working directory, and of any length. All operations look at the files as they were before: two
+    /// renames against each other swap two files. Each name is changed once. A file that is replaced keeps its mode; a new one
+    /// has 666 less the umask. Empty lines are passed over; fields that are not known are refused. A manifest has at most 65536
+    /// operations, a line 1 MiB, and all paths and contents in it together 16 MiB: longer contents come from files.
+    ///
+    /// The new files are staged beside their names and made durable; then one record in a journal, in `.steadfast-txn` below
+    /// the directory, decides. Whatever happens then, all of it will be so: a transaction that was cut short is finished by the
+    /// next one, or by --recover; until then some of the names may be old and some new. What others have changed meanwhile is
+    /// left alone and told. Stopped by a signal before the record, nothing has changed.
+    ///
+    /// Example: printf '%s\n' '{"op":"replace","path":"a","text":"1"}' '{"op":"remove","path":"b"}' | steadfast txn DIR
+    Txn(Txn),
     /// Remove temporary files whose owners are proved dead.
     Sweep(Sweep),
     /// Keep keys and values in one file, the image of a store: each change is durable, atomic, and has a revision.
@@ -98,6 +127,19 @@ pub(crate) enum Command {
     /// known to be the newest. `fsck` says what is lost, `salvage` makes a new store of what is left.
     #[command(subcommand)]
     State(StateCommand),
+    /// Keep objects of apps in a directory of their own, each app under its quota: every change is durable and atomic.
+    ///
+    /// An object is written `state:/APP/PATH`, as in `state:/photos/2024/one.jpg`, or PATH with --app APP. Beyond its quota (of
+    /// bytes, of files, of bytes being staged) an app is refused, before anything is written: exit code 4.
+    ///
+    /// One process has a store open at a time, and every command opens it, also those that only read: opening finishes and
+    /// removes what a crash has left, and says so. Nothing else may change or read the directory: between a power cut and the next
+    /// open, a bare file in it may be empty or missing. A store whose journal is damaged can only be read: exit code 3.
+    ///
+    /// Where the configuration says so (`crash_sim`), every command but `init` and `recover` ends itself at one of the points
+    /// named there.
+    #[command(subcommand)]
+    Content(ContentCommand),
     /// Find out what the file system of a directory promises, and what its barriers cost.
     Selfcheck(Selfcheck),
     /// Cut the power, in a simulation, at every point of what Steadfast does, and check every disk that may be left.

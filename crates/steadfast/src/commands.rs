@@ -1,6 +1,7 @@
 //! One module a command; here the dispatch and what several of them share.
 
 use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::path::Path;
 
 use clap::CommandFactory as _;
@@ -18,15 +19,19 @@ use crate::medium::Medium;
 use crate::output::Output;
 
 mod child;
+mod content;
 mod copy;
 mod crash;
 mod demo;
+mod lines;
 mod log;
 mod man;
 mod names;
+mod recovery;
 mod selfcheck;
 mod state;
 mod sweep;
+mod txn;
 mod write;
 
 pub(crate) fn run(command: Command, medium: &Medium, output: &Output, interrupt: &Interrupt) -> Outcome {
@@ -41,7 +46,9 @@ pub(crate) fn run(command: Command, medium: &Medium, output: &Output, interrupt:
         Command::Mkdir(args) => names::mkdir(&args, medium, output),
         Command::Copy(args) => copy::run(&args, medium, output, interrupt),
         Command::Sweep(args) => sweep::run(&args, medium, output),
+        Command::Txn(args) => txn::run(&args, medium, output, interrupt),
         Command::State(command) => state::run(&command, medium, output, interrupt),
+        Command::Content(command) => content::run(&command, medium, output, interrupt),
         Command::Selfcheck(args) => selfcheck::run(&args, medium, output, interrupt),
         Command::Crash(command) => crash::run(&command, medium, output, interrupt),
         Command::Demo(args) => demo::run(&args, medium, output, interrupt),
@@ -180,6 +187,20 @@ fn warn_leftovers(published: &Published, output: &Output) -> Outcome<()> {
         output.warn(format_args!("`{}` is left: {}", leftover.path.display(), leftover.error))?;
     }
     Ok(())
+}
+
+/// Opens a file that is read to its end. What is no regular file is refused: opening a FIFO would wait for its other end.
+fn open_regular(source: &Path) -> Outcome<(File, fs::Metadata)> {
+    let fail = |e| Failure::io("reading the source", source, e);
+    let refuse_other = |found: &fs::Metadata| match found.is_file() {
+        true => Ok(()),
+        false => Err(Failure::not_so(format!("`{}` is no regular file", source.display()))),
+    };
+    refuse_other(&fs::metadata(source).map_err(fail)?)?;
+    let file = File::open(source).map_err(fail)?;
+    let found = file.metadata().map_err(fail)?;
+    refuse_other(&found)?;
+    Ok((file, found))
 }
 
 /// `1.5 MB` and its kin.

@@ -8,9 +8,14 @@ use std::process::ExitCode;
 use durable_io::{Cause, Error, Invalid, Kind, Stage};
 use serde_json::{Value, json};
 
+mod content;
 mod state;
+mod tree;
 
+pub(crate) use content::ContentTrouble;
 pub(crate) use state::StateTrouble;
+use tree::Engine;
+pub(crate) use tree::TreeTrouble;
 
 /// Exit codes, documented in `steadfast --help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,10 +94,16 @@ pub(crate) enum Failure {
     NotSo { message: String, hint: Option<String> },
     /// The store in an image did not do what it was asked to.
     State { image: PathBuf, trouble: Box<StateTrouble> },
+    /// Files of a directory did not change together.
+    Tree(Box<TreeTrouble>),
+    /// A content store did not do what it was asked to.
+    Content(Box<ContentTrouble>),
     /// A signal asked to stop.
     Interrupted,
     /// What was asked for was done, but not even that could be printed.
     Output(io::Error),
+    /// Any of them, for what a line of the input asks for.
+    InLine { number: usize, failure: Box<Failure> },
     /// Any of them, in a command whose exit code belongs to a child.
     BesideChild { code: u8, failure: Box<Failure> },
 }
@@ -126,6 +137,25 @@ impl Failure {
         Self::State { image: image.into(), trouble: Box::new(trouble.into()) }
     }
 
+    pub(crate) fn tree(root: impl Into<PathBuf>, error: impl Into<crash_recovery::Error>) -> Self {
+        Self::Tree(Box::new(TreeTrouble { root: root.into(), error: error.into(), engine: Engine::Txn }))
+    }
+
+    pub(crate) fn content(root: impl Into<PathBuf>, error: impl Into<::content::Error>) -> Self {
+        let root = root.into();
+        match error.into() {
+            ::content::Error::Root(error) => {
+                Self::Tree(Box::new(TreeTrouble { root, error, engine: Engine::Content }))
+            }
+            error => Self::Content(Box::new(ContentTrouble { root, error })),
+        }
+    }
+
+    /// The same failure, in that line of what was read.
+    pub(crate) fn in_line(self, number: usize) -> Self {
+        Self::InLine { number, failure: Box::new(self) }
+    }
+
     /// The same failure in a command that passes on the status of a child.
     pub(crate) fn beside_child(self) -> Self {
         Self::BesideChild { code: OWN_FAILURE_BESIDE_A_CHILD, failure: Box::new(self) }
@@ -143,8 +173,11 @@ impl Failure {
             Self::Usage { .. } => Exit::Usage,
             Self::NotSo { .. } => Exit::NotSo,
             Self::State { trouble, .. } => trouble.exit(),
+            Self::Tree(trouble) => Exit::of(trouble.kind()),
+            Self::Content(trouble) => Exit::of(trouble.kind()),
             Self::Interrupted => Exit::Interrupted,
             Self::Output(_) => Exit::Io,
+            Self::InLine { failure, .. } => failure.exit(),
             Self::BesideChild { failure, .. } if matches!(**failure, Self::Interrupted) => Exit::Interrupted,
             Self::BesideChild { code, .. } => Exit::Child(*code),
         }
@@ -155,8 +188,10 @@ impl Failure {
             Self::Durable(error) => option_hint(error).map(str::to_owned).or_else(|| error.hint()),
             Self::Usage { hint, .. } | Self::NotSo { hint, .. } => hint.clone(),
             Self::State { trouble, .. } => trouble.hint().map(Into::into),
+            Self::Tree(trouble) => trouble.hint(),
+            Self::Content(trouble) => trouble.hint(),
             Self::Io { .. } | Self::Interrupted | Self::Output(_) => None,
-            Self::BesideChild { failure, .. } => failure.hint(),
+            Self::InLine { failure, .. } | Self::BesideChild { failure, .. } => failure.hint(),
         }
     }
 
@@ -174,8 +209,10 @@ impl Failure {
             Self::Usage { .. } => "usage",
             Self::NotSo { .. } => "not_so",
             Self::State { trouble, .. } => trouble.code(),
+            Self::Tree(trouble) => trouble.code(),
+            Self::Content(trouble) => trouble.code(),
             Self::Interrupted => "interrupted",
-            Self::BesideChild { failure, .. } => failure.code(),
+            Self::InLine { failure, .. } | Self::BesideChild { failure, .. } => failure.code(),
         }
     }
 
@@ -196,7 +233,14 @@ impl Failure {
                 json!({ "path": path.as_deref().map(shown), "os_error": source.raw_os_error() })
             }
             Self::State { image, trouble } => trouble.details(image),
+            Self::Tree(trouble) => trouble.details(),
+            Self::Content(trouble) => trouble.details(),
             Self::Usage { .. } | Self::NotSo { .. } | Self::Interrupted | Self::Output(_) => json!({}),
+            Self::InLine { number, failure } => {
+                let mut details = failure.details();
+                insert(&mut details, "line", json!(number));
+                details
+            }
             Self::BesideChild { failure, .. } => failure.details(),
         }
     }
@@ -244,11 +288,7 @@ pub(crate) fn details_of(error: &Error) -> Value {
         "retry": snake(&format!("{:?}", error.retry())),
         "os_error": error.raw_os_error(),
     });
-    let mut add = |name: &str, value: Value| {
-        if let Some(object) = details.as_object_mut() {
-            object.insert(name.to_owned(), value);
-        }
-    };
+    let mut add = |name: &str, value: Value| insert(&mut details, name, value);
     if let Cause::Held { holder, waited } = error.cause() {
         let pid = holder.process.as_ref().map(|process| process.pid);
         let host = holder.process.as_ref().map(|process| process.host.clone());
@@ -265,6 +305,25 @@ pub(crate) fn details_of(error: &Error) -> Value {
         add("backup", json!(shown(backup)));
     }
     details
+}
+
+/// Another field of an object.
+pub(crate) fn insert(object: &mut Value, name: &str, value: Value) {
+    if let Some(object) = object.as_object_mut() {
+        object.insert(name.to_owned(), value);
+    }
+}
+
+/// `: why: and why that`.
+fn write_causes(
+    f: &mut fmt::Formatter<'_>,
+    mut source: Option<&(dyn std::error::Error + 'static)>,
+) -> fmt::Result {
+    while let Some(cause) = source {
+        write!(f, ": {cause}")?;
+        source = cause.source();
+    }
+    Ok(())
 }
 
 /// A path for JSON, which knows no other text than Unicode: what is none is replaced by `\u{fffd}`.
@@ -297,8 +356,11 @@ impl fmt::Display for Failure {
             }
             Self::Usage { message, .. } | Self::NotSo { message, .. } => f.write_str(message),
             Self::State { image, trouble } => write!(f, "`{}`: {trouble}", image.display()),
+            Self::Tree(trouble) => trouble.fmt(f),
+            Self::Content(trouble) => trouble.fmt(f),
             Self::Interrupted => f.write_str("stopped by a signal"),
             Self::Output(source) => write!(f, "it was done, but the report could not be written: {source}"),
+            Self::InLine { number, failure } => write!(f, "line {number}: {failure}"),
             Self::BesideChild { failure, .. } => failure.fmt(f),
         }
     }

@@ -286,3 +286,41 @@ proptest! {
         prop_assert_eq!(count(&root, "state:/app").objects, sum);
     }
 }
+
+/// Puts a link in the place of the directory `swapped` between the look at it and its opening.
+#[cfg(unix)]
+#[derive(Debug)]
+struct Swapping {
+    ground: PathBuf,
+}
+
+#[cfg(unix)]
+impl media::doubles::Listener for Swapping {
+    fn before(&self, call: &media::doubles::Call) -> io::Result<()> {
+        if call.op == Op::OpenDir && call.to_string().contains("swapped") {
+            let swapped = self.ground.join("app/swapped");
+            std::fs::remove_dir_all(&swapped)?;
+            std::os::unix::fs::symlink(self.ground.join("elsewhere"), swapped)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_that_takes_a_directorys_name_meanwhile_is_not_followed() {
+    let ground = tempfile::tempdir().unwrap();
+    let listener = Arc::new(Swapping { ground: ground.path().to_owned() });
+    let root = media::doubles::TapFs::shared(OsFs::shared(), listener).open_dir(ground.path()).unwrap();
+    let plain = OsFs::shared().open_dir(ground.path()).unwrap();
+    for way in ["count", "walk"] {
+        drop(std::fs::remove_file(ground.path().join("app/swapped")));
+        put(&plain, &format!("app/swapped/ours-{way}"), 1);
+        put(&plain, &format!("elsewhere/secret-{way}"), 1000);
+        match way {
+            "count" => assert_eq!(count(&root, "state:/app").objects, Amount::default()),
+            _ => assert_eq!(walk(&root, "state:/app", None, 10), []),
+        }
+        assert!(ground.path().join("app/swapped").is_symlink());
+    }
+}

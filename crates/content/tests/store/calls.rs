@@ -400,3 +400,41 @@ fn foreign_entries_are_reported_and_left_alone() {
     store.close().unwrap();
     assert!(app.metadata(OsStr::new("bad\nname")).is_ok());
 }
+
+#[cfg(unix)]
+#[test]
+fn a_link_in_the_tree_leads_nowhere() {
+    for fast in BOTH_PATHS {
+        let (home, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (_ground, store) = Ground::on(OsFs::shared(), &home.path().join("store"), &roomy(fast));
+        store.put(&uri("state:/app/x"), b"x").unwrap();
+        durable_io::Dir::open(outside.path()).unwrap().replace("theirs", b"theirs").unwrap();
+        for link in ["store/app/link", "store/linked"] {
+            std::os::unix::fs::symlink(outside.path(), home.path().join(link)).unwrap();
+        }
+        for dir in ["state:/app/link", "state:/linked", "state:/app/link/deeper"] {
+            let dir = uri(dir);
+            let theirs = dir.join("theirs").unwrap();
+            let staged = store.create2(&uri("state:/app"), "t", &STAGED).unwrap();
+            let refused = [
+                store.put(&theirs, b"ours"),
+                store.put(&theirs, &[1; 5000]),
+                store.put_from(&theirs, &mut [1; 5000].as_slice(), None).map(drop),
+                store.unlink(&theirs),
+                store.create2(&dir, "theirs", &STAGED).map(drop),
+                store.create2(&dir, "ours", &CreateOpts::default()).map(drop),
+            ];
+            for error in refused.map(Result::unwrap_err) {
+                assert!(matches!(&error, Error::NotAnObject { .. }), "{error}");
+            }
+            let error = store.commit(&staged, &dir, "ours", Replace::Yes).unwrap_err();
+            assert!(matches!(error, Error::NotAnObject { .. } | Error::OtherApp { .. }), "{error}");
+            store.unlink(&staged).unwrap();
+            assert!(is_not_found(&read(&store, theirs.as_str())));
+        }
+        assert_eq!(content(&store, "app"), [("state:/app/x".to_owned(), b"x".to_vec())]);
+        assert_eq!(used(&store, "app"), (1, 1, 0, 0));
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
+        assert_eq!(std::fs::read(outside.path().join("theirs")).unwrap(), b"theirs");
+    }
+}

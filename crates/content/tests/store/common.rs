@@ -3,6 +3,7 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use content::{
     Config, ContentStore, CreateOpts, Error, OpenReport, Quota, Result, Tuning, Uri, WindowLimits,
@@ -48,6 +49,8 @@ pub(crate) fn tuning() -> Tuning {
 pub(crate) struct Ground {
     pub(crate) fs: Arc<dyn Fs>,
     pub(crate) path: PathBuf,
+    /// How often it was opened: no two processes draw the same random numbers.
+    opened: AtomicU64,
 }
 
 impl Ground {
@@ -62,7 +65,7 @@ impl Ground {
 
     pub(crate) fn on(fs: Arc<dyn Fs>, path: &Path, config: &Config) -> (Self, ContentStore) {
         ContentStore::init_with(Arc::clone(&fs), path, fixed_env(1), config, &tuning()).unwrap();
-        let ground = Self { fs, path: path.to_owned() };
+        let ground = Self { fs, path: path.to_owned(), opened: AtomicU64::new(1) };
         let (store, report) = ground.open().unwrap();
         assert_eq!(report.to_string(), "recovery sweep orphans=0 finalized=0");
         (ground, store)
@@ -74,7 +77,8 @@ impl Ground {
 
     /// Through a double.
     pub(crate) fn open_through(&self, fs: Arc<dyn Fs>) -> Result<(ContentStore, OpenReport)> {
-        ContentStore::open_with(fs, &self.path, fixed_env(2), &tuning())
+        let seed = 1 + self.opened.fetch_add(1, Ordering::Relaxed);
+        ContentStore::open_with(fs, &self.path, fixed_env(seed), &tuning())
     }
 
     /// A directory of the store, from outside.

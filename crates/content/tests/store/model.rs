@@ -91,7 +91,7 @@ fn check(store: &ContentStore, model: &Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn the_store_is_the_dumb_model(fast in any::<bool>(), steps in prop::collection::vec(step(), 1..50)) {

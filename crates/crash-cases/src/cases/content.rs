@@ -230,6 +230,7 @@ impl ContentCase {
             block_size: 512,
             payload_len_max: PAYLOAD_LEN_MAX,
             window: WindowLimits { changes: self.script.window, bytes: 1 << 20, threads: 1 },
+            ..Tuning::default()
         }
     }
 

@@ -266,6 +266,8 @@ pub(super) struct Script {
     pub(super) shape: Shape,
     /// Files that are there before; with none, there is no journal yet either.
     pub(super) before: &'static [(&'static str, &'static [u8])],
+    /// What an earlier process did, without barriers, before it died.
+    pub(super) earlier: fn(&Site<'_>) -> io::Result<()>,
     pub(super) run: fn(Tree<'_, '_>) -> Result<(), Ended>,
     /// What a process does that comes after one that died, before it opens the root.
     pub(super) meanwhile: Meanwhile,
@@ -295,6 +297,7 @@ impl Script {
             ways,
             shape: Shape::new(),
             before,
+            earlier: |_| Ok(()),
             run,
             meanwhile: Meanwhile::Nothing,
             afterwards: |_| Ok(()),
@@ -375,8 +378,10 @@ impl FileCase for TreeCase {
     }
 
     fn run(&self, site: &Site<'_>, _run: &Run) {
-        let tree = Tree::open(site, self.way, self.script.shape, self.script.before);
-        drop(tree.and_then(self.script.run));
+        let Script { shape, before, earlier, run, .. } = self.script;
+        let tree =
+            earlier(site).map_err(Ended::from).and_then(|()| Tree::open(site, self.way, shape, before));
+        drop(tree.and_then(run));
     }
 
     fn recover(&self, site: &Site<'_>) -> Result<(), String> {

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crash_recovery::Publish;
 use crashsim::Operation;
-use media::Access;
 use media::doubles::{Call, Listener, Op, TapFs};
+use media::{Access, Mode};
 
 use super::case::{Ended, boxed};
 use super::tree::{Change, Meanwhile, Script, Shape, Tree, TreeCase, Way, at, commit};
@@ -26,7 +26,7 @@ const NEW: &[u8] = b"new";
 const LONG: &[u8] = b"more than rides in the journal";
 const LONGER: &[u8] = b"much more than rides in the journal";
 
-const SCRIPTS: [Script; 17] = [
+const SCRIPTS: [Script; 20] = [
     Script::new("put", "replace a file", WITH_DURABLE_WRITES, &[("a", OLD)], |mut tree| tree.put("a", NEW)),
     Script::new("first", "make the journal, and put a file", EVERY_WAY, &[], |mut tree| tree.put("a", NEW)),
     Script::new("remove", "remove a file", EVERY_WAY, &[("a", OLD)], |mut tree| tree.remove("a")),
@@ -156,6 +156,43 @@ const SCRIPTS: [Script; 17] = [
             },
         )
     },
+    Script {
+        afterwards: put_into_the_folder,
+        ..Script::new(
+            "life-folders",
+            "put into a new folder; the process that comes after a crash puts into it too, and completes that",
+            EVERY_WAY,
+            &[("a", OLD)],
+            |mut tree| tree.put("x/y/a", LONG),
+        )
+    },
+    Script {
+        earlier: |site| {
+            let (dir, _) = site.split("own")?;
+            dir.create_dir("own".as_ref(), Mode::DIR)?;
+            site.fs.open_dir(&site.root.join("own"))?.create_dir("journal".as_ref(), Mode::DIR)
+        },
+        ..Script::new(
+            "first-again",
+            "make the journal where a process has died that was about to, and put a file",
+            OWNED,
+            &[],
+            |mut tree| tree.put("a", NEW),
+        )
+    },
+    Script::new(
+        "rename-written",
+        "rename a file that others have written without a barrier",
+        &[Way::Shared],
+        &[("a", OLD), ("b", LONG)],
+        |mut tree| {
+            tree.site.announce(Operation::one("others write a", "a", tree.way.file(FOREIGN)));
+            let (dir, name) = tree.site.split("a")?;
+            dir.open(name, Access::Write)?.write_at(0, FOREIGN)?;
+            tree.seen.insert("a".to_owned(), tree.way.file(FOREIGN));
+            tree.commit("rename a to b", &[Change::Rename("a", "b")])
+        },
+    ),
     Script::new(
         "checkpoint",
         "put a name twice, checkpoint, and put another",
@@ -196,6 +233,12 @@ const SCRIPTS: [Script; 17] = [
         )
     },
 ];
+
+fn put_into_the_folder(mut tree: Tree<'_, '_>) -> Result<(), Ended> {
+    tree.put("x/y/life", LONG)?;
+    tree.root.checkpoint()?;
+    tree.put("life", NEW)
+}
 
 const SIX: [&str; 6] = ["1", "2", "3", "4", "5", "6"];
 

@@ -4,7 +4,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crash_recovery::{FastPath, Publish, Recovery, Result, Root, RootOptions, TreePath};
+use crash_recovery::{
+    Committed, Error, FastPath, Publish, Recovery, Root, RootOptions, Transaction, TransactionFailure,
+    TreePath,
+};
 use media::{Env, Fs, OsFs};
 
 /// A path below a root.
@@ -31,7 +34,11 @@ pub(crate) fn open(dir: &Path, options: &RootOptions) -> (Root, Recovery) {
     open_on(OsFs::shared(), dir, options).unwrap()
 }
 
-pub(crate) fn open_on(fs: Arc<dyn Fs>, dir: &Path, options: &RootOptions) -> Result<(Root, Recovery)> {
+pub(crate) fn open_on(
+    fs: Arc<dyn Fs>,
+    dir: &Path,
+    options: &RootOptions,
+) -> crash_recovery::Result<(Root, Recovery)> {
     Root::open(fs, dir, Env::os(), options.clone())
 }
 
@@ -47,13 +54,33 @@ pub(crate) fn remove(root: &Root, path: &str) {
     transaction.commit().unwrap();
 }
 
-/// Publishes a file that was staged under a name of its own.
-pub(crate) fn publish(root: &Root, path: &str, bytes: &[u8]) {
-    let mut staged = root.stage(&at(&format!("{path}.nxpart"))).unwrap();
-    staged.write_at(0, bytes).unwrap();
+/// Publishes a file that is staged: under a name of its own, where that may be.
+pub(crate) fn publish(
+    root: &Root,
+    path: &str,
+    bytes: &[u8],
+    publish: Publish,
+) -> Result<Committed, TransactionFailure> {
+    let failed = |error| TransactionFailure { error, staged: Vec::new() };
     let mut transaction = root.transaction();
-    transaction.publish(staged, &at(path), Publish::Replace).unwrap();
-    transaction.commit().unwrap();
+    add_staged(root, &mut transaction, path, bytes, publish).map_err(failed)?;
+    transaction.commit()
+}
+
+/// The same in a transaction that has other changes too.
+pub(crate) fn add_staged(
+    root: &Root,
+    transaction: &mut Transaction<'_>,
+    path: &str,
+    bytes: &[u8],
+    publish: Publish,
+) -> crash_recovery::Result<()> {
+    let mut staged = match root.stage(&at(&format!("{path}.nxpart"))) {
+        Err(Error::OwnPath { .. }) => return transaction.write_from(&at(path), bytes, publish),
+        outcome => outcome?,
+    };
+    staged.write_at(0, bytes)?;
+    Ok(transaction.publish(staged, &at(path), publish)?)
 }
 
 /// Every file below `dir` that is not the root's own, with its content, sorted.

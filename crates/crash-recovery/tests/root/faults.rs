@@ -9,7 +9,7 @@ use durable_io::TargetState;
 use media::doubles::{Call, FailNth, Lasting, Listener, Op, Recorder, TapFs, When};
 use media::{Fs, OsFs};
 
-use crate::common::{all_ways, at, files, open, open_on, put, these};
+use crate::common::{add_staged, all_ways, at, files, open, open_on, put, these};
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
@@ -44,12 +44,11 @@ const NEW: [(&str, &str); 4] =
 /// A transaction in which there is one of everything.
 fn one_of_everything(root: &Root) -> Result<Committed, TransactionFailure> {
     let failed = |error: Error| TransactionFailure { error, staged: Vec::new() };
-    let mut staged = root.stage(&at("e/f.nxpart")).map_err(failed)?;
-    staged.write_at(0, NEW[2].1.as_bytes()).map_err(failed)?;
     let mut transaction = root.transaction();
     transaction.replace(&at("a"), b"new").map_err(failed)?;
     transaction.rename(&at("d/b"), &at("g")).map_err(failed)?;
-    transaction.publish(staged, &at("e/f"), Publish::CreateNew)?;
+    let (path, text) = NEW[2];
+    add_staged(root, &mut transaction, path, text.as_bytes(), Publish::CreateNew).map_err(failed)?;
     transaction.commit()
 }
 

@@ -14,7 +14,7 @@ use durable_io::{Durability, Kind, TargetState};
 use media::doubles::{Call, Listener, Op, TapFs};
 use media::{OsFs, Reason};
 
-use crate::common::{at, files, open, open_on, owned, put, shared, these};
+use crate::common::{at, files, open, open_on, owned, publish, put, shared, these};
 
 const ENOSPC: i32 = 28;
 const EINVAL: i32 = 22;
@@ -377,11 +377,8 @@ fn where_directories_cannot_be_synced_there_is_no_journal_and_it_says_so() {
         one.replace(&at("a"), b"1").unwrap();
         let committed = one.commit().unwrap();
         assert_eq!(committed.durability, Durability::VisibleOnly(Reason::InvalidArgument));
-        let mut staged = root.stage(&at("s.nxpart")).unwrap();
-        staged.write_at(0, b"2").unwrap();
-        let mut one = root.transaction();
-        one.publish(staged, &at("b"), Publish::Replace).unwrap();
-        assert!(!one.commit().unwrap().durability.is_durable());
+        let committed = publish(&root, "b", b"2", Publish::Replace).unwrap();
+        assert!(!committed.durability.is_durable());
         let mut one = root.transaction();
         one.rename(&at("b"), &at("c")).unwrap();
         assert!(!one.commit().unwrap().durability.is_durable());

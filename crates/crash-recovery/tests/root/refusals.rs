@@ -72,6 +72,7 @@ fn names_of_the_roots_own_are_refused() {
     drop(root);
     let other = tempfile::tempdir().unwrap();
     let (root, _) = open(other.path(), &shared());
+    assert!(matches!(root.stage(&at("s.nxpart")), Err(Error::OwnPath { .. })));
     let mut transaction = root.transaction();
     // In a directory of others it is a name like any other.
     transaction.replace(&at("a.nxpart"), b"theirs").unwrap();
@@ -131,4 +132,32 @@ fn so_many_staged_files_and_no_more() {
     assert!(matches!(refused, Error::TooManyStaged { open, .. } if open == STAGED_OPEN_MAX), "{refused}");
     drop(staged.pop());
     drop(stage(STAGED_OPEN_MAX).unwrap());
+}
+
+/// Nothing of ours is a link: whoever put it there would have the root write, and remove, outside of itself. In a directory of
+/// others they are followed, as everything there does.
+#[cfg(unix)]
+#[test]
+fn a_root_of_our_own_is_not_led_out_of_itself_by_a_link() {
+    for fast in [FastPath::On, FastPath::Off] {
+        let (home, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (root, _) = open(home.path(), &owned(fast));
+        put(&root, "d/a", b"1");
+        durable_io::Dir::open(outside.path()).unwrap().replace("x", b"theirs").unwrap();
+        std::os::unix::fs::symlink(outside.path(), home.path().join("d/link")).unwrap();
+        let is_refused = |outcome: crash_recovery::Result<()>| {
+            let error = outcome.unwrap_err();
+            assert!(matches!(error, Error::NotAFile { kind: media::FileKind::Symlink, .. }), "{error}");
+        };
+        for path in ["d/link/x", "d/link/deeper/y"] {
+            let mut transaction = root.transaction();
+            is_refused(transaction.replace(&at(path), b"1"));
+            is_refused(transaction.replace(&at(path), &[1; 100_000]));
+            is_refused(transaction.remove(&at(path)));
+            is_refused(transaction.rename(&at("d/a"), &at(path)));
+            is_refused(transaction.rename(&at(path), &at("d/b")));
+            is_refused(root.stage(&at(&format!("{path}.nxpart"))).map(drop));
+        }
+        assert_eq!(files(outside.path()), these(&[("x", "theirs")]));
+    }
 }

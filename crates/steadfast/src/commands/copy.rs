@@ -1,7 +1,7 @@
 //! `steadfast copy`: many files at once, sharing the barriers.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use indicatif::ProgressBar;
 use media::Reason;
 use serde_json::json;
 
-use super::{barriers, bytes_words, durability_code, durability_words};
+use super::{barriers, bytes_words, durability_code, durability_words, open_regular};
 use crate::cli::Copy;
 use crate::failure::{Exit, Failure, Outcome, shown};
 use crate::interrupt::Interrupt;
@@ -178,11 +178,7 @@ impl Copier<'_, '_> {
 
     fn stage(&mut self, source: &Path, name: &Path) -> Outcome<()> {
         let fail = |e| Failure::io("reading the source", source, e);
-        let mut file = File::open(source).map_err(fail)?;
-        let found = file.metadata().map_err(fail)?;
-        if !found.is_file() {
-            return Err(Failure::not_so(format!("`{}` is no regular file", source.display())));
-        }
+        let (mut file, found) = open_regular(source)?;
         self.write.mode = mode_of(&found).map(|mode| mode.without_set_id().without(self.umask));
         let mut copy = self.bulk.stage(name, &self.write)?;
         copy.reserve(found.len())?;

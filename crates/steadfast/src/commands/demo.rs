@@ -16,6 +16,8 @@ use crate::interrupt::Interrupt;
 use crate::medium::Medium;
 use crate::output::Output;
 
+mod recovery;
+
 const WORKERS: u32 = 4;
 const UPDATES_EACH: u32 = 25;
 const BULK_FILES: u32 = 1_000;
@@ -36,6 +38,8 @@ pub(super) fn run(args: &Demo, medium: &Medium, output: &Output, interrupt: &Int
         Demonstration::bulk,
         Demonstration::prices,
         Demonstration::state,
+        Demonstration::together,
+        Demonstration::content,
         Demonstration::cuts,
     ];
     for step in steps {
@@ -224,7 +228,7 @@ impl Demonstration<'_> {
     }
 
     fn cuts(&self) -> Outcome<()> {
-        self.heading("7. And now the power is cut at every point of what you just saw")?;
+        self.heading("9. And now the power is cut at every point of what you just saw")?;
         let files = super::crash::show(self.output, self.interrupt)?;
         self.shown("The files: ", &files)?;
         let state = super::crash::show_state(self.output, self.interrupt)?;

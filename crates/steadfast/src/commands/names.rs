@@ -86,7 +86,7 @@ fn say(output: &Output, what: &str, path: &Path, durability: Durability) -> Outc
 }
 
 /// One of many failed: the first decides the exit code and is told at the end, the others are told at once.
-fn note(worst: &mut Outcome<()>, failure: Failure, output: &Output) -> Outcome<()> {
+pub(super) fn note(worst: &mut Outcome<()>, failure: Failure, output: &Output) -> Outcome<()> {
     match worst {
         Err(_) => output.warn(&failure),
         Ok(()) => {

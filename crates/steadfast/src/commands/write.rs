@@ -1,7 +1,7 @@
 //! `steadfast write`: replace or create one file from a stream of any length.
 
 use std::fs::File;
-use std::io::{self, IsTerminal as _, Read as _};
+use std::io::{self, IsTerminal as _, Read};
 use std::path::Path;
 
 use durable_io::{Error, Publish, Published, Staged};
@@ -9,8 +9,8 @@ use indicatif::ProgressBar;
 use serde_json::json;
 
 use super::{
-    MissingDir, bytes_words, change_code, change_words, durability_code, durability_words, split,
-    warn_leftovers,
+    MissingDir, bytes_words, change_code, change_words, durability_code, durability_words, open_regular,
+    split, warn_leftovers,
 };
 use crate::cli::Write;
 use crate::failure::{Exit, Failure, Outcome, shown};
@@ -118,6 +118,12 @@ impl Source {
         Ok(Self::File { file, len, path: from.to_owned() })
     }
 
+    /// As [`open_regular`].
+    pub(super) fn regular(from: &Path) -> Outcome<Self> {
+        let (file, found) = open_regular(from)?;
+        Ok(Self::File { file, len: Some(found.len()), path: from.to_owned() })
+    }
+
     pub(super) fn len(&self) -> Option<u64> {
         match self {
             Self::Stdin => None,
@@ -134,6 +140,42 @@ impl Source {
                     outcome => return outcome.map_err(|e| Failure::io("reading the source", &*path, e)),
                 }
             },
+        }
+    }
+}
+
+/// A source that somebody else reads to its end, or until one asks to stop. It moves the bar.
+pub(super) struct Reading<'a> {
+    source: Source,
+    interrupt: &'a Interrupt,
+    bar: &'a ProgressBar,
+    failed: Option<Failure>,
+}
+
+impl<'a> Reading<'a> {
+    pub(super) fn new(source: Source, interrupt: &'a Interrupt, bar: &'a ProgressBar) -> Self {
+        Self { source, interrupt, bar, failed: None }
+    }
+
+    /// Why reading ended early, if it did: of that, the reader knows only that it did.
+    pub(super) fn end(self) -> Outcome<()> {
+        self.failed.map_or(Ok(()), Err)
+    }
+}
+
+impl Read for Reading<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self.interrupt.check().and_then(|()| self.source.read(into, self.interrupt)) {
+            Ok(count) => {
+                self.bar.inc(u64::try_from(count).unwrap_or(0));
+                Ok(count)
+            }
+            Err(failure) => {
+                // Not of the kind `Interrupted`, after which a reader goes on.
+                let told = io::Error::other(failure.to_string());
+                self.failed = Some(failure);
+                Err(told)
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use media::{DeviceErrorKind, FileDiskError};
 use serde_json::{Value, json};
 use statefs::{BadBackup, Error, ErrorKind};
 
-use super::{Exit, shown};
+use super::{Exit, insert, shown, write_causes};
 
 /// Why a command did not do what it was asked to with a store.
 #[derive(Debug)]
@@ -171,11 +171,7 @@ impl StateTrouble {
             Self::BadBackup { .. } => json!({ "file": shown(image) }),
             _ => json!({ "image": shown(image) }),
         };
-        let mut add = |name: &str, value: Value| {
-            if let Some(object) = details.as_object_mut() {
-                object.insert(name.to_owned(), value);
-            }
-        };
+        let mut add = |name: &str, value: Value| insert(&mut details, name, value);
         if let Self::Store(Error::Conflict { key, found, .. })
         | Self::BatchConflict { error: Error::Conflict { key, found, .. }, .. } = self
         {
@@ -255,7 +251,7 @@ fn store_hint(error: &Error) -> Option<&'static str> {
 
 impl fmt::Display for StateTrouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut source = match self {
+        let source = match self {
             Self::Store(error) | Self::BatchConflict { error, .. } => {
                 if let Self::BatchConflict { lines, .. } = self
                     && !lines.is_empty()
@@ -297,10 +293,6 @@ impl fmt::Display for StateTrouble {
                 );
             }
         };
-        while let Some(cause) = source {
-            write!(f, ": {cause}")?;
-            source = cause.source();
-        }
-        Ok(())
+        write_causes(f, source)
     }
 }

@@ -9,7 +9,7 @@ fn what_was_committed_and_dirsynced_is_always_listed() {
     let cases = ["commit", "new", "unlink", "checkpoint", "quota"];
     for case in cases {
         for path in ["content", "content-plain"] {
-            explore_to_the_end(&format!("{path}-{case}"));
+            println!("{}", explore_to_the_end(&format!("{path}-{case}")));
         }
     }
 }

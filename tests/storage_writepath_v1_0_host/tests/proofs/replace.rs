@@ -23,7 +23,7 @@ fn new_content(is_long: bool) -> Vec<u8> {
 #[test]
 fn crashes_at_every_operation_leave_a_or_b_on_both_paths() {
     for case in ["content-replace", "content-plain-replace", "content-commit", "content-plain-commit"] {
-        explore_to_the_end(case);
+        println!("{}", explore_to_the_end(case));
     }
 }
 

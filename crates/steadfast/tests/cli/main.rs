@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+mod content;
+mod txn;
+
 const STEADFAST: &str = env!("CARGO_BIN_EXE_steadfast");
 
 fn command(dir: &Path, arguments: &[&str]) -> Command {
@@ -20,12 +23,12 @@ fn command(dir: &Path, arguments: &[&str]) -> Command {
 
 /// Runs it to its end with `stdin` as input.
 fn run(dir: &Path, arguments: &[&str], stdin: &[u8]) -> Output {
-    let mut child = command(dir, arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    feed(&mut command(dir, arguments), stdin)
+}
+
+fn feed(command: &mut Command, stdin: &[u8]) -> Output {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
     std::thread::scope(|scope| {
         // A command that fails early does not read its input; that is for its exit code to say.
@@ -63,6 +66,11 @@ fn names(dir: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// What a test makes need not survive a power cut.
+fn set(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
+    std::fs::File::create(path).unwrap().write_all(bytes.as_ref()).unwrap();
 }
 
 fn scratch() -> tempfile::TempDir {
@@ -494,9 +502,19 @@ fn the_demonstration_runs_to_its_end_and_cleans_up_when_asked() {
     let said = text(&output.stdout);
     let parts = ["100 of 100 entries", "the torn 12 bytes", "1000 files", "lock and unlock"];
     let state = ["put /state/boot/slot", "is not as it was expected to be", "closed: clean, 4 keys"];
+    let killed = [
+        "replaced 2 files in",
+        "config.json has version 2, schema.json has version 1",
+        "finalized=1; config.json",
+    ];
+    let content = [
+        "put state:/photos/2024/one.jpg (20.00 KiB)",
+        "usage is exact: 30.00 KiB of 64.00 KiB",
+        "refused before",
+    ];
     let cuts = ["The files: power cut at ", "The keys and values: power cut at ", ": 0 broken promises."];
     let stories = ["steadfast crash replay rename-", "steadfast crash replay state-no-flush/"];
-    for part in parts.into_iter().chain(state).chain(cuts).chain(stories) {
+    for part in parts.into_iter().chain(state).chain(killed).chain(content).chain(cuts).chain(stories) {
         assert!(said.contains(part), "{part}: {said}");
     }
     assert_eq!(names(root.path()), Vec::<String>::new());

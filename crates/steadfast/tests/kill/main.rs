@@ -19,6 +19,9 @@ use crashsim::{CRASH_POINTS_VARIABLE, MARKS};
 use media::{Fs as _, OsFs};
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 
+mod content;
+mod txn;
+
 const STEADFAST: &str = env!("CARGO_BIN_EXE_steadfast");
 
 /// No command here makes more calls; one that never ends would otherwise never end the test either.
@@ -113,17 +116,23 @@ fn tree(root: &Path) -> Tree {
 
 fn is_stray(name: &str) -> bool {
     let name = name.rsplit('/').next().unwrap();
-    name.starts_with(".steadfast-") && name.ends_with(".tmp")
+    name.starts_with(".steadfast-") && (name.ends_with(".tmp") || name.ends_with(".nxpart"))
 }
 
 fn is_backup(name: &str) -> bool {
     name.rsplit('/').next().unwrap().starts_with(".steadfast-") && name.ends_with(".bak")
 }
 
-/// What a reader minds: no lock files, no temporary files.
+fn is_journal(name: &str) -> bool {
+    name.split('/').any(|part| part == ".steadfast-txn" || part == ".steadfast-journaled")
+}
+
+/// What a reader minds: no lock files, no temporary files, no journal.
 fn visible(root: &Path) -> Tree {
     let mut tree = tree(root);
-    tree.retain(|name, _| !is_stray(name) && !is_backup(name) && !name.ends_with(".lock"));
+    tree.retain(|name, _| {
+        !is_stray(name) && !is_backup(name) && !is_journal(name) && !name.ends_with(".lock")
+    });
     tree
 }
 
