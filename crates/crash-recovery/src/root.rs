@@ -3,8 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use durable_io::{Barriers, Cause, Dir, Durability, Invalid, Lock, Wait};
@@ -350,15 +349,20 @@ impl Root {
     /// Makes room in the journal: waits until nothing is under way, completes everything, and switches, if that is still
     /// wanted then. Others may have waited for the same.
     pub(crate) fn switch(&self, is_wanted: impl FnOnce(&Ledger) -> bool) -> Result<()> {
-        let Some(ledger) = &self.ledger else { return Ok(()) };
-        let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
-        if !is_wanted(ledger) {
-            return Ok(());
-        }
+        self.switch_and_stay_alone(is_wanted).map(drop)
+    }
+
+    /// The same; nobody else commits before the guard is dropped, so that the room which was made is whoever asked for it.
+    pub(crate) fn switch_and_stay_alone(
+        &self,
+        is_wanted: impl FnOnce(&Ledger) -> bool,
+    ) -> Result<RwLockWriteGuard<'_, ()>> {
+        let alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(ledger) = self.ledger.as_ref().filter(|ledger| is_wanted(ledger)) else { return Ok(alone) };
         self.checkpoint()?;
         ledger.restart().map_err(|error| self.poison(error))?;
         self.remove_lists();
-        Ok(())
+        Ok(alone)
     }
 
     /// A transaction is complete whose operations are in this list. The list is removed when the journal no longer refers to it.

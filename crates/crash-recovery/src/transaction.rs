@@ -656,12 +656,13 @@ impl<'r> Transaction<'r> {
         places: &mut Places<'_>,
     ) -> Result<()> {
         let root = self.root;
-        let mut gate = root.gate.read().unwrap_or_else(PoisonError::into_inner);
+        let mut among_others = Some(root.gate.read().unwrap_or_else(PoisonError::into_inner));
+        let mut alone = None;
         let number = match ledger.commit(record.to_vec()) {
             Err(JournalError::Full { .. }) => {
-                drop(gate);
-                root.switch(|ledger| !ledger.has_room_for(record.len()))?;
-                gate = root.gate.read().unwrap_or_else(PoisonError::into_inner);
+                drop(among_others.take());
+                // Others would take the room that is made, or fill the frame until it does not fit again.
+                alone = Some(root.switch_and_stay_alone(|ledger| !ledger.has_room_for(record.len()))?);
                 ledger.commit(record.to_vec())
             }
             outcome => outcome,
@@ -692,7 +693,7 @@ impl<'r> Transaction<'r> {
                     complete.map_err(|error| root.poison(error.in_state(TargetState::ReplacedNotDurable)))
                 }
             });
-        drop(gate);
+        drop((among_others, alone));
         outcome?;
         if let Some(list) = prepared.list.take() {
             root.list_is_needless(list);
