@@ -53,6 +53,23 @@ fn committed_and_not_placed(home: &Path, options: &RootOptions, names: &[&str]) 
     assert_eq!(failure.error.state(), TargetState::DurableNotVisible, "{}", failure.error);
 }
 
+#[test]
+fn a_transaction_follows_no_link_out_of_the_tree() {
+    for options in [owned(FastPath::On), owned(FastPath::Off), shared()] {
+        let home = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("there"), "theirs").unwrap();
+        symlink(outside.path(), home.path().join("d")).unwrap();
+        let (root, _) = open(home.path(), &options);
+        let mut transaction = root.transaction();
+        assert!(transaction.replace(&at("d/x"), b"").is_err(), "{options:?}");
+        assert!(transaction.remove(&at("d/there")).is_err());
+        assert!(transaction.rename(&at("d/there"), &at("here")).is_err());
+        drop(transaction);
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
+    }
+}
+
 /// A journal with room for few of them at a time.
 #[test]
 fn threads_that_fill_a_small_journal_are_not_told_that_it_is_full() {
