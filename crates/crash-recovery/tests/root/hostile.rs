@@ -54,6 +54,43 @@ fn committed_and_not_placed(home: &Path, options: &RootOptions, names: &[&str]) 
 }
 
 #[test]
+fn a_file_where_a_directory_was_is_a_conflict() {
+    let home = tempfile::tempdir().unwrap();
+    committed_and_not_placed(home.path(), &shared(), &["d/zz1", "e/zz2"]);
+    fs::remove_dir_all(home.path().join("d")).unwrap();
+    fs::write(home.path().join("d"), "theirs").unwrap();
+    let (_root, recovery) = open(home.path(), &shared());
+    assert_eq!(recovery.read_only, None);
+    assert_eq!(recovery.conflicts.len(), 1, "{recovery:?}");
+    assert_eq!(files(home.path()), these(&[("d", "theirs"), ("e/zz2", "new e/zz2")]));
+}
+
+#[test]
+fn a_directory_that_others_took_away_is_a_conflict() {
+    let home = tempfile::tempdir().unwrap();
+    committed_and_not_placed(home.path(), &shared(), &["d/zz1", "e/zz2"]);
+    fs::remove_dir_all(home.path().join("d")).unwrap();
+    let (_root, recovery) = open(home.path(), &shared());
+    assert_eq!(recovery.read_only, None);
+    assert_eq!(recovery.conflicts.len(), 1, "{recovery:?}");
+    assert_eq!(files(home.path()), these(&[("e/zz2", "new e/zz2")]));
+}
+
+#[test]
+fn recovery_follows_no_link_out_of_the_tree() {
+    for options in [owned(FastPath::On), owned(FastPath::Off), shared()] {
+        let home = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        committed_and_not_placed(home.path(), &options, &["d/zz1"]);
+        fs::remove_dir_all(home.path().join("d")).unwrap();
+        symlink(outside.path(), home.path().join("d")).unwrap();
+        let opened = open_on(OsFs::shared(), home.path(), &options);
+        assert!(fs::read_dir(outside.path()).unwrap().next().is_none(), "{options:?}: {opened:?}");
+        drop(opened);
+    }
+}
+
+#[test]
 fn a_transaction_follows_no_link_out_of_the_tree() {
     for options in [owned(FastPath::On), owned(FastPath::Off), shared()] {
         let home = tempfile::tempdir().unwrap();
@@ -68,6 +105,99 @@ fn a_transaction_follows_no_link_out_of_the_tree() {
         drop(transaction);
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
     }
+}
+
+#[test]
+fn what_is_kept_of_a_conflict_stays() {
+    for options in [owned(FastPath::Off), shared()] {
+        let home = tempfile::tempdir().unwrap();
+        committed_and_not_placed(home.path(), &options, &["d/zz1", "e/zz2"]);
+        for name in ["d/zz1", "e/zz2"] {
+            fs::create_dir(home.path().join(name)).unwrap();
+        }
+        let (root, recovery) = open(home.path(), &options);
+        let kept = |recovery: &Recovery| -> Vec<String> {
+            let kept = recovery.conflicts.iter().map(|conflict| conflict.kept.clone().unwrap());
+            kept.map(|kept| fs::read_to_string(home.path().join(kept)).unwrap_or_default()).collect()
+        };
+        assert_eq!(kept(&recovery), ["new d/zz1", "new e/zz2"], "{options:?}");
+        drop(root);
+        let (_root, _) = open(home.path(), &options);
+        assert_eq!(kept(&recovery), ["new d/zz1", "new e/zz2"], "{options:?}");
+    }
+}
+
+#[test]
+fn of_staged_files_with_one_name_or_a_long_one_each_is_kept() {
+    let options = owned(FastPath::Off);
+    let home = tempfile::tempdir().unwrap();
+    let long = format!("{}.nxpart", "n".repeat(248));
+    {
+        let (root, _) = open_with_refusals(home.path(), &options, &[(Op::Rename, "zz", ENOSPC)]).unwrap();
+        let mut transaction = root.transaction();
+        for (dir, name) in [("d", "s.nxpart"), ("e", "s.nxpart"), ("f", long.as_str())] {
+            let mut staged = root.stage(&at(&format!("{dir}/{name}"))).unwrap();
+            staged.write_at(0, dir.as_bytes()).unwrap();
+            transaction.publish(staged, &at(&format!("{dir}/zz")), Publish::Replace).unwrap();
+        }
+        transaction.commit().unwrap_err();
+    }
+    for dir in ["d", "e", "f"] {
+        fs::create_dir(home.path().join(dir).join("zz")).unwrap();
+    }
+    let (_root, recovery) = open(home.path(), &options);
+    let kept = recovery.conflicts.iter().map(|conflict| home.path().join(conflict.kept.clone().unwrap()));
+    let kept: Vec<String> = kept.map(|kept| fs::read_to_string(kept).unwrap_or_default()).collect();
+    assert_eq!(kept, ["d", "e", "f"]);
+}
+
+/// The first recovery has put aside what may not be put in place, and dies before it can say so.
+#[test]
+fn a_crash_in_a_recovery_that_found_a_conflict_is_just_another_crash() {
+    let home = tempfile::tempdir().unwrap();
+    committed_and_not_placed(home.path(), &shared(), &["zz1", "zz2"]);
+    let refusals = &[(Op::Rename, " zz1", EPERM), (Op::Rename, " zz2", ENOSPC)];
+    let failed = open_with_refusals(home.path(), &shared(), refusals);
+    failed.unwrap_err();
+    let (_root, recovery) = open(home.path(), &shared());
+    assert_eq!(recovery.read_only, None);
+    let found = files(home.path());
+    match recovery.conflicts.as_slice() {
+        [] => assert_eq!(found, these(&[("zz1", "new zz1"), ("zz2", "new zz2")])),
+        [conflict] => {
+            assert_eq!(found, these(&[("zz2", "new zz2")]));
+            let kept = home.path().join(conflict.kept.clone().unwrap());
+            assert_eq!(fs::read_to_string(kept).unwrap(), "new zz1");
+        }
+        more => panic!("{more:?}"),
+    }
+}
+
+/// What is to be kept lies on another file system than the journal.
+#[test]
+fn a_conflict_on_another_file_system_ends_no_recovery() {
+    let home = tempfile::tempdir().unwrap();
+    committed_and_not_placed(home.path(), &shared(), &["zz1", "zz2"]);
+    fs::write(home.path().join("zz1"), "theirs").unwrap();
+    let opened = open_with_refusals(home.path(), &shared(), &[(Op::Rename, "txn/conflict-", EXDEV)]);
+    let (_root, recovery) = opened.unwrap();
+    let [conflict] = recovery.conflicts.as_slice() else { panic!("{recovery:?}") };
+    let kept = home.path().join(conflict.kept.clone().unwrap());
+    assert_eq!(fs::read_to_string(kept).unwrap(), "new zz1");
+}
+
+#[test]
+fn a_directory_of_ours_in_the_place_of_a_file_of_ours_is_no_conflict() {
+    let options = owned(FastPath::On);
+    let home = tempfile::tempdir().unwrap();
+    let (root, _) = open(home.path(), &options);
+    put(&root, "a", b"1");
+    crate::common::remove(&root, "a");
+    put(&root, "a/b", b"2");
+    drop(root);
+    let (_root, recovery) = open(home.path(), &options);
+    assert!(recovery.conflicts.is_empty(), "{recovery:?}");
+    assert_eq!(files(home.path()), these(&[("a/b", "2")]));
 }
 
 /// A journal with room for few of them at a time.
