@@ -15,6 +15,7 @@ use crate::ledger::{self, Found, JOURNAL, Ledger, Shape};
 use crate::names::{Busy, HiddenNames};
 use crate::path::{STAGED_SUFFIX, TreePath};
 use crate::recover::{self, Recovery};
+use crate::staged::StagedFiles;
 use crate::sweep;
 use crate::tree::Tree;
 use crate::window::{Places, When, Window, WindowLimits};
@@ -128,7 +129,7 @@ pub struct Root {
     pub(crate) gate: RwLock<()>,
     /// One transaction at a time, where each has to be complete before it is acknowledged.
     pub(crate) turn: Mutex<()>,
-    pub(crate) staged_open: Arc<AtomicUsize>,
+    pub(crate) staged: Arc<StagedFiles>,
     pub(crate) journal_dir: Dir,
     /// Lists of transactions that are complete, and that the journal still refers to.
     lists: Mutex<Vec<String>>,
@@ -178,7 +179,7 @@ impl Root {
             busy: Busy::default(),
             gate: RwLock::default(),
             turn: Mutex::default(),
-            staged_open: Arc::default(),
+            staged: Arc::default(),
             journal_dir,
             lists: Mutex::default(),
             failed: Mutex::default(),
@@ -317,6 +318,7 @@ impl Root {
                 self.remove_lists();
             }
         }
+        self.staged.end();
         match self.lock.take() {
             Some(lock) => Ok(lock.unlock()?),
             None => Ok(()),
@@ -408,6 +410,13 @@ impl Root {
             return refuse("staged files are called so");
         }
         self.tree.refuse_links(path.parent())
+    }
+}
+
+/// Before the lock is released: whoever has it next stages under the same names.
+impl Drop for Root {
+    fn drop(&mut self) {
+        self.staged.end();
     }
 }
 

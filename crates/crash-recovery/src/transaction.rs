@@ -241,14 +241,16 @@ impl<'r> Transaction<'r> {
     /// Gives `path` the file that was staged.
     ///
     /// # Errors
-    /// As [`Transaction::replace`], with the file; [`Error::Poisoned`] where writing it had failed.
+    /// As [`Transaction::replace`], with the file; [`Error::Poisoned`] where writing it had failed; [`Error::OwnPath`] where
+    /// another root has staged it.
     pub fn publish(
         &mut self,
         staged: StagedFile,
         path: &TreePath,
         publish: Publish,
     ) -> std::result::Result<(), TransactionFailure> {
-        match self.check(path).and_then(|()| staged.refuse_if_failed()) {
+        let checked = self.check(path).and_then(|()| staged.refuse_unless_of(self.root));
+        match checked.and_then(|()| staged.refuse_if_failed()) {
             Ok(()) => {
                 self.wishes.insert(path.clone(), Wish::Staged(staged, publish));
                 Ok(())

@@ -200,6 +200,40 @@ fn a_directory_of_ours_in_the_place_of_a_file_of_ours_is_no_conflict() {
     assert_eq!(files(home.path()), these(&[("a/b", "2")]));
 }
 
+#[test]
+fn a_staged_file_is_published_only_where_it_was_staged() {
+    let options = owned(FastPath::Off);
+    let (home, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let ((root, _), (another, _)) = (open(home.path(), &options), open(other.path(), &options));
+    let staged = root.stage(&at("a.nxpart")).unwrap();
+    let mut transaction = another.transaction();
+    let failure = transaction.publish(staged, &at("a"), Publish::Replace).unwrap_err();
+    assert_eq!(failure.staged.len(), 1);
+}
+
+#[test]
+fn a_staged_file_of_a_root_that_was_closed_takes_nothing_from_the_next() {
+    let options = owned(FastPath::Off);
+    let home = tempfile::tempdir().unwrap();
+    for close in [true, false] {
+        let (root, _) = open(home.path(), &options);
+        let old = root.stage(&at("a.nxpart")).unwrap();
+        if close {
+            root.close().unwrap();
+        } else {
+            drop(root);
+        }
+        let (root, recovery) = open(home.path(), &options);
+        assert_eq!(recovery.orphans, 1);
+        let new = root.stage(&at("a.nxpart")).unwrap();
+        drop(old);
+        assert!(home.path().join("a.nxpart").exists());
+        drop(new);
+        assert!(!home.path().join("a.nxpart").exists());
+        drop(root);
+    }
+}
+
 /// A journal with room for few of them at a time.
 #[test]
 fn threads_that_fill_a_small_journal_are_not_told_that_it_is_full() {
