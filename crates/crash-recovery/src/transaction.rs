@@ -586,7 +586,7 @@ impl<'r> Transaction<'r> {
         let hidden = staged.path().clone();
         let from = (staged.folder().clone(), hidden.name().to_owned());
         let len = usize::try_from(staged.len()).unwrap_or(usize::MAX);
-        if self.rides(len, prepared.record_len(self.payload_len, path, len)) {
+        if self.rides(len, prepared.record_len(self.payload_len, path, len)) && prepared.has_place(self) {
             let bytes =
                 read_all(&**staged.file(), len).map_err(|e| Error::os("reading back", hidden.as_str(), e))?;
             if bytes.len() != len {

@@ -201,6 +201,21 @@ fn a_directory_of_ours_in_the_place_of_a_file_of_ours_is_no_conflict() {
 }
 
 #[test]
+fn bounds_that_are_none_are_refused_or_bounded() {
+    let home = tempfile::tempdir().unwrap();
+    let none = RootOptions { block_size: 0, ..shared() };
+    open_on(OsFs::shared(), home.path(), &none).unwrap_err();
+    let limits = WindowLimits { changes: usize::MAX, bytes: usize::MAX, threads: usize::MAX };
+    let all = RootOptions { window: limits, payload_len_max: usize::MAX, ..owned(FastPath::On) };
+    let home = tempfile::tempdir().unwrap();
+    let (root, _) = open(home.path(), &all);
+    put(&root, "a", b"1");
+    drop(root);
+    let (root, _) = open(home.path(), &all);
+    root.close().unwrap();
+}
+
+#[test]
 fn a_staged_file_is_published_only_where_it_was_staged() {
     let options = owned(FastPath::Off);
     let (home, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -256,4 +271,55 @@ fn threads_that_fill_a_small_journal_are_not_told_that_it_is_full() {
         });
         root.close().unwrap();
     }
+}
+
+/// Where one holds places for its descriptors, and fails when another has kept more of them than it had places for.
+#[derive(Debug, Default)]
+struct FailWhenTold {
+    has_come: AtomicBool,
+    may_go: AtomicBool,
+}
+
+impl Listener for FailWhenTold {
+    fn before(&self, call: &Call) -> io::Result<()> {
+        if call.op != Op::CreateExclusive || !call.to_string().contains("slow/") {
+            return Ok(());
+        }
+        self.has_come.store(true, Ordering::SeqCst);
+        while !self.may_go.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        Err(io::Error::from_raw_os_error(ENOSPC))
+    }
+}
+
+#[test]
+fn no_transaction_keeps_more_descriptors_than_it_has_places() {
+    let window = WindowLimits { changes: 2, ..WindowLimits::default() };
+    let options = RootOptions { window, ..owned(FastPath::On) };
+    let home = tempfile::tempdir().unwrap();
+    let listener = Arc::new(FailWhenTold::default());
+    let fs = TapFs::shared(OsFs::shared(), Arc::<FailWhenTold>::clone(&listener));
+    let (root, _) = open_on(fs, home.path(), &options).unwrap();
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| {
+            let mut transaction = root.transaction();
+            transaction.replace(&at("slow/a"), b"1").unwrap();
+            transaction.commit().unwrap_err().error.state()
+        });
+        while !listener.has_come.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        let mut transaction = root.transaction();
+        for number in 0..5 {
+            let mut staged = root.stage(&at(&format!("{number}.nxpart"))).unwrap();
+            staged.write_at(0, b"1").unwrap();
+            transaction.publish(staged, &at(&number.to_string()), Publish::Replace).unwrap();
+        }
+        transaction.commit().unwrap();
+        root.checkpoint().unwrap();
+        listener.may_go.store(true, Ordering::SeqCst);
+        assert_eq!(slow.join().unwrap(), TargetState::Unchanged);
+    });
+    put(&root, "b", b"2");
 }
