@@ -241,14 +241,16 @@ impl<'r> Transaction<'r> {
     /// Gives `path` the file that was staged.
     ///
     /// # Errors
-    /// As [`Transaction::replace`], with the file; [`Error::Poisoned`] where writing it had failed.
+    /// As [`Transaction::replace`], with the file; [`Error::Poisoned`] where writing it had failed; [`Error::OwnPath`] where
+    /// another root has staged it.
     pub fn publish(
         &mut self,
         staged: StagedFile,
         path: &TreePath,
         publish: Publish,
     ) -> std::result::Result<(), TransactionFailure> {
-        match self.check(path).and_then(|()| staged.refuse_if_failed()) {
+        let checked = self.check(path).and_then(|()| staged.refuse_unless_of(self.root));
+        match checked.and_then(|()| staged.refuse_if_failed()) {
             Ok(()) => {
                 self.wishes.insert(path.clone(), Wish::Staged(staged, publish));
                 Ok(())
@@ -584,7 +586,7 @@ impl<'r> Transaction<'r> {
         let hidden = staged.path().clone();
         let from = (staged.folder().clone(), hidden.name().to_owned());
         let len = usize::try_from(staged.len()).unwrap_or(usize::MAX);
-        if self.rides(len, prepared.record_len(self.payload_len, path, len)) {
+        if self.rides(len, prepared.record_len(self.payload_len, path, len)) && prepared.has_place(self) {
             let bytes =
                 read_all(&**staged.file(), len).map_err(|e| Error::os("reading back", hidden.as_str(), e))?;
             if bytes.len() != len {
@@ -656,12 +658,13 @@ impl<'r> Transaction<'r> {
         places: &mut Places<'_>,
     ) -> Result<()> {
         let root = self.root;
-        let mut gate = root.gate.read().unwrap_or_else(PoisonError::into_inner);
+        let mut among_others = Some(root.gate.read().unwrap_or_else(PoisonError::into_inner));
+        let mut alone = None;
         let number = match ledger.commit(record.to_vec()) {
             Err(JournalError::Full { .. }) => {
-                drop(gate);
-                root.switch(|ledger| !ledger.has_room_for(record.len()))?;
-                gate = root.gate.read().unwrap_or_else(PoisonError::into_inner);
+                drop(among_others.take());
+                // Others would take the room that is made, or fill the frame until it does not fit again.
+                alone = Some(root.switch_and_stay_alone(|ledger| !ledger.has_room_for(record.len()))?);
                 ledger.commit(record.to_vec())
             }
             outcome => outcome,
@@ -692,7 +695,7 @@ impl<'r> Transaction<'r> {
                     complete.map_err(|error| root.poison(error.in_state(TargetState::ReplacedNotDurable)))
                 }
             });
-        drop(gate);
+        drop((among_others, alone));
         outcome?;
         if let Some(list) = prepared.list.take() {
             root.list_is_needless(list);
