@@ -106,7 +106,8 @@ fn the_commit_record_of_a_put_decides() {
         ("after_commit_record", 1, b"new"),
         ("after_rename", 1, b"new"),
         ("after_fsync", 1, b"new"),
-        ("after_dirsync", 1, b"new"),
+        // The first two come before the commit.
+        ("after_dirsync@3", 1, b"new"),
     ] {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path();
@@ -128,21 +129,24 @@ fn the_points_of_the_configuration_are_those_of_every_command_but_recover() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path();
     prepare(dir);
+    let put = ["content", "put", "store", "state:/app/d/a"];
+    let output = steadfast(dir, &put, b"new", Some("after_commit_record"));
+    assert_eq!(output.status.signal(), Some(Signal::ABORT.as_raw()), "{}", said(&output));
     let config = "store/content/config.json";
     let off = fs::read_to_string(dir.join(config)).unwrap();
     let on = off.replace("\"enable\": false", "\"enable\": true");
     let on = on.replace("\"points\": []", "\"points\": [\"after_dirsync\"]");
     assert_ne!(on, off);
     assert_eq!(steadfast(dir, &["write", config, "-q"], on.as_bytes(), None).status.code(), Some(0));
-    for command in [&["content", "put", "store", "state:/app/d/a"][..], &["content", "ls", "store"]] {
-        let output = steadfast(dir, command, b"new", None);
+    for command in [&["content", "ls", "store"][..], &put] {
+        let output = steadfast(dir, command, b"never", None);
         assert_eq!(output.status.signal(), Some(Signal::ABORT.as_raw()), "{command:?}: {}", said(&output));
         assert!(said(&output).contains("crashsim: abort at after_dirsync@1"), "{}", said(&output));
     }
     assert_eq!(recovered(dir), b"new");
     // Switched off, as the help says.
     assert_eq!(steadfast(dir, &["write", config, "-q"], off.as_bytes(), None).status.code(), Some(0));
-    let put = steadfast(dir, &["content", "put", "store", "state:/app/d/a"], b"newer", None);
+    let put = steadfast(dir, &put, b"newer", None);
     assert_eq!(put.status.code(), Some(0), "{}", said(&put));
     assert_eq!(recovered(dir), b"newer");
 }
