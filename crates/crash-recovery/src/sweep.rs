@@ -48,6 +48,16 @@ pub(crate) fn ours(root: &Root, prepared: &BTreeSet<TreePath>) -> Result<Swept> 
         if !root.hidden.is_of_this_journal(name) {
             return Ok(());
         }
+            return Ok(());
+        }
+        match folder.remove(name) {
+            Ok(()) => swept.removed += 1,
+            // Whose directory it is may have closed it since. It is in nobody's way, and no reason to open nothing.
+            Err(e) if matches!(Reason::of(&e), Reason::PermissionDenied | Reason::ReadOnly) => {
+                tracing::warn!(path = folder.path_of(name), error = %e, "a staged file is left for a later open");
+                swept.kept += 1;
+            }
+            Err(e) => return Err(Error::os("removing", folder.path_of(name), e)),
         let is_known = prepared.iter().any(|prefix| name.starts_with(prefix.as_str()));
         if is_known || is_old(folder, name, now, root.options.orphan_age)? {
             remove(folder, name)?;
