@@ -92,6 +92,11 @@ impl Tree {
         Ok(folder)
     }
 
+    /// Where others may have made directories anew since they were settled.
+    pub(crate) fn unsettle(&self) {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Makes the name of a directory durable, and the directory where it is missing. The one above it is settled.
     ///
     /// That it is there says nothing: whoever made it may have died before he had synced its name.

@@ -392,3 +392,33 @@ fn a_file_that_others_closed_to_us_is_not_as_it_was() {
     assert_eq!(recovery.conflicts.len(), 1);
     assert_eq!(files(home.path()), these(&[("zz", "old")]));
 }
+
+#[test]
+fn a_directory_that_others_made_anew_is_made_durable_anew() {
+    let home = tempfile::tempdir().unwrap();
+    let recorder = Arc::new(Recorder::default());
+    let fs = TapFs::shared(OsFs::shared(), Arc::<Recorder>::clone(&recorder));
+    let (root, _) = open_on(fs, home.path(), &shared()).unwrap();
+    let synced = || {
+        let mut transaction = root.transaction();
+        transaction.replace(&at("d/e/zz"), b"1").unwrap();
+        let before = recorder.calls().len();
+        transaction.commit().unwrap();
+        let calls = recorder.calls();
+        calls
+            .iter()
+            .skip(before)
+            .filter(|call| call.op == Op::DirSync)
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    let _first = synced();
+    fs::remove_dir_all(home.path().join("d")).unwrap();
+    fs::create_dir_all(home.path().join("d/e")).unwrap();
+    let calls = recorder.calls().len();
+    let _again = synced();
+    let calls = recorder.calls().split_off(calls);
+    let above = calls.iter().filter(|call| call.op == Op::DirSync).map(ToString::to_string);
+    let above: Vec<String> = above.filter(|call| !call.contains("d/e")).collect();
+    assert!(above.len() >= 2, "{above:?}");
+}
