@@ -369,6 +369,22 @@ fn what_could_not_be_read_is_not_in_the_transaction_and_may_be_given_again() {
 }
 
 #[test]
+fn nothing_is_staged_where_no_sweep_comes() {
+    let options = owned(FastPath::Off);
+    let home = tempfile::tempdir().unwrap();
+    for depth in 120..140 {
+        let Ok(path) = crash_recovery::TreePath::parse(&format!("{}s.nxpart", "d/".repeat(depth))) else {
+            continue;
+        };
+        let (root, _) = open(home.path(), &options);
+        std::mem::forget(root.stage(&path).unwrap());
+        drop(root);
+        let (_root, recovery) = open(home.path(), &options);
+        assert_eq!(recovery.orphans, 1, "{depth}");
+    }
+}
+
+#[test]
 fn a_stray_that_may_not_be_removed_ends_no_recovery_among_others() {
     let home = tempfile::tempdir().unwrap();
     {
