@@ -24,7 +24,7 @@ use crate::path::{OWN_PREFIX, TreePath};
 use crate::record::{self, Before, ListCommit, Operation, What};
 use crate::root::{Journaling, Ownership, Root};
 use crate::sweep::{self, Swept};
-use crate::tree::{Changed, Folder, inode, is_file, start_writeback, write_all_at};
+use crate::tree::{Changed, Folder, inode, is_file, start_writeback};
 
 /// What the names of files begin with whose place somebody else has taken, in the directory of the journal.
 const CONFLICT_PREFIX: &str = "conflict-";
@@ -368,7 +368,7 @@ impl Finish<'_> {
         let fail = |e| Error::os("writing", path.as_str(), e);
         let file = folder.dir.create_exclusive(OsStr::new(&hidden), Mode::PRIVATE).map_err(fail)?;
         self.bytes += bytes.len();
-        let outcome = write_all_at(&*file, 0, bytes).map_err(fail);
+        let outcome = media::write_all_at(&*file, 0, bytes).map_err(fail);
         if outcome.is_ok() {
             start_writeback(&*file, bytes.len());
         }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::path::{STAGED_SUFFIX, TreePath};
 use crate::record;
 use crate::root::{Ownership, Root};
-use crate::tree::{Folder, write_all_at};
+use crate::tree::Folder;
 
 /// How many staged files may be open at a time.
 pub const STAGED_OPEN_MAX: usize = 256;
@@ -170,7 +170,7 @@ impl StagedFile {
         let Some(end) = offset.checked_add(count) else {
             return Err(self.fail("writing", std::io::ErrorKind::InvalidInput.into()));
         };
-        if let Err(e) = write_all_at(&*self.file, offset, bytes) {
+        if let Err(e) = media::write_all_at(&*self.file, offset, bytes) {
             return Err(self.fail("writing", e));
         }
         self.len = self.len.max(end);

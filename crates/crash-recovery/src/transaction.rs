@@ -21,7 +21,7 @@ use crate::path::{STAGED_SUFFIX, TreePath};
 use crate::record::{self, Before, Number, Operation, What};
 use crate::root::{FastPath, Ownership, Root};
 use crate::staged::StagedFile;
-use crate::tree::{Changed, Folder, inode, is_file, read_all, start_writeback, write_all_at};
+use crate::tree::{Changed, Folder, inode, is_file, read_all, start_writeback};
 use crate::window::{Change, Places};
 
 /// The most names a transaction may change.
@@ -568,7 +568,7 @@ impl<'r> Transaction<'r> {
             .map_err(|e| Error::os("creating a file for", path.as_str(), e))?;
         target.dir.mark("after_create");
         prepared.made.push((target.clone(), hidden.clone()));
-        write_all_at(&*file, 0, &bytes).map_err(|e| Error::os("writing", path.as_str(), e))?;
+        media::write_all_at(&*file, 0, &bytes).map_err(|e| Error::os("writing", path.as_str(), e))?;
         start_writeback(&*file, bytes.len());
         target.dir.mark("after_write");
         let from = (target.clone(), hidden);
