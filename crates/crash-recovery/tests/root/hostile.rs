@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crash_recovery::{FastPath, Publish, Recovery, Root, RootOptions, WindowLimits};
+use crash_recovery::{Error, FastPath, Publish, Recovery, Root, RootOptions, WindowLimits};
 use durable_io::TargetState;
 use media::OsFs;
 use media::doubles::{Call, Listener, Op, Recorder, TapFs};
@@ -437,4 +437,16 @@ fn a_directory_that_others_made_anew_is_made_durable_anew() {
     let above = calls.iter().filter(|call| call.op == Op::DirSync).map(ToString::to_string);
     let above: Vec<String> = above.filter(|call| !call.contains("d/e")).collect();
     assert!(above.len() >= 2, "{above:?}");
+}
+
+#[test]
+fn no_journal_is_made_or_read_behind_a_link() {
+    for options in [owned(FastPath::On), shared()] {
+        let (home, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let first = options.journal_dir.split('/').next().unwrap();
+        symlink(outside.path(), home.path().join(first)).unwrap();
+        let refused = open_on(OsFs::shared(), home.path(), &options).unwrap_err();
+        assert!(matches!(refused, Error::NotAFile { .. }), "{refused}");
+        assert!(fs::read_dir(outside.path()).unwrap().next().is_none());
+    }
 }
