@@ -254,7 +254,8 @@ fn is_as_before(root: &Root, path: &TreePath, there: Option<Metadata>, before: B
             let Some(folder) = root.tree.folder(path.parent())? else { return Ok(false) };
             let modified = match folder.dir.open(OsStr::new(path.name()), Access::Read) {
                 Ok(file) => file.modified().map_err(|e| Error::os("looking at", path.as_str(), e))?,
-                Err(e) if Reason::of(&e) == Reason::PermissionDenied => return Ok(true),
+                // It could be read before the transaction: somebody has changed it, if only its mode.
+                Err(e) if Reason::of(&e) == Reason::PermissionDenied => return Ok(false),
                 Err(e) => return Err(Error::os("looking at", path.as_str(), e)),
             };
             Ok(modified <= before)

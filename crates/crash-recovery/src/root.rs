@@ -164,6 +164,7 @@ impl Root {
         options: RootOptions,
     ) -> Result<(Self, Recovery)> {
         let dir = Dir::open_on(fs, path, env.clone())?;
+        Tree::new(dir.clone(), false).refuse_links(&options.journal_dir)?;
         let (journal_dir, durability) =
             dir.subdir_or_create(&options.journal_dir, Barriers::AllowVisibleOnly)?;
         let lock = hold(&journal_dir, options.wait)?;

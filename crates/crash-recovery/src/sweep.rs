@@ -10,12 +10,9 @@ use media::{Access, Entry, FileKind, Reason, Timestamp};
 
 use crate::error::{Error, Result};
 use crate::names::LIST_PREFIX;
-use crate::path::{STAGED_SUFFIX, TreePath};
+use crate::path::{COMPONENTS_MAX, STAGED_SUFFIX, TreePath};
 use crate::root::Root;
 use crate::tree::Folder;
-
-/// How deep a tree is looked through.
-const DEPTH_MAX: usize = 128;
 
 /// What was found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -49,11 +46,18 @@ pub(crate) fn ours(root: &Root, prepared: &BTreeSet<TreePath>) -> Result<Swept> 
             return Ok(());
         }
         let is_known = prepared.iter().any(|prefix| name.starts_with(prefix.as_str()));
-        if is_known || is_old(folder, name, now, root.options.orphan_age)? {
-            remove(folder, name)?;
-            swept.removed += 1;
-        } else {
+        if !is_known && !is_old(folder, name, now, root.options.orphan_age)? {
             swept.kept += 1;
+            return Ok(());
+        }
+        match folder.remove(name) {
+            Ok(()) => swept.removed += 1,
+            // Whose directory it is may have closed it since. It is in nobody's way, and no reason to open nothing.
+            Err(e) if matches!(Reason::of(&e), Reason::PermissionDenied | Reason::ReadOnly) => {
+                tracing::warn!(path = folder.path_of(name), error = %e, "a staged file is left for a later open");
+                swept.kept += 1;
+            }
+            Err(e) => return Err(Error::os("removing", folder.path_of(name), e)),
         }
         Ok(())
     })?;
@@ -123,7 +127,7 @@ fn walk(root: &Root, each: &mut dyn FnMut(&Folder, &str) -> Result<()>) -> Resul
             };
             match kind {
                 Some(FileKind::File) => each(&folder, name)?,
-                Some(FileKind::Dir) if depth < DEPTH_MAX => below.push(name.to_owned()),
+                Some(FileKind::Dir) if depth < COMPONENTS_MAX => below.push(name.to_owned()),
                 _ => {}
             }
         }

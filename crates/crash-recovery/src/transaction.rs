@@ -147,6 +147,9 @@ struct Prepared {
 impl Root {
     /// Begins a transaction.
     pub fn transaction(&self) -> Transaction<'_> {
+        if self.options.ownership == Ownership::Shared {
+            self.tree.unsettle();
+        }
         Transaction {
             root: self,
             wishes: BTreeMap::new(),

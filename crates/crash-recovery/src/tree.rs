@@ -73,10 +73,10 @@ impl Tree {
         for (end, _) in path.match_indices('/').chain([(path.len(), "")]) {
             self.settle(path.get(..end).unwrap_or(path), &mut settled)?;
         }
-        let folder = match (self.folder(path)?, self.in_the_way(path)?) {
-            (Some(folder), _) => folder,
-            (None, Some((path, kind))) => return Err(Error::NotAFile { path, kind }),
-            (None, None) => {
+        let folder = match self.folder(path)? {
+            Some(folder) => folder,
+            None => {
+                self.refuse_links(path)?;
                 let (dir, _as_far_as_asked) = self.dir.subdir_or_create(path, self.barriers)?;
                 Folder { path: path.to_owned(), dir: Arc::clone(dir.as_media()) }
             }
@@ -90,6 +90,11 @@ impl Tree {
             kept.insert(path.to_owned(), Arc::clone(&folder.dir));
         }
         Ok(folder)
+    }
+
+    /// Where others may have made directories anew since they were settled.
+    pub(crate) fn unsettle(&self) {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Makes the name of a directory durable, and the directory where it is missing. The one above it is settled.
@@ -127,13 +132,13 @@ impl Tree {
         }
     }
 
-    /// Refuses a directory that a symbolic link leads to: whoever put it there would have the root write and remove outside of
+    /// Refuses a directory that is none, or that a symbolic link leads to: whoever put it there would have the root write and remove outside of
     /// itself, where no sweep comes, and the same file would have two names. What is kept was looked at before.
     pub(crate) fn refuse_links(&self, dir: &str) -> Result<()> {
         match self.in_the_way(dir)? {
             Some((path, kind @ FileKind::Symlink)) => Err(Error::NotAFile { path, kind }),
-            // It is made, or refused for what it is, by whoever needs it.
-            Some(_) | None => Ok(()),
+            Some((path, _)) => Err(Error::os("opening", path.as_str(), io::ErrorKind::NotADirectory.into())),
+            None => Ok(()),
         }
     }
 

@@ -397,8 +397,13 @@ fn foreign_entries_are_reported_and_left_alone() {
     assert_eq!(report.foreign.count, 2, "{:?}", report.foreign);
     assert_eq!(used(&store, "app"), (1, 1, 0, 0));
     assert_eq!(content(&store, "app").len(), 1);
+    // A file that has the name of an app is no object of it.
+    ground.dir("").create_exclusive(OsStr::new("file"), Mode::PRIVATE).unwrap();
+    assert!(matches!(store.unlink(&uri("state:/file")), Err(Error::NotAnObject { .. })));
+    assert!(matches!(store.unlink(&uri("state:/app")), Err(Error::NotAnObject { .. })));
     store.close().unwrap();
     assert!(app.metadata(OsStr::new("bad\nname")).is_ok());
+    assert!(ground.dir("").metadata(OsStr::new("file")).is_ok());
 }
 
 #[cfg(unix)]

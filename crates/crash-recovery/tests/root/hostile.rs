@@ -9,14 +9,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crash_recovery::{FastPath, Publish, Recovery, Root, RootOptions, WindowLimits};
+use crash_recovery::{Error, FastPath, Publish, Recovery, Root, RootOptions, WindowLimits};
 use durable_io::TargetState;
 use media::OsFs;
-use media::doubles::{Call, Listener, Op, TapFs};
+use media::doubles::{Call, Listener, Op, Recorder, TapFs};
 
 use crate::common::{at, files, open, open_on, owned, put, shared, these};
 
 const EPERM: i32 = 1;
+const EACCES: i32 = 13;
 const ENOSPC: i32 = 28;
 const EXDEV: i32 = 18;
 
@@ -322,4 +323,130 @@ fn no_transaction_keeps_more_descriptors_than_it_has_places() {
         assert_eq!(slow.join().unwrap(), TargetState::Unchanged);
     });
     put(&root, "b", b"2");
+}
+
+#[test]
+fn the_journal_is_nobodys_target_however_its_directory_is_written() {
+    for dir in ["own/journal/", "own//journal", "./own/journal", "", ".", "../own", "/own"] {
+        let home = tempfile::tempdir().unwrap();
+        let inside = home.path().join("inside");
+        fs::create_dir(&inside).unwrap();
+        let options = RootOptions { journal_dir: dir.to_owned(), ..owned(FastPath::On) };
+        if let Ok((root, _)) = open_on(OsFs::shared(), &inside, &options) {
+            let mut transaction = root.transaction();
+            assert!(transaction.replace(&at("own/journal/journal"), b"gone").is_err(), "{dir}");
+        }
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1, "{dir}");
+    }
+}
+
+/// Ends with an error.
+struct Broken;
+
+impl io::Read for Broken {
+    fn read(&mut self, _into: &mut [u8]) -> io::Result<usize> {
+        Err(io::Error::from_raw_os_error(5))
+    }
+}
+
+#[test]
+fn what_could_not_be_read_is_not_in_the_transaction_and_may_be_given_again() {
+    use std::io::Read as _;
+    for options in crate::common::all_ways() {
+        let home = tempfile::tempdir().unwrap();
+        let (root, _) = open(home.path(), &options);
+        let mut transaction = root.transaction();
+        let long = vec![7; 100 << 10];
+        transaction.write_from(&at("a"), long.as_slice().chain(Broken), Publish::Replace).unwrap_err();
+        transaction.write_from(&at("b"), long.as_slice(), Publish::Replace).unwrap();
+        transaction.write_from(&at("c"), long.as_slice().chain(Broken), Publish::Replace).unwrap_err();
+        transaction.write_from(&at("c"), &b"short"[..], Publish::Replace).unwrap();
+        assert_eq!(transaction.commit().unwrap().names, 2);
+        let names: Vec<String> = files(home.path()).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["b", "c"], "{options:?}");
+        assert_eq!(fs::read(home.path().join("c")).unwrap(), b"short");
+    }
+}
+
+#[test]
+fn nothing_is_staged_where_no_sweep_comes() {
+    let options = owned(FastPath::Off);
+    let home = tempfile::tempdir().unwrap();
+    for depth in 120..140 {
+        let Ok(path) = crash_recovery::TreePath::parse(&format!("{}s.nxpart", "d/".repeat(depth))) else {
+            continue;
+        };
+        let (root, _) = open(home.path(), &options);
+        std::mem::forget(root.stage(&path).unwrap());
+        drop(root);
+        let (_root, recovery) = open(home.path(), &options);
+        assert_eq!(recovery.orphans, 1, "{depth}");
+    }
+}
+
+#[test]
+fn a_stray_that_may_not_be_removed_ends_no_recovery_among_others() {
+    let home = tempfile::tempdir().unwrap();
+    {
+        let (root, _) = open_with_refusals(home.path(), &shared(), &[(Op::Unlink, "d/", ENOSPC)]).unwrap();
+        let mut transaction = root.transaction();
+        transaction.replace(&at("d/zz"), b"1").unwrap();
+        drop(transaction);
+    }
+    let (_root, recovery) = open_with_refusals(home.path(), &shared(), &[(Op::Unlink, "d/", EPERM)]).unwrap();
+    assert_eq!((recovery.orphans, recovery.orphans_kept), (0, 1));
+}
+
+#[test]
+fn a_file_that_others_closed_to_us_is_not_as_it_was() {
+    let home = tempfile::tempdir().unwrap();
+    let (root, _) = open(home.path(), &shared());
+    put(&root, "zz", b"old");
+    root.close().unwrap();
+    committed_and_not_placed(home.path(), &shared(), &["zz"]);
+    let (_root, recovery) = open_with_refusals(home.path(), &shared(), &[(Op::Open, "zz", EACCES)]).unwrap();
+    assert_eq!(recovery.conflicts.len(), 1);
+    assert_eq!(files(home.path()), these(&[("zz", "old")]));
+}
+
+#[test]
+fn a_directory_that_others_made_anew_is_made_durable_anew() {
+    let home = tempfile::tempdir().unwrap();
+    let recorder = Arc::new(Recorder::default());
+    let fs = TapFs::shared(OsFs::shared(), Arc::<Recorder>::clone(&recorder));
+    let (root, _) = open_on(fs, home.path(), &shared()).unwrap();
+    let synced = || {
+        let mut transaction = root.transaction();
+        transaction.replace(&at("d/e/zz"), b"1").unwrap();
+        let before = recorder.calls().len();
+        transaction.commit().unwrap();
+        let calls = recorder.calls();
+        calls
+            .iter()
+            .skip(before)
+            .filter(|call| call.op == Op::DirSync)
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    let _first = synced();
+    fs::remove_dir_all(home.path().join("d")).unwrap();
+    fs::create_dir_all(home.path().join("d/e")).unwrap();
+    let calls = recorder.calls().len();
+    let _again = synced();
+    let calls = recorder.calls().split_off(calls);
+    let above = calls.iter().filter(|call| call.op == Op::DirSync).map(ToString::to_string);
+    let above: Vec<String> = above.filter(|call| !call.contains("d/e")).collect();
+    assert!(above.len() >= 2, "{above:?}");
+}
+
+#[test]
+fn no_journal_is_made_or_read_behind_a_link() {
+    for options in [owned(FastPath::On), shared()] {
+        let (home, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let first = options.journal_dir.split('/').next().unwrap();
+        symlink(outside.path(), home.path().join(first)).unwrap();
+        let refused = open_on(OsFs::shared(), home.path(), &options).unwrap_err();
+        assert!(matches!(refused, Error::NotAFile { .. }), "{refused}");
+        assert!(fs::read_dir(outside.path()).unwrap().next().is_none());
+    }
 }
