@@ -227,6 +227,18 @@ fn where_the_journal_is_missing_nothing_is_swept_or_changed() {
     }
 }
 
+/// What `owned-release` is about: the newer put is acknowledged between two barriers of a checkpoint.
+#[test]
+fn some_put_lands_in_a_checkpoint() {
+    let trace = record(&*case_named("owned-release").unwrap()).trace;
+    let words: Vec<String> = trace.to_string().lines().map(ToOwned::to_owned).collect();
+    let at = |wanted: &str| words.iter().position(|line| line.contains(wanted)).unwrap();
+    let newer = at("begin put a newer a");
+    let synced_after = |line: &&String| line.contains("sync_all");
+    assert!(words[newer..].iter().any(|line| synced_after(&line)), "{trace}");
+    assert!(!words[..newer].iter().any(|line| synced_after(&line)), "{trace}");
+}
+
 /// The disk is full when a committed file is to get its name: that is said, and the next open finishes it.
 #[test]
 fn what_is_durable_and_not_visible_is_rolled_forward_by_the_next_open() {

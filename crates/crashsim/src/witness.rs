@@ -298,7 +298,8 @@ impl Expected {
     /// Compares with what was found: `look` gives the value of a cell.
     pub fn judge(&self, mut look: impl FnMut(&Cell) -> Option<Value>) -> Verdict {
         let mut worst = Verdict::of(Class::Old);
-        for group in &self.groups {
+        // Where groups were joined, one without cells is left, and says nothing.
+        for group in self.groups.iter().filter(|group| !group.cells.is_empty()) {
             let found: Vec<Option<Value>> = group.cells.iter().map(&mut look).collect();
             worst = worst.worse(group.judge(&found));
         }
@@ -494,6 +495,21 @@ impl Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_changes_together_is_old_or_new_together() {
+        let cell = |name: &str| Cell::from(name);
+        let value = |text: &str| Some(Value::bytes(text.as_bytes()));
+        let atom = vec![(cell("a"), value("new")), (cell("b"), None)];
+        let expected = Expected::starting([(cell("a"), value("old")), (cell("b"), value("old"))])
+            .after([&Mark::Begin(Operation::new("both", vec![atom]))]);
+        let judge = |a: &str, b: Option<Value>| {
+            expected.judge(|cell| if &**cell == "a" { value(a) } else { b.clone() })
+        };
+        assert_eq!(judge("old", value("old")), Verdict::of(Class::Old));
+        assert_eq!(judge("new", None), Verdict::of(Class::New));
+        assert_eq!((judge("new", value("old")).class, judge("old", None).class), (Class::Mix, Class::Mix));
+    }
 
     #[test]
     fn a_content_that_begins_as_wanted_is_told_from_where_it_is_not() {

@@ -173,7 +173,8 @@ struct Reader<'d, D> {
 
 impl<'d, D: BlockDevice> Reader<'d, D> {
     fn new(device: &'d D, region: Region) -> Result<Self, JournalError> {
-        let len = CHUNK_BLOCKS * region.layout.block_size();
+        let blocks = usize::try_from(region.layout.region_blocks()).unwrap_or(usize::MAX).min(CHUNK_BLOCKS);
+        let len = blocks * region.layout.block_size();
         let mut chunk = Vec::new();
         let with_room = len.saturating_add(ALIGNMENT);
         chunk.try_reserve_exact(with_room).map_err(|_| JournalError::NoMemory { len: with_room })?;

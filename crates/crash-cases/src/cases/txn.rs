@@ -26,6 +26,9 @@ const NEW: &[u8] = b"new";
 const LONG: &[u8] = b"more than rides in the journal";
 const LONGER: &[u8] = b"much more than rides in the journal";
 
+/// A journal that needs no switch after several opens.
+const ROOMY: Shape = Shape { journal_blocks: 80, window: 8 };
+
 const SCRIPTS: [Script; 25] = [
     Script::new("put", "replace a file", WITH_DURABLE_WRITES, &[("a", OLD)], |mut tree| tree.put("a", NEW)),
     Script::new("first", "make the journal, and put a file", EVERY_WAY, &[], |mut tree| tree.put("a", NEW)),
@@ -268,13 +271,16 @@ const SCRIPTS: [Script; 25] = [
             tree.put("c", NEW)
         },
     ),
-    Script::new(
-        "release",
-        "put a name while a checkpoint syncs what it was before, and put another",
-        &[Way::Fast, Way::FastDurable],
-        &[("a", OLD)],
-        put_during_a_checkpoint,
-    ),
+    Script {
+        shape: ROOMY,
+        ..Script::new(
+            "release",
+            "put a name while a checkpoint syncs what it was before, and put another",
+            &[Way::Fast, Way::FastDurable],
+            &[("a", OLD)],
+            put_during_a_checkpoint,
+        )
+    },
     Script {
         meanwhile: Meanwhile::Foreign(replace_by_others),
         ..Script::new(
@@ -396,7 +402,7 @@ fn put_during_a_checkpoint(tree: Tree<'_, '_>) -> Result<(), Ended> {
     root.close()?;
     let fs = TapFs::shared(Arc::clone(&site.fs), Arc::<StopAtSync>::clone(&stop));
     let tapped = Site::new(fs, &site.root, site.life, site.witness);
-    let mut tree = Tree::open(&tapped, way, Shape::new(), &[("a", OLD)])?;
+    let mut tree = Tree::open(&tapped, way, ROOMY, &[("a", OLD)])?;
     tree.put("a", b"older")?;
     *stop.reached.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
     let root = &tree.root;
