@@ -5,11 +5,52 @@
 use crash_cases::{BarrierSite, barrier_sites, disk_barrier_sites};
 use crashsim::{DiskProfile, FileProfile, Options};
 
-/// Barriers that no case misses in this place, each with the reason.
-const NEVER_MISSED: [(&str, &str); 1] = [(
-    "log::write::cut < log::Log::vet < log::Log::settle < log::Log::put_locked",
-    "the append that follows has a barrier of its own; the same barrier is missed where no append follows (log-repair)",
-)];
+/// Barriers that no case misses in this place (the beginning of what asks for them), each with the reason.
+const NEVER_MISSED: [(&str, &str); 11] = [
+    (
+        "crash_recovery::ledger::Ledger::create",
+        "zeros and first name of the file that becomes the journal: it is written over, and named for good, later",
+    ),
+    (
+        "crash_recovery::staged::StagedFile::sync < content::store::ContentStore::with_staging < content::store::ContentStore::fsync",
+        "it is promised to who asks for it; what is committed afterwards has barriers of its own",
+    ),
+    (
+        "crash_recovery::tree::Folder::sync < crash_recovery::tree::Tree::settle < crash_recovery::tree::Tree::folder_or_create < crash_recovery::recover::Finish::apply",
+        "whoever committed had made the folders durable first; recovery asks for all of a folder, and does not know that",
+    ),
+    (
+        "durable_io::dir::sync_dir < durable_io::dir::Dir::walk < durable_io::dir::Dir::subdir_or_create < crash_recovery::root::Root::open",
+        "the names of the journal's folders are synced once more before the marker says that it must be there",
+    ),
+    ("journal::forming::form", FORMATTED_UNNAMED),
+    (
+        "journal::open::open < crash_recovery::ledger::Ledger::open",
+        "it covers what a dead process left, and so does the flush of the record of this open; after a seal there is nothing",
+    ),
+    ("journal::switch::flush_now < journal::forming::Forming::finish", FORMATTED_UNNAMED),
+    ("journal::switch::flush_now < journal::switch::begin_copy", OF_THE_JOURNAL),
+    (
+        "journal::switch::flush_now < journal::switch::make_root_durable < journal::switch::begin_copy",
+        OF_THE_JOURNAL,
+    ),
+    (
+        "journal::switch::flush_now < journal::switch::write_root < journal::switch::finish_copy",
+        OF_THE_JOURNAL,
+    ),
+    (
+        "log::write::cut < log::Log::vet < log::Log::settle < log::Log::put_locked",
+        "the append that follows has a barrier of its own; the same barrier is missed where no append follows (log-repair)",
+    ),
+];
+
+const FORMATTED_UNNAMED: &str =
+    "steps of formatting, for a journal that is cut short in it: this one has no name before it is whole";
+const OF_THE_JOURNAL: &str =
+    "steps of a switch, each missed on disks: here one `done` is copied, and what it says is in place";
+
+/// The second block of a clean close is for the rot of the first, which is no crash; crates/journal/tests/damage.rs.
+const SECOND_SEAL: &str = "journal::writer::Journal::put_seal < journal::writer::Journal::seal_for_good";
 
 /// The same for the key/value store.
 const NEVER_MISSED_ON_DISKS: [(&str, &str); 5] = [
@@ -53,7 +94,17 @@ fn every_barrier_is_missed_by_some_case_when_it_is_gone() {
     let sites = barrier_sites(FileProfile::POSIX_MIN, &options);
     let never = never_missed(&sites);
     assert!(sites.len() > 40, "a run without names of functions proves nothing");
-    assert_eq!(never, NEVER_MISSED.map(|(caller, _)| caller));
+    let has_reason = |caller: &str| {
+        caller.ends_with(SECOND_SEAL) || NEVER_MISSED.iter().any(|(begins, _)| caller.starts_with(begins))
+    };
+    let missing: Vec<&&str> = never.iter().filter(|caller| !has_reason(caller)).collect();
+    assert!(missing.is_empty(), "nobody misses {missing:#?}");
+    for (begins, _) in NEVER_MISSED {
+        assert!(
+            never.iter().any(|caller| caller.starts_with(begins)),
+            "{begins} is missed, or asks for none"
+        );
+    }
 }
 
 #[test]

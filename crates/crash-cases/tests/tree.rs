@@ -1,9 +1,5 @@
 //! The rules of recovery, each at every crash: cases whose names begin with `owned`, `plain` and `txn`.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "helpers that prepare a test fail with it, and say what they saw"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers that prepare a test fail with it, and say what they saw")]
 
 use std::collections::BTreeMap;
 

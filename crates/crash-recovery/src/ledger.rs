@@ -114,7 +114,7 @@ impl Ledger {
             Err(e) if Reason::of(&e) == Reason::NotFound => {}
             Err(e) => return Err(Error::os("removing an unfinished journal from", at, e)),
         }
-        let blocks = shape.bytes / u64::from(shape.block_size);
+        let blocks = shape.bytes.checked_div(u64::from(shape.block_size)).unwrap_or(0);
         let geometry = Geometry::new(shape.block_size, blocks).map_err(JournalError::from)?;
         let made = FileDisk::create(&**dir.as_media(), OsStr::new(JOURNAL_NEW), geometry);
         let disk = match made {

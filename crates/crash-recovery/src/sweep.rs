@@ -100,14 +100,19 @@ fn is_old(folder: &Folder, name: &str, now: Timestamp, age: Duration) -> Result<
     Ok(since < 0 || u128::try_from(since).unwrap_or(0) >= age.as_nanos())
 }
 
-/// Goes through the files of every directory below the root, in the order of their names. Links are not followed.
+/// Goes through the files of every directory below the root, in the order of their names. Links are not followed. No more
+/// directories are open than lie above each other, however many lie side by side.
 fn walk(root: &Root, each: &mut dyn FnMut(&Folder, &str) -> Result<()>) -> Result<()> {
-    let top = match root.tree.folder("")? {
-        Some(top) => top,
-        None => return Ok(()),
-    };
-    let mut open = vec![(top, 0)];
-    while let Some((folder, depth)) = open.pop() {
+    let mut waiting = vec![(root.tree.top(), None::<String>, 0)];
+    while let Some((above, name, depth)) = waiting.pop() {
+        let folder = match name.map(|name| (above.child(&name), name)) {
+            None => above,
+            Some((Ok(Some(folder)), _)) => folder,
+            Some((Ok(None), _)) => continue,
+            // Another's.
+            Some((Err(e), _)) if Reason::of(&e) == Reason::PermissionDenied => continue,
+            Some((Err(e), name)) => return Err(Error::os("opening", above.path_of(&name), e)),
+        };
         let mut below = Vec::new();
         for (name, kind) in entries(&folder)? {
             // What is not UTF-8 is no name of ours, and cannot lead to one that a transaction could name.
@@ -118,20 +123,11 @@ fn walk(root: &Root, each: &mut dyn FnMut(&Folder, &str) -> Result<()>) -> Resul
             };
             match kind {
                 Some(FileKind::File) => each(&folder, name)?,
-                Some(FileKind::Dir) if depth < DEPTH_MAX => {
-                    let path = folder.path_of(name);
-                    match folder.dir.open_dir(name.as_ref()) {
-                        Ok(dir) => below.push((Folder { path, dir }, depth + 1)),
-                        // Another's, or gone.
-                        Err(e) if matches!(Reason::of(&e), Reason::NotFound | Reason::PermissionDenied) => {}
-                        Err(e) => return Err(Error::os("opening", path, e)),
-                    }
-                }
+                Some(FileKind::Dir) if depth < DEPTH_MAX => below.push(name.to_owned()),
                 _ => {}
             }
         }
-        below.reverse();
-        open.extend(below);
+        waiting.extend(below.into_iter().rev().map(|name| (folder.clone(), Some(name), depth + 1)));
     }
     Ok(())
 }

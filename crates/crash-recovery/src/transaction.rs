@@ -21,7 +21,7 @@ use crate::path::{STAGED_SUFFIX, TreePath};
 use crate::record::{self, Before, Number, Operation, What};
 use crate::root::{FastPath, Ownership, Root};
 use crate::staged::StagedFile;
-use crate::tree::{Changed, Folder, inode, is_file, read_all, start_writeback, write_all_at};
+use crate::tree::{Changed, Folder, inode, is_file, read_all, start_writeback};
 use crate::window::{Change, Places, Writeback};
 
 /// The most names a transaction may change.
@@ -243,14 +243,16 @@ impl<'r> Transaction<'r> {
     /// Gives `path` the file that was staged.
     ///
     /// # Errors
-    /// As [`Transaction::replace`], with the file; [`Error::Poisoned`] where writing it had failed.
+    /// As [`Transaction::replace`], with the file; [`Error::Poisoned`] where writing it had failed; [`Error::OwnPath`] where
+    /// another root has staged it.
     pub fn publish(
         &mut self,
         staged: StagedFile,
         path: &TreePath,
         publish: Publish,
     ) -> std::result::Result<(), TransactionFailure> {
-        match self.check(path).and_then(|()| staged.refuse_if_failed()) {
+        let checked = self.check(path).and_then(|()| staged.refuse_unless_of(self.root));
+        match checked.and_then(|()| staged.refuse_if_failed()) {
             Ok(()) => {
                 self.wishes.insert(path.clone(), Wish::Staged(staged, publish));
                 Ok(())
@@ -569,7 +571,7 @@ impl<'r> Transaction<'r> {
             .map_err(|e| Error::os("creating a file for", path.as_str(), e))?;
         target.dir.mark("after_create");
         prepared.made.push((target.clone(), hidden.clone()));
-        write_all_at(&*file, 0, &bytes).map_err(|e| Error::os("writing", path.as_str(), e))?;
+        media::write_all_at(&*file, 0, &bytes).map_err(|e| Error::os("writing", path.as_str(), e))?;
         if prepared.writeback == Writeback::Begun {
             start_writeback(&*file, bytes.len());
         }
@@ -592,7 +594,7 @@ impl<'r> Transaction<'r> {
         let hidden = staged.path().clone();
         let from = (staged.folder().clone(), hidden.name().to_owned());
         let len = usize::try_from(staged.len()).unwrap_or(usize::MAX);
-        if self.rides(len, prepared.record_len(self.payload_len, path, len)) {
+        if self.rides(len, prepared.record_len(self.payload_len, path, len)) && prepared.has_place(self) {
             let bytes =
                 read_all(&**staged.file(), len).map_err(|e| Error::os("reading back", hidden.as_str(), e))?;
             if bytes.len() != len {
@@ -666,12 +668,13 @@ impl<'r> Transaction<'r> {
         places: &mut Places<'_>,
     ) -> Result<()> {
         let root = self.root;
-        let mut gate = root.gate.read().unwrap_or_else(PoisonError::into_inner);
+        let mut among_others = Some(root.gate.read().unwrap_or_else(PoisonError::into_inner));
+        let mut alone = None;
         let number = match ledger.commit(record.to_vec()) {
             Err(JournalError::Full { .. }) => {
-                drop(gate);
-                root.switch(|ledger| !ledger.has_room_for(record.len()))?;
-                gate = root.gate.read().unwrap_or_else(PoisonError::into_inner);
+                drop(among_others.take());
+                // Others would take the room that is made, or fill the frame until it does not fit again.
+                alone = Some(root.switch_and_stay_alone(|ledger| !ledger.has_room_for(record.len()))?);
                 ledger.commit(record.to_vec())
             }
             outcome => outcome,
@@ -702,7 +705,7 @@ impl<'r> Transaction<'r> {
                     complete.map_err(|error| root.poison(error.in_state(TargetState::ReplacedNotDurable)))
                 }
             });
-        drop(gate);
+        drop((among_others, alone));
         outcome?;
         if let Some(list) = prepared.list.take() {
             root.list_is_needless(list);

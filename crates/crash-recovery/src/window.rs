@@ -167,7 +167,8 @@ impl Window {
 
     /// Whether so many windows are full.
     fn is_full(&self, waiting: &Waiting, times: usize) -> bool {
-        waiting.changes.len() >= self.limits.changes * times || waiting.bytes >= self.limits.bytes * times
+        waiting.changes.len() >= self.limits.changes.saturating_mul(times)
+            || waiting.bytes >= self.limits.bytes.saturating_mul(times)
     }
 
     /// Waits until nobody carries out a checkpoint, and decides whether there is one to carry out.

@@ -1,4 +1,9 @@
 //! The simulated file system, while the power is on.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers that prepare a test fail with it, and say what they saw"
+)]
 
 use std::path::Path;
 

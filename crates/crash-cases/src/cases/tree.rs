@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crash_recovery::{
-    Committed, FastPath, Journaling, Recovery, Root, RootOptions, TransactionFailure, TreePath, WindowLimits,
+    Committed, FastPath, Journaling, Recovery, Root, RootOptions, STAGED_SUFFIX, TransactionFailure,
+    TreePath, WindowLimits,
 };
-use crashsim::{Atom, Cell, Disks, Operation, Run, Value};
+use crashsim::{Atom, Cell, Disks, Life, Operation, Run, Value};
 use durable_io::{Durability, TargetState};
+use media::doubles::{Call, Listener, Op, TapFs};
 
 use super::case::{Ended, file_with};
 use crate::site::{Answer, FileCase, Refusal, Site};
@@ -163,7 +166,7 @@ pub(super) fn at(path: &str) -> Result<TreePath, Ended> {
 
 /// Opens the root of a site. That it may only be read, or has no journal, is a failure.
 pub(super) fn open(site: &Site<'_>, way: Way, shape: Shape) -> Result<(Root, Recovery), Ended> {
-    let fs = std::sync::Arc::clone(&site.fs);
+    let fs = Arc::clone(&site.fs);
     let (root, recovery) = Root::open(fs, &site.root, site.env.clone(), way.options(shape))?;
     if let Some(why) = &recovery.read_only {
         return Err(Ended(format!("read-only: {why}")));
@@ -266,6 +269,9 @@ pub(super) struct Script {
     pub(super) shape: Shape,
     /// Files that are there before; with none, there is no journal yet either.
     pub(super) before: &'static [(&'static str, &'static [u8])],
+    /// What an earlier process had committed, together, before it died with none of it in place. The run begins with the
+    /// recovery that finishes it, so that every step of that is one that a power cut comes after.
+    pub(super) pending: &'static [Change<'static>],
     /// What an earlier process did, without barriers, before it died.
     pub(super) earlier: fn(&Site<'_>) -> io::Result<()>,
     pub(super) run: fn(Tree<'_, '_>) -> Result<(), Ended>,
@@ -297,6 +303,7 @@ impl Script {
             ways,
             shape: Shape::new(),
             before,
+            pending: &[],
             earlier: |_| Ok(()),
             run,
             meanwhile: Meanwhile::Nothing,
@@ -337,6 +344,47 @@ pub(super) fn prepare(
     Ok(files.iter().map(|(name, bytes)| ((*name).into(), way.file(bytes))).collect())
 }
 
+/// Lets nothing staged get its name.
+#[derive(Debug)]
+struct NoNames;
+
+impl Listener for NoNames {
+    fn before(&self, call: &Call) -> io::Result<()> {
+        match call.op == Op::Rename && call.subject.contains(STAGED_SUFFIX) {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Commits changes that do not come to be in place. From then on they are there after a recovery, whatever else happens.
+fn leave_pending(
+    site: &Site<'_>,
+    way: Way,
+    shape: Shape,
+    cells: Vec<(Cell, Option<Value>)>,
+    pending: &[Change<'_>],
+) -> Result<Vec<(Cell, Option<Value>)>, Ended> {
+    if pending.is_empty() {
+        return Ok(cells);
+    }
+    let fs = TapFs::shared(Arc::clone(&site.fs), Arc::new(NoNames));
+    // Another process than any that comes later: each draws random names of its own.
+    let earlier = Life { process: 1000, ..site.life };
+    let refusing = Site::new(fs, &site.root, earlier, site.witness);
+    let (root, _) = open(&refusing, way, shape)?;
+    match commit(&root, pending) {
+        Err(failure) if failure.error.state() == TargetState::DurableNotVisible => {}
+        Err(failure) => return Err(failure.into()),
+        Ok(_) => return Err(Ended("nothing is pending".to_owned())),
+    }
+    let seen = cells.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
+    let mut tree = Tree { site, root, way, seen };
+    let atom = tree.atom(pending);
+    tree.seen.extend(atom.into_iter().map(|(name, value)| (name.to_string(), value)));
+    Ok(tree.seen.into_iter().map(|(name, value)| (name.into(), value)).collect())
+}
+
 /// What is a root's own, and there for good.
 pub(super) fn is_roots_own(name: &str) -> bool {
     let in_journal_dir = |dir: &str| {
@@ -374,7 +422,11 @@ impl FileCase for TreeCase {
     }
 
     fn prepare(&self, site: &Site<'_>) -> Result<Vec<(Cell, Option<Value>)>, String> {
-        prepare(site, self.way, self.script.shape, self.script.before).map_err(|Ended(why)| why)
+        let Script { shape, before, pending, .. } = self.script;
+        let prepared = prepare(site, self.way, shape, before);
+        prepared
+            .and_then(|cells| leave_pending(site, self.way, shape, cells, pending))
+            .map_err(|Ended(why)| why)
     }
 
     fn run(&self, site: &Site<'_>, _run: &Run) {

@@ -26,7 +26,7 @@ const NEW: &[u8] = b"new";
 const LONG: &[u8] = b"more than rides in the journal";
 const LONGER: &[u8] = b"much more than rides in the journal";
 
-const SCRIPTS: [Script; 20] = [
+const SCRIPTS: [Script; 25] = [
     Script::new("put", "replace a file", WITH_DURABLE_WRITES, &[("a", OLD)], |mut tree| tree.put("a", NEW)),
     Script::new("first", "make the journal, and put a file", EVERY_WAY, &[], |mut tree| tree.put("a", NEW)),
     Script::new("remove", "remove a file", EVERY_WAY, &[("a", OLD)], |mut tree| tree.remove("a")),
@@ -167,17 +167,80 @@ const SCRIPTS: [Script; 20] = [
         )
     },
     Script {
-        earlier: |site| {
-            let (dir, _) = site.split("own")?;
-            dir.create_dir("own".as_ref(), Mode::DIR)?;
-            site.fs.open_dir(&site.root.join("own"))?.create_dir("journal".as_ref(), Mode::DIR)
-        },
+        earlier: |site| make_folders(site, &["own", "own/journal"]),
         ..Script::new(
             "first-again",
             "make the journal where a process has died that was about to, and put a file",
             OWNED,
             &[],
             |mut tree| tree.put("a", NEW),
+        )
+    },
+    Script {
+        pending: &[
+            Change::Put("a", NEW),
+            Change::Put("b", LONG),
+            Change::Remove("c"),
+            Change::Rename("d", "e"),
+        ],
+        ..Script::new(
+            "finish",
+            "open where several changes were committed and none is in place, and put another file",
+            WITH_DURABLE_WRITES,
+            &[("a", OLD), ("c", OLD), ("d", LONG)],
+            |mut tree| tree.put("f", NEW),
+        )
+    },
+    Script {
+        shape: Shape { journal_blocks: 22, window: 8 },
+        pending: &[
+            Change::Put("1", LONG),
+            Change::Put("2", LONG),
+            Change::Put("3", LONG),
+            Change::Put("x/4", LONG),
+            Change::Put("x/5", LONG),
+            Change::Remove("a"),
+        ],
+        ..Script::new(
+            "finish-list",
+            "open where more was committed than fits into a frame, and put another file",
+            EVERY_WAY,
+            &[("a", OLD)],
+            |mut tree| tree.put("f", NEW),
+        )
+    },
+    Script {
+        earlier: |site| make_folders(site, &["x"]),
+        ..Script::new(
+            "made-folder",
+            "put into a folder that somebody has made without a barrier",
+            EVERY_WAY,
+            &[("a", OLD)],
+            |mut tree| tree.put("x/a", LONG),
+        )
+    },
+    Script {
+        earlier: |site| make_folders(site, &["x"]),
+        ..Script::new(
+            "made-folder-done",
+            "put into a folder that somebody has made without a barrier, checkpoint, and put another",
+            WITH_DURABLE_WRITES,
+            &[("a", OLD)],
+            |mut tree| {
+                tree.put("x/a", NEW)?;
+                tree.root.checkpoint()?;
+                tree.put("a", NEW)
+            },
+        )
+    },
+    Script {
+        earlier: |site| make_folders(site, &["d/x", "e/y"]),
+        ..Script::new(
+            "made-folders",
+            "stage in a folder that somebody has made without a barrier, and publish in another",
+            OWNED,
+            &[("d/a", OLD), ("e/a", OLD)],
+            |mut tree| tree.publish("d/x/1.nxpart", "e/y/b", LONG),
         )
     },
     Script::new(
@@ -238,6 +301,15 @@ fn put_into_the_folder(mut tree: Tree<'_, '_>) -> Result<(), Ended> {
     tree.put("x/y/life", LONG)?;
     tree.root.checkpoint()?;
     tree.put("life", NEW)
+}
+
+/// Makes folders, without a barrier, in which there is nothing.
+fn make_folders(site: &Site<'_>, folders: &[&str]) -> io::Result<()> {
+    folders.iter().try_for_each(|folder| {
+        site.announce(Operation::one(format_args!("make {folder}"), format!("{folder}/nothing"), None));
+        let (dir, name) = site.split(folder)?;
+        dir.create_dir(name, Mode::DIR)
+    })
 }
 
 const SIX: [&str; 6] = ["1", "2", "3", "4", "5", "6"];
