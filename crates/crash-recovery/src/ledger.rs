@@ -364,6 +364,11 @@ impl Ledger {
         state.journal.room() < frame.min(layout.region_blocks() / ROOM_SHARE)
     }
 
+    /// Whether several shared the last frame.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.lock().crowd > 1
+    }
+
     /// Whether a commit whose record is so long can be written now.
     pub(crate) fn has_room_for(&self, record_len: usize) -> bool {
         let state = self.lock();

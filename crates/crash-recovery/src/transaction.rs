@@ -22,7 +22,7 @@ use crate::record::{self, Before, Number, Operation, What};
 use crate::root::{FastPath, Ownership, Root};
 use crate::staged::StagedFile;
 use crate::tree::{Changed, Folder, inode, is_file, read_all, start_writeback};
-use crate::window::{Change, Places};
+use crate::window::{Change, Places, Writeback};
 
 /// The most names a transaction may change.
 pub const OPERATIONS_MAX: usize = 1 << 20;
@@ -141,6 +141,8 @@ struct Prepared {
     made: Vec<(Folder, String)>,
     /// Directories that hold names a commit refers to.
     hidden_in: Changed,
+    /// Of the files that ride in the journal.
+    writeback: Writeback,
     list: Option<String>,
 }
 
@@ -424,7 +426,11 @@ impl<'r> Transaction<'r> {
         let busy = root.busy.take(&names);
         let found = self.look()?;
         let Some(ledger) = &root.ledger else { return self.carry_out_plainly(&found) };
-        let mut prepared = Prepared::default();
+        let writeback = match self.payloads > 1 || ledger.is_crowded() {
+            true => Writeback::Begun,
+            false => Writeback::Left,
+        };
+        let mut prepared = Prepared { writeback, ..Prepared::default() };
         let outcome = self.prepare(ledger, &found, &mut prepared).and_then(|record| {
             root.tree.dir.as_media().mark("after_prepare");
             self.commit_prepared(ledger, &record, &mut prepared, &mut places)
@@ -569,7 +575,9 @@ impl<'r> Transaction<'r> {
         target.dir.mark("after_create");
         prepared.made.push((target.clone(), hidden.clone()));
         media::write_all_at(&*file, 0, &bytes).map_err(|e| Error::os("writing", path.as_str(), e))?;
-        start_writeback(&*file, bytes.len());
+        if prepared.writeback == Writeback::Begun {
+            start_writeback(&*file, bytes.len());
+        }
         target.dir.mark("after_write");
         let from = (target.clone(), hidden);
         prepared.push_payload(path, bytes, target, from, file);
@@ -596,7 +604,9 @@ impl<'r> Transaction<'r> {
                 let cut = std::io::ErrorKind::UnexpectedEof.into();
                 return Err(Error::os("reading back", hidden.as_str(), cut));
             }
-            start_writeback(&**staged.file(), len);
+            if prepared.writeback == Writeback::Begun {
+                start_writeback(&**staged.file(), len);
+            }
             prepared.push_payload(path, bytes.into(), target, from, Arc::clone(staged.file()));
             return Ok(());
         }
@@ -863,6 +873,7 @@ impl Prepared {
 
     /// What waits for its barriers now.
     fn changes(&mut self, number: Number) -> Vec<Change> {
+        let writeback = self.writeback;
         let change = |ready: Ready| {
             let mut folders = vec![ready.target];
             folders.extend(
@@ -871,7 +882,14 @@ impl Prepared {
                     .map(|(folder, _)| folder)
                     .filter(|folder| folders.iter().all(|target| target.path != folder.path)),
             );
-            Change { number, path: ready.operation.path, file: ready.unsynced, folders, bytes: ready.bytes }
+            Change {
+                number,
+                path: ready.operation.path,
+                file: ready.unsynced,
+                writeback,
+                folders,
+                bytes: ready.bytes,
+            }
         };
         self.ready.drain(..).map(change).collect()
     }
