@@ -50,6 +50,15 @@ impl Ground {
         })
     }
 
+    /// How many flushes the block device below has carried out, where the system tells: unlike times, a number that nobody else
+    /// on the machine changes.
+    #[must_use]
+    pub fn device_flushes(&self) -> Option<u64> {
+        let device = self.facts.as_ref()?.source.strip_prefix("/dev/")?;
+        let counts = std::fs::read_to_string(format!("/sys/block/{device}/stat")).ok()?;
+        counts.split_whitespace().nth(15)?.parse().ok()
+    }
+
     /// A fresh, empty directory whose name is durable.
     pub fn fresh_dir(&self) -> io::Result<PathBuf> {
         let number = self.numbers.replace(self.numbers.get() + 1);

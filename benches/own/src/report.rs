@@ -59,6 +59,8 @@ pub(crate) struct RowLine {
     baseline_p99_us: f64,
     baseline_typical_us: f64,
     syncs: f64,
+    /// Of the device, for one of ours and one of the baseline's.
+    flushes: Option<(f64, f64)>,
     /// A ratio (baseline / ours) or a share (ours / baseline), as the target is.
     figure: f64,
     figure_quartiles: (f64, f64),
@@ -109,7 +111,11 @@ impl BarrierLine {
 }
 
 impl RowLine {
-    pub(crate) fn of(row: &Row, fs_type: &str, Comparison { ours, baseline, syncs }: &Comparison) -> Self {
+    pub(crate) fn of(
+        row: &Row,
+        fs_type: &str,
+        Comparison { ours, baseline, syncs, flushes }: &Comparison,
+    ) -> Self {
         let (mine, theirs) = (ours.typical().as_secs_f64(), baseline.typical().as_secs_f64());
         let ratio_at_least = |target: f64| {
             let ratio = theirs / mine;
@@ -136,6 +142,7 @@ impl RowLine {
             baseline_median_us: micros(baseline.median()),
             baseline_p99_us: micros(baseline.p99()),
             syncs: *syncs,
+            flushes: *flushes,
             figure,
             figure_quartiles,
             target,
@@ -167,10 +174,13 @@ impl fmt::Display for Section {
         }
         for row in &self.rows {
             let (low, high) = row.figure_quartiles;
+            let flushes = row
+                .flushes
+                .map(|(ours, theirs)| format!("   flushes of the device {ours:.2}, theirs {theirs:.2}"));
             writeln!(
                 f,
                 "  {:<34} {:>8.1} us (median {:.1}, p99 {:.1})   {:.2} syncs   {} {:>8.1} us (median {:.1}, p99 {:.1})   \
-                 {:.3} [{low:.3}..{high:.3}]   target {}   {}",
+                 {:.3} [{low:.3}..{high:.3}]   target {}   {}{}",
                 row.name,
                 row.typical_us,
                 row.median_us,
@@ -183,6 +193,7 @@ impl fmt::Display for Section {
                 row.figure,
                 row.target,
                 if row.reached { "yes" } else { "NO" },
+                flushes.unwrap_or_default(),
             )?;
         }
         for Fact { what, figure, unit, at_most } in &self.facts {

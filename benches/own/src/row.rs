@@ -43,6 +43,8 @@ pub struct Comparison {
     pub baseline: Samples,
     /// Barriers of one of our operations, counted.
     pub syncs: f64,
+    /// Flushes of the device for one of our operations, and for one of the baseline's, where they were counted.
+    pub flushes: Option<(f64, f64)>,
 }
 
 /// A barrier and how to measure it.

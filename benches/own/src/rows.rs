@@ -82,7 +82,7 @@ fn replace_existing(ground: &Ground, rounds: u32) -> io::Result<Comparison> {
         Contender::new(|number| raw::chain(theirs.as_fd(), number, "target", &PAYLOAD)),
     )?;
     let syncs = count_syncs(&ours_at, |dir| replace(dir, "target"))?;
-    Ok(Comparison { ours, baseline, syncs })
+    Ok(Comparison { ours, baseline, syncs, flushes: None })
 }
 
 fn replace_new(ground: &Ground, rounds: u32) -> io::Result<Comparison> {
@@ -98,7 +98,7 @@ fn replace_new(ground: &Ground, rounds: u32) -> io::Result<Comparison> {
         raw::empty(&ours_at)?;
         replace(dir, "new")
     })?;
-    Ok(Comparison { ours, baseline, syncs })
+    Ok(Comparison { ours, baseline, syncs, flushes: None })
 }
 
 fn lock(ground: &Ground, rounds: u32) -> io::Result<Comparison> {
@@ -111,7 +111,7 @@ fn lock(ground: &Ground, rounds: u32) -> io::Result<Comparison> {
     let (ours, baseline) =
         alternate(rounds, Contender::new(|_| lock(&dir)), Contender::new(|_| replace(&dir, "target")))?;
     let syncs = count_syncs(&path, lock)?;
-    Ok(Comparison { ours, baseline, syncs })
+    Ok(Comparison { ours, baseline, syncs, flushes: None })
 }
 
 fn bulk(ground: &Ground, rounds: u32) -> io::Result<Comparison> {
@@ -135,7 +135,7 @@ fn bulk(ground: &Ground, rounds: u32) -> io::Result<Comparison> {
         raw::empty(&ours_at)?;
         publish(dir)
     })?;
-    Ok(Comparison { ours, baseline, syncs })
+    Ok(Comparison { ours, baseline, syncs, flushes: None })
 }
 
 /// One record: a JSON object of 255 bytes, and its newline.
@@ -154,7 +154,7 @@ fn append(ground: &Ground, rounds: u32) -> io::Result<Comparison> {
         Contender::new(|_| log.append(record.as_bytes()).map(drop).map_err(io::Error::other)),
         Contender::new(|_| raw::append(raw.as_fd(), line.as_bytes())),
     )?;
-    Ok(Comparison { ours, baseline, syncs: count_log_syncs(&path, &[record.as_bytes()])? })
+    Ok(Comparison { ours, baseline, syncs: count_log_syncs(&path, &[record.as_bytes()])?, flushes: None })
 }
 
 fn append_group(ground: &Ground, rounds: u32) -> io::Result<Comparison> {
@@ -170,7 +170,7 @@ fn append_group(ground: &Ground, rounds: u32) -> io::Result<Comparison> {
         Contender::new(|_| (0..GROUP).try_for_each(|_| raw::append(raw.as_fd(), line.as_bytes())))
             .one_by_one(),
     )?;
-    Ok(Comparison { ours, baseline, syncs: count_log_syncs(&path, &group)? })
+    Ok(Comparison { ours, baseline, syncs: count_log_syncs(&path, &group)?, flushes: None })
 }
 
 /// How many barriers it takes to append these records to an open log.

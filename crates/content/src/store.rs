@@ -462,7 +462,7 @@ impl ContentStore {
         if uri.is_staged() {
             return self.discard(uri);
         }
-        let path = tree_path(uri)?;
+        let path = object_path(uri)?;
         let mut transaction = self.root.transaction();
         transaction.remove(&path).map_err(|e| Error::of_root(e, uri))?;
         let committed = transaction.commit().map_err(|failure| Error::of_root(failure.error, uri))?;

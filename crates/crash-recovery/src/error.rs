@@ -170,7 +170,7 @@ impl Error {
             Self::Exists { .. } => Kind::Exists,
             Self::File(_) if self.holder().is_some() => Kind::Held,
             Self::File(error) => error.kind(),
-            Self::Os { source, .. } | Self::DurableNotVisible { source, .. } => kind_of(Reason::of(source)),
+            Self::Os { source, .. } | Self::DurableNotVisible { source, .. } => Kind::of(Reason::of(source)),
             Self::Journal(error) => match error.kind() {
                 JournalErrorKind::Invalid => Kind::Invalid,
                 JournalErrorKind::NoSpace => Kind::NoSpace,
@@ -227,21 +227,5 @@ impl Error {
             _ => return None,
         };
         Some(text.to_owned())
-    }
-}
-
-/// What would remedy an answer of the operating system.
-fn kind_of(reason: Reason) -> Kind {
-    match reason {
-        Reason::DiskFull | Reason::QuotaExceeded => Kind::NoSpace,
-        Reason::PermissionDenied | Reason::ReadOnly => Kind::Denied,
-        Reason::NotFound => Kind::NotFound,
-        Reason::AlreadyExists | Reason::NotEmpty => Kind::Exists,
-        Reason::Busy | Reason::WouldBlock => Kind::Held,
-        Reason::Unsupported | Reason::CrossDevice => Kind::Unsupported,
-        Reason::IsDirectory | Reason::NotDirectory | Reason::NameTooLong | Reason::SymlinkLoop => {
-            Kind::Invalid
-        }
-        _ => Kind::Io,
     }
 }

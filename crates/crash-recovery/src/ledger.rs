@@ -114,7 +114,7 @@ impl Ledger {
             Err(e) if Reason::of(&e) == Reason::NotFound => {}
             Err(e) => return Err(Error::os("removing an unfinished journal from", at, e)),
         }
-        let blocks = shape.bytes / u64::from(shape.block_size);
+        let blocks = shape.bytes.checked_div(u64::from(shape.block_size)).unwrap_or(0);
         let geometry = Geometry::new(shape.block_size, blocks).map_err(JournalError::from)?;
         let made = FileDisk::create(&**dir.as_media(), OsStr::new(JOURNAL_NEW), geometry);
         let disk = match made {
@@ -362,6 +362,11 @@ impl Ledger {
         let layout = state.journal.layout();
         let frame = u64::from(layout.limits().frame_blocks_max);
         state.journal.room() < frame.min(layout.region_blocks() / ROOM_SHARE)
+    }
+
+    /// Whether several shared the last frame.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.lock().crowd > 1
     }
 
     /// Whether a commit whose record is so long can be written now.

@@ -50,7 +50,7 @@ mod tree;
 mod window;
 
 pub use error::{Error, Result};
-pub use path::{PATH_LEN_MAX, PathError, STAGED_SUFFIX, TreePath};
+pub use path::{COMPONENTS_MAX, PATH_LEN_MAX, PathError, STAGED_SUFFIX, TreePath};
 pub use recover::{Conflict, Recovery};
 pub use root::{FastPath, Journaling, ORPHAN_AGE_DEFAULT, Ownership, Root, RootOptions, Stats};
 pub use staged::{STAGED_OPEN_MAX, StagedFile};

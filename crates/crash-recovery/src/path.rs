@@ -15,6 +15,9 @@ pub const STAGED_SUFFIX: &str = ".nxpart";
 /// The longest path below a root, in bytes.
 pub const PATH_LEN_MAX: usize = 4096;
 
+/// How many names a path may have, one below the other: recovery looks for staged files so deep, and holds a descriptor for each.
+pub const COMPONENTS_MAX: usize = 128;
+
 /// A path below a root: one component or more, separated by `/`, in UTF-8. Parsed once: whoever has one need not check it
 /// again. Ordered bytewise.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +35,12 @@ pub enum PathError {
     TooLong {
         /// Its length in bytes.
         len: usize,
+    },
+    /// It has more names than [`COMPONENTS_MAX`].
+    #[error("the path is too deep: names={count} names_max={COMPONENTS_MAX}")]
+    TooDeep {
+        /// How many it has.
+        count: usize,
     },
     /// It holds a NUL byte.
     #[error("the path holds a NUL byte")]
@@ -73,6 +82,10 @@ impl TreePath {
         }
         if path.contains('\0') {
             return Err(PathError::Nul);
+        }
+        let count = path.split('/').count();
+        if count > COMPONENTS_MAX {
+            return Err(PathError::TooDeep { count });
         }
         for part in path.split('/') {
             if matches!(part, "" | "." | "..") || is_not_one_component(part) {
@@ -166,7 +179,7 @@ mod tests {
         assert!(TreePath::parse(&name(255)).is_ok());
         assert_eq!(TreePath::parse(&name(256)), Err(PathError::NameTooLong { len: 256 }));
         let long = |len: usize| {
-            let mut path = "d/".repeat(len / 2 - 1);
+            let mut path = format!("{}/", name(100)).repeat(len / 101 - 1);
             path.push_str(&name(len - path.len()));
             path
         };
@@ -175,6 +188,10 @@ mod tests {
             TreePath::parse(&long(PATH_LEN_MAX + 1)),
             Err(PathError::TooLong { len: PATH_LEN_MAX + 1 })
         );
+        let deep = |count: usize| format!("{}n", "d/".repeat(count - 1));
+        assert!(TreePath::parse(&deep(COMPONENTS_MAX)).is_ok());
+        let count = COMPONENTS_MAX + 1;
+        assert_eq!(TreePath::parse(&deep(count)), Err(PathError::TooDeep { count }));
     }
 
     #[test]

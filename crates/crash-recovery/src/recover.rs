@@ -20,11 +20,11 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, Result};
 use crate::fold::{Fold, Plan};
 use crate::ledger::Ledger;
-use crate::path::TreePath;
+use crate::path::{OWN_PREFIX, TreePath};
 use crate::record::{self, Before, ListCommit, Operation, What};
 use crate::root::{Journaling, Ownership, Root};
 use crate::sweep::{self, Swept};
-use crate::tree::{Changed, Folder, inode, is_file, start_writeback, write_all_at};
+use crate::tree::{Changed, Folder, inode, is_file, start_writeback};
 
 /// What the names of files begin with whose place somebody else has taken, in the directory of the journal.
 const CONFLICT_PREFIX: &str = "conflict-";
@@ -86,7 +86,7 @@ enum Decision {
     InPlace,
     Apply,
     Conflict(String),
-    /// What was committed is gone.
+    /// What was committed is gone, or cannot be reached.
     Lost(String),
 }
 
@@ -174,7 +174,17 @@ fn read_list(journal_dir: &Dir, list: &ListCommit) -> std::result::Result<Vec<Op
 /// Looks at one name.
 fn decide(root: &Root, operation: &Operation) -> Result<Decision> {
     let path = &operation.path;
+    let is_shared = root.options.ownership == Ownership::Shared;
+    let in_the_way = root.tree.in_the_way(path.parent())?;
     let there = root.tree.look(path)?;
+    if matches!(operation.what, What::Absent) && !is_shared && !there.is_some_and(|there| is_file(&there)) {
+        // A directory that was made in its place is ours too.
+        return Ok(Decision::InPlace);
+    }
+    if let Some((at, kind)) = in_the_way {
+        let why = format!("`{at}`, which `{path}` is below, is a {kind:?} now");
+        return Ok(if is_shared { Decision::Conflict(why) } else { Decision::Lost(why) });
+    }
     if let Some(there) = there.filter(|there| !is_file(there)) {
         return Ok(Decision::Conflict(format!("it is a {:?} now", there.kind)));
     }
@@ -187,8 +197,13 @@ fn decide(root: &Root, operation: &Operation) -> Result<Decision> {
             if there.is_some_and(|there| inode(&there) == *staged) {
                 return Ok(Decision::InPlace);
             }
-            let found = root.tree.look(hidden)?;
-            let is_it = found.is_some_and(|found| is_file(&found) && inode(&found) == *staged);
+            let is_it = is_there(root, hidden, *staged)?;
+            if !is_it && kept_at(root, hidden, *staged)?.is_some() {
+                return Ok(Decision::Conflict("an earlier recovery could not put it in place".to_owned()));
+            }
+            if !is_it && is_shared && root.tree.folder(hidden.parent())?.is_none() {
+                return Ok(Decision::Conflict("somebody else has taken away the directory".to_owned()));
+            }
             Some(is_it)
         }
     };
@@ -197,6 +212,34 @@ fn decide(root: &Root, operation: &Operation) -> Result<Decision> {
         (true, _) => Ok(Decision::Apply),
         (false, _) => Ok(Decision::Conflict("it was changed since by somebody else".to_owned())),
     }
+}
+
+/// Whether a name has the file with this number.
+fn is_there(root: &Root, path: &TreePath, number: u64) -> Result<bool> {
+    let found = root.tree.look(path)?;
+    Ok(found.is_some_and(|found| is_file(&found) && inode(&found) == number))
+}
+
+/// Where a file may be kept whose place somebody else has taken: with the journal, or, on another file system, where it is.
+/// Nothing else there is called so: the number is the file's own as long as it is there.
+fn keeping_places(root: &Root, hidden: &TreePath, number: u64) -> Result<[TreePath; 2]> {
+    let name = format!("{CONFLICT_PREFIX}{:016x}-{number:x}", short_digest(hidden.as_str().as_bytes()));
+    let with_the_journal = TreePath::parse_any(&format!("{}/{name}", root.options.journal_dir))?;
+    Ok([with_the_journal, hidden.sibling(&format!("{OWN_PREFIX}{name}"))])
+}
+
+/// Where an earlier recovery, or this one, has kept a file.
+fn kept_at(root: &Root, hidden: &TreePath, number: u64) -> Result<Option<TreePath>> {
+    for place in keeping_places(root, hidden, number)? {
+        if is_there(root, &place, number)? {
+            return Ok(Some(place));
+        }
+    }
+    Ok(None)
+}
+
+fn short_digest(bytes: &[u8]) -> u64 {
+    Sha256::digest(bytes).iter().take(8).fold(0, |value, byte| (value << 8) | u64::from(*byte))
 }
 
 /// Whether a name still has what it had before the transaction, as far as that was written down. A file that was changed in
@@ -211,7 +254,8 @@ fn is_as_before(root: &Root, path: &TreePath, there: Option<Metadata>, before: B
             let Some(folder) = root.tree.folder(path.parent())? else { return Ok(false) };
             let modified = match folder.dir.open(OsStr::new(path.name()), Access::Read) {
                 Ok(file) => file.modified().map_err(|e| Error::os("looking at", path.as_str(), e))?,
-                Err(e) if Reason::of(&e) == Reason::PermissionDenied => return Ok(true),
+                // It could be read before the transaction: somebody has changed it, if only its mode.
+                Err(e) if Reason::of(&e) == Reason::PermissionDenied => return Ok(false),
                 Err(e) => return Err(Error::os("looking at", path.as_str(), e)),
             };
             Ok(modified <= before)
@@ -315,8 +359,8 @@ impl Finish<'_> {
 
     /// Writes the file of a payload anew: what is under the name may never have reached the medium.
     fn write(&mut self, path: &TreePath, bytes: &[u8]) -> Result<()> {
-        let limits = self.root.options.window;
-        if self.written.len() >= limits.changes.max(1) || self.bytes >= limits.bytes {
+        let window = &self.root.window;
+        if self.written.len() >= window.payloads_max() || self.bytes >= self.root.options.window.bytes {
             self.name_written()?;
         }
         let folder = self.root.tree.folder_or_create(path.parent())?;
@@ -324,7 +368,7 @@ impl Finish<'_> {
         let fail = |e| Error::os("writing", path.as_str(), e);
         let file = folder.dir.create_exclusive(OsStr::new(&hidden), Mode::PRIVATE).map_err(fail)?;
         self.bytes += bytes.len();
-        let outcome = write_all_at(&*file, 0, bytes).map_err(fail);
+        let outcome = media::write_all_at(&*file, 0, bytes).map_err(fail);
         if outcome.is_ok() {
             start_writeback(&*file, bytes.len());
         }
@@ -358,21 +402,44 @@ impl Finish<'_> {
 
     /// Leaves a name alone. The file that was to have it is kept, where it is in nobody's way.
     fn conflict(&mut self, operation: &Operation, why: String) -> Result<()> {
-        let mut kept = None;
-        if let What::Staged { hidden, .. } = &operation.what
-            && let Some(home) = self.root.tree.folder(hidden.parent())?
-            && home.look(hidden.name())?.is_some()
-        {
-            let name = format!("{CONFLICT_PREFIX}{}", hidden.name().trim_start_matches('.'));
-            let place = self.root.tree.folder_or_create(&self.root.options.journal_dir)?;
-            home.rename(hidden.name(), &place, &name)
-                .map_err(|e| Error::os("keeping", hidden.as_str(), e))?;
-            self.changed.add(&place);
-            self.changed.add(&home);
-            kept = Some(place.path_of(&name));
-        }
+        let kept = match &operation.what {
+            What::Absent => None,
+            What::Payload(bytes) => {
+                let (path, content) = (short_digest(operation.path.as_str().as_bytes()), short_digest(bytes));
+                let name = format!("{CONFLICT_PREFIX}{path:016x}-{content:016x}");
+                drop(self.root.journal_dir.replace(&name, bytes)?);
+                Some(format!("{}/{name}", self.root.options.journal_dir))
+            }
+            What::Staged { hidden, inode } => {
+                self.keep(hidden, *inode)?.map(|place| place.as_str().to_owned())
+            }
+        };
         self.conflicts.push(Conflict { path: operation.path.clone(), why, kept });
         Ok(())
+    }
+
+    /// Gives a staged file a name under which no sweep takes it. `None`: it is gone.
+    fn keep(&mut self, hidden: &TreePath, number: u64) -> Result<Option<TreePath>> {
+        let tree = &self.root.tree;
+        if !is_there(self.root, hidden, number)? {
+            return kept_at(self.root, hidden, number);
+        }
+        let Some(home) = tree.folder(hidden.parent())? else { return Ok(None) };
+        let keeping = |e| Error::os("keeping", hidden.as_str(), e);
+        let [with_the_journal, beside] = keeping_places(self.root, hidden, number)?;
+        let journal_dir = tree.folder_or_create(with_the_journal.parent())?;
+        self.changed.add(&home);
+        match home.rename(hidden.name(), &journal_dir, with_the_journal.name()) {
+            Err(e) if Reason::of(&e) == Reason::CrossDevice => {
+                home.rename(hidden.name(), &home, beside.name()).map_err(keeping)?;
+                Ok(Some(beside))
+            }
+            outcome => {
+                outcome.map_err(keeping)?;
+                self.changed.add(&journal_dir);
+                Ok(Some(with_the_journal))
+            }
+        }
     }
 }
 

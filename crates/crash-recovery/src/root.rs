@@ -3,8 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use durable_io::{Barriers, Cause, Dir, Durability, Invalid, Lock, Wait};
@@ -16,6 +15,7 @@ use crate::ledger::{self, Found, JOURNAL, Ledger, Shape};
 use crate::names::{Busy, HiddenNames};
 use crate::path::{STAGED_SUFFIX, TreePath};
 use crate::recover::{self, Recovery};
+use crate::staged::StagedFiles;
 use crate::sweep;
 use crate::tree::Tree;
 use crate::window::{Places, When, Window, WindowLimits};
@@ -129,7 +129,7 @@ pub struct Root {
     pub(crate) gate: RwLock<()>,
     /// One transaction at a time, where each has to be complete before it is acknowledged.
     pub(crate) turn: Mutex<()>,
-    pub(crate) staged_open: Arc<AtomicUsize>,
+    pub(crate) staged: Arc<StagedFiles>,
     pub(crate) journal_dir: Dir,
     /// Lists of transactions that are complete, and that the journal still refers to.
     lists: Mutex<Vec<String>>,
@@ -164,6 +164,7 @@ impl Root {
         options: RootOptions,
     ) -> Result<(Self, Recovery)> {
         let dir = Dir::open_on(fs, path, env.clone())?;
+        Tree::new(dir.clone(), false).refuse_links(&options.journal_dir)?;
         let (journal_dir, durability) =
             dir.subdir_or_create(&options.journal_dir, Barriers::AllowVisibleOnly)?;
         let lock = hold(&journal_dir, options.wait)?;
@@ -179,7 +180,7 @@ impl Root {
             busy: Busy::default(),
             gate: RwLock::default(),
             turn: Mutex::default(),
-            staged_open: Arc::default(),
+            staged: Arc::default(),
             journal_dir,
             lists: Mutex::default(),
             failed: Mutex::default(),
@@ -318,6 +319,7 @@ impl Root {
                 self.remove_lists();
             }
         }
+        self.staged.end();
         match self.lock.take() {
             Some(lock) => Ok(lock.unlock()?),
             None => Ok(()),
@@ -350,15 +352,20 @@ impl Root {
     /// Makes room in the journal: waits until nothing is under way, completes everything, and switches, if that is still
     /// wanted then. Others may have waited for the same.
     pub(crate) fn switch(&self, is_wanted: impl FnOnce(&Ledger) -> bool) -> Result<()> {
-        let Some(ledger) = &self.ledger else { return Ok(()) };
-        let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
-        if !is_wanted(ledger) {
-            return Ok(());
-        }
+        self.switch_and_stay_alone(is_wanted).map(drop)
+    }
+
+    /// The same; nobody else commits before the guard is dropped, so that the room which was made is whoever asked for it.
+    pub(crate) fn switch_and_stay_alone(
+        &self,
+        is_wanted: impl FnOnce(&Ledger) -> bool,
+    ) -> Result<RwLockWriteGuard<'_, ()>> {
+        let alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(ledger) = self.ledger.as_ref().filter(|ledger| is_wanted(ledger)) else { return Ok(alone) };
         self.checkpoint()?;
         ledger.restart().map_err(|error| self.poison(error))?;
         self.remove_lists();
-        Ok(())
+        Ok(alone)
     }
 
     /// A transaction is complete whose operations are in this list. The list is removed when the journal no longer refers to it.
@@ -404,6 +411,13 @@ impl Root {
             return refuse("staged files are called so");
         }
         self.tree.refuse_links(path.parent())
+    }
+}
+
+/// Before the lock is released: whoever has it next stages under the same names.
+impl Drop for Root {
+    fn drop(&mut self) {
+        self.staged.end();
     }
 }
 

@@ -1,8 +1,8 @@
 //! [`StagedFile`]: a file written piece by piece under a hidden name, for a transaction to publish.
 
 use std::ffi::OsStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use media::{File, Mode, Reason};
 
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::path::{STAGED_SUFFIX, TreePath};
 use crate::record;
 use crate::root::{Ownership, Root};
-use crate::tree::{Folder, write_all_at};
+use crate::tree::Folder;
 
 /// How many staged files may be open at a time.
 pub const STAGED_OPEN_MAX: usize = 256;
@@ -33,7 +33,7 @@ pub struct StagedFile {
     /// The first write that failed: a file with a hole where it was must never be published.
     failed: Option<String>,
     is_ours: bool,
-    open: Arc<AtomicUsize>,
+    place: OpenPlace,
 }
 
 impl Root {
@@ -60,7 +60,7 @@ impl Root {
             });
         }
         self.tree.refuse_links(hidden.parent())?;
-        let place = OpenPlace::take(&self.staged_open)?;
+        let place = OpenPlace::take(&self.staged)?;
         let folder = self.tree.folder_or_create(hidden.parent())?;
         if let Some(ledger) = &self.ledger {
             ledger.tell_prepared(&record::encode_prepare([hidden]));
@@ -80,34 +80,44 @@ impl Root {
             hinted: 0,
             failed: None,
             is_ours: true,
-            open: place.keep(),
+            place,
         })
     }
 }
 
+/// What the staged files of a root have in common.
+#[derive(Debug, Default)]
+pub(crate) struct StagedFiles {
+    open: AtomicUsize,
+    /// The root has ended: what has a hidden name now is not its. Held shared while a name is removed.
+    has_ended: RwLock<bool>,
+}
+
+impl StagedFiles {
+    /// From here on the hidden names may be another's.
+    pub(crate) fn end(&self) {
+        *self.has_ended.write().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+}
+
 /// One of the places for open staged files.
-struct OpenPlace(Option<Arc<AtomicUsize>>);
+#[derive(Debug)]
+struct OpenPlace(Arc<StagedFiles>);
 
 impl OpenPlace {
-    fn take(open: &Arc<AtomicUsize>) -> Result<Self> {
-        let taken = open.fetch_add(1, Ordering::SeqCst);
-        let place = Self(Some(Arc::clone(open)));
+    fn take(files: &Arc<StagedFiles>) -> Result<Self> {
+        let taken = files.open.fetch_add(1, Ordering::SeqCst);
+        let place = Self(Arc::clone(files));
         if taken >= STAGED_OPEN_MAX {
             return Err(Error::TooManyStaged { open: taken, open_max: STAGED_OPEN_MAX });
         }
         Ok(place)
     }
-
-    fn keep(mut self) -> Arc<AtomicUsize> {
-        self.0.take().unwrap_or_default()
-    }
 }
 
 impl Drop for OpenPlace {
     fn drop(&mut self) {
-        if let Some(open) = &self.0 {
-            open.fetch_sub(1, Ordering::SeqCst);
-        }
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -160,7 +170,7 @@ impl StagedFile {
         let Some(end) = offset.checked_add(count) else {
             return Err(self.fail("writing", std::io::ErrorKind::InvalidInput.into()));
         };
-        if let Err(e) = write_all_at(&*self.file, offset, bytes) {
+        if let Err(e) = media::write_all_at(&*self.file, offset, bytes) {
             return Err(self.fail("writing", e));
         }
         self.len = self.len.max(end);
@@ -195,10 +205,20 @@ impl StagedFile {
     }
 
     fn remove(&mut self) -> std::io::Result<()> {
-        if !std::mem::take(&mut self.is_ours) {
+        let has_ended = self.place.0.has_ended.read().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::take(&mut self.is_ours) || *has_ended {
             return Ok(());
         }
         self.folder.remove(self.path.name())
+    }
+
+    /// Refuses what belongs to another root, or to this directory when it was opened before: its hidden name is not to be found
+    /// there, or is another file's.
+    pub(crate) fn refuse_unless_of(&self, root: &Root) -> Result<()> {
+        if Arc::ptr_eq(&self.place.0, &root.staged) {
+            return Ok(());
+        }
+        Err(Error::OwnPath { path: self.path.clone(), why: "it is a staged file of another root" })
     }
 
     pub(crate) fn refuse_if_failed(&self) -> Result<()> {
@@ -233,6 +253,5 @@ impl Drop for StagedFile {
         if let Err(error) = self.remove() {
             tracing::warn!(path = %self.path, %error, "a staged file is left for the next open");
         }
-        self.open.fetch_sub(1, Ordering::SeqCst);
     }
 }

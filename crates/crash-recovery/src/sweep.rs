@@ -10,12 +10,9 @@ use media::{Access, Entry, FileKind, Reason, Timestamp};
 
 use crate::error::{Error, Result};
 use crate::names::LIST_PREFIX;
-use crate::path::{STAGED_SUFFIX, TreePath};
+use crate::path::{COMPONENTS_MAX, STAGED_SUFFIX, TreePath};
 use crate::root::Root;
 use crate::tree::Folder;
-
-/// How deep a tree is looked through.
-const DEPTH_MAX: usize = 128;
 
 /// What was found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -49,11 +46,18 @@ pub(crate) fn ours(root: &Root, prepared: &BTreeSet<TreePath>) -> Result<Swept> 
             return Ok(());
         }
         let is_known = prepared.iter().any(|prefix| name.starts_with(prefix.as_str()));
-        if is_known || is_old(folder, name, now, root.options.orphan_age)? {
-            remove(folder, name)?;
-            swept.removed += 1;
-        } else {
+        if !is_known && !is_old(folder, name, now, root.options.orphan_age)? {
             swept.kept += 1;
+            return Ok(());
+        }
+        match folder.remove(name) {
+            Ok(()) => swept.removed += 1,
+            // Whose directory it is may have closed it since. It is in nobody's way, and no reason to open nothing.
+            Err(e) if matches!(Reason::of(&e), Reason::PermissionDenied | Reason::ReadOnly) => {
+                tracing::warn!(path = folder.path_of(name), error = %e, "a staged file is left for a later open");
+                swept.kept += 1;
+            }
+            Err(e) => return Err(Error::os("removing", folder.path_of(name), e)),
         }
         Ok(())
     })?;
@@ -100,14 +104,19 @@ fn is_old(folder: &Folder, name: &str, now: Timestamp, age: Duration) -> Result<
     Ok(since < 0 || u128::try_from(since).unwrap_or(0) >= age.as_nanos())
 }
 
-/// Goes through the files of every directory below the root, in the order of their names. Links are not followed.
+/// Goes through the files of every directory below the root, in the order of their names. Links are not followed. No more
+/// directories are open than lie above each other, however many lie side by side.
 fn walk(root: &Root, each: &mut dyn FnMut(&Folder, &str) -> Result<()>) -> Result<()> {
-    let top = match root.tree.folder("")? {
-        Some(top) => top,
-        None => return Ok(()),
-    };
-    let mut open = vec![(top, 0)];
-    while let Some((folder, depth)) = open.pop() {
+    let mut waiting = vec![(root.tree.top(), None::<String>, 0)];
+    while let Some((above, name, depth)) = waiting.pop() {
+        let folder = match name.map(|name| (above.child(&name), name)) {
+            None => above,
+            Some((Ok(Some(folder)), _)) => folder,
+            Some((Ok(None), _)) => continue,
+            // Another's.
+            Some((Err(e), _)) if Reason::of(&e) == Reason::PermissionDenied => continue,
+            Some((Err(e), name)) => return Err(Error::os("opening", above.path_of(&name), e)),
+        };
         let mut below = Vec::new();
         for (name, kind) in entries(&folder)? {
             // What is not UTF-8 is no name of ours, and cannot lead to one that a transaction could name.
@@ -118,20 +127,11 @@ fn walk(root: &Root, each: &mut dyn FnMut(&Folder, &str) -> Result<()>) -> Resul
             };
             match kind {
                 Some(FileKind::File) => each(&folder, name)?,
-                Some(FileKind::Dir) if depth < DEPTH_MAX => {
-                    let path = folder.path_of(name);
-                    match folder.dir.open_dir(name.as_ref()) {
-                        Ok(dir) => below.push((Folder { path, dir }, depth + 1)),
-                        // Another's, or gone.
-                        Err(e) if matches!(Reason::of(&e), Reason::NotFound | Reason::PermissionDenied) => {}
-                        Err(e) => return Err(Error::os("opening", path, e)),
-                    }
-                }
+                Some(FileKind::Dir) if depth < COMPONENTS_MAX => below.push(name.to_owned()),
                 _ => {}
             }
         }
-        below.reverse();
-        open.extend(below);
+        waiting.extend(below.into_iter().rev().map(|name| (folder.clone(), Some(name), depth + 1)));
     }
     Ok(())
 }

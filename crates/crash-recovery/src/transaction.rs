@@ -21,8 +21,8 @@ use crate::path::{STAGED_SUFFIX, TreePath};
 use crate::record::{self, Before, Number, Operation, What};
 use crate::root::{FastPath, Ownership, Root};
 use crate::staged::StagedFile;
-use crate::tree::{Changed, Folder, inode, is_file, read_all, start_writeback, write_all_at};
-use crate::window::{Change, Places};
+use crate::tree::{Changed, Folder, inode, is_file, read_all, start_writeback};
+use crate::window::{Change, Places, Writeback};
 
 /// The most names a transaction may change.
 pub const OPERATIONS_MAX: usize = 1 << 20;
@@ -141,12 +141,17 @@ struct Prepared {
     made: Vec<(Folder, String)>,
     /// Directories that hold names a commit refers to.
     hidden_in: Changed,
+    /// Of the files that ride in the journal.
+    writeback: Writeback,
     list: Option<String>,
 }
 
 impl Root {
     /// Begins a transaction.
     pub fn transaction(&self) -> Transaction<'_> {
+        if self.options.ownership == Ownership::Shared {
+            self.tree.unsettle();
+        }
         Transaction {
             root: self,
             wishes: BTreeMap::new(),
@@ -241,14 +246,16 @@ impl<'r> Transaction<'r> {
     /// Gives `path` the file that was staged.
     ///
     /// # Errors
-    /// As [`Transaction::replace`], with the file; [`Error::Poisoned`] where writing it had failed.
+    /// As [`Transaction::replace`], with the file; [`Error::Poisoned`] where writing it had failed; [`Error::OwnPath`] where
+    /// another root has staged it.
     pub fn publish(
         &mut self,
         staged: StagedFile,
         path: &TreePath,
         publish: Publish,
     ) -> std::result::Result<(), TransactionFailure> {
-        match self.check(path).and_then(|()| staged.refuse_if_failed()) {
+        let checked = self.check(path).and_then(|()| staged.refuse_unless_of(self.root));
+        match checked.and_then(|()| staged.refuse_if_failed()) {
             Ok(()) => {
                 self.wishes.insert(path.clone(), Wish::Staged(staged, publish));
                 Ok(())
@@ -419,7 +426,11 @@ impl<'r> Transaction<'r> {
         let busy = root.busy.take(&names);
         let found = self.look()?;
         let Some(ledger) = &root.ledger else { return self.carry_out_plainly(&found) };
-        let mut prepared = Prepared::default();
+        let writeback = match self.payloads > 1 || ledger.is_crowded() {
+            true => Writeback::Begun,
+            false => Writeback::Left,
+        };
+        let mut prepared = Prepared { writeback, ..Prepared::default() };
         let outcome = self.prepare(ledger, &found, &mut prepared).and_then(|record| {
             root.tree.dir.as_media().mark("after_prepare");
             self.commit_prepared(ledger, &record, &mut prepared, &mut places)
@@ -563,8 +574,10 @@ impl<'r> Transaction<'r> {
             .map_err(|e| Error::os("creating a file for", path.as_str(), e))?;
         target.dir.mark("after_create");
         prepared.made.push((target.clone(), hidden.clone()));
-        write_all_at(&*file, 0, &bytes).map_err(|e| Error::os("writing", path.as_str(), e))?;
-        start_writeback(&*file, bytes.len());
+        media::write_all_at(&*file, 0, &bytes).map_err(|e| Error::os("writing", path.as_str(), e))?;
+        if prepared.writeback == Writeback::Begun {
+            start_writeback(&*file, bytes.len());
+        }
         target.dir.mark("after_write");
         let from = (target.clone(), hidden);
         prepared.push_payload(path, bytes, target, from, file);
@@ -584,14 +597,16 @@ impl<'r> Transaction<'r> {
         let hidden = staged.path().clone();
         let from = (staged.folder().clone(), hidden.name().to_owned());
         let len = usize::try_from(staged.len()).unwrap_or(usize::MAX);
-        if self.rides(len, prepared.record_len(self.payload_len, path, len)) {
+        if self.rides(len, prepared.record_len(self.payload_len, path, len)) && prepared.has_place(self) {
             let bytes =
                 read_all(&**staged.file(), len).map_err(|e| Error::os("reading back", hidden.as_str(), e))?;
             if bytes.len() != len {
                 let cut = std::io::ErrorKind::UnexpectedEof.into();
                 return Err(Error::os("reading back", hidden.as_str(), cut));
             }
-            start_writeback(&**staged.file(), len);
+            if prepared.writeback == Writeback::Begun {
+                start_writeback(&**staged.file(), len);
+            }
             prepared.push_payload(path, bytes.into(), target, from, Arc::clone(staged.file()));
             return Ok(());
         }
@@ -656,12 +671,13 @@ impl<'r> Transaction<'r> {
         places: &mut Places<'_>,
     ) -> Result<()> {
         let root = self.root;
-        let mut gate = root.gate.read().unwrap_or_else(PoisonError::into_inner);
+        let mut among_others = Some(root.gate.read().unwrap_or_else(PoisonError::into_inner));
+        let mut alone = None;
         let number = match ledger.commit(record.to_vec()) {
             Err(JournalError::Full { .. }) => {
-                drop(gate);
-                root.switch(|ledger| !ledger.has_room_for(record.len()))?;
-                gate = root.gate.read().unwrap_or_else(PoisonError::into_inner);
+                drop(among_others.take());
+                // Others would take the room that is made, or fill the frame until it does not fit again.
+                alone = Some(root.switch_and_stay_alone(|ledger| !ledger.has_room_for(record.len()))?);
                 ledger.commit(record.to_vec())
             }
             outcome => outcome,
@@ -692,7 +708,7 @@ impl<'r> Transaction<'r> {
                     complete.map_err(|error| root.poison(error.in_state(TargetState::ReplacedNotDurable)))
                 }
             });
-        drop(gate);
+        drop((among_others, alone));
         outcome?;
         if let Some(list) = prepared.list.take() {
             root.list_is_needless(list);
@@ -857,6 +873,7 @@ impl Prepared {
 
     /// What waits for its barriers now.
     fn changes(&mut self, number: Number) -> Vec<Change> {
+        let writeback = self.writeback;
         let change = |ready: Ready| {
             let mut folders = vec![ready.target];
             folders.extend(
@@ -865,7 +882,14 @@ impl Prepared {
                     .map(|(folder, _)| folder)
                     .filter(|folder| folders.iter().all(|target| target.path != folder.path)),
             );
-            Change { number, path: ready.operation.path, file: ready.unsynced, folders, bytes: ready.bytes }
+            Change {
+                number,
+                path: ready.operation.path,
+                file: ready.unsynced,
+                writeback,
+                folders,
+                bytes: ready.bytes,
+            }
         };
         self.ready.drain(..).map(change).collect()
     }

@@ -44,16 +44,24 @@ impl Tree {
         Self { dir, kept, barriers: Barriers::Required, settled: Mutex::default() }
     }
 
-    /// The directory at `path`, empty for the root; `None` if there is none.
+    /// The directory at `path`, empty for the root; `None` if there is none, or only one that a link leads to.
     pub(crate) fn folder(&self, path: &str) -> Result<Option<Folder>> {
         if let Some(folder) = self.kept_folder(path) {
             return Ok(Some(folder));
         }
-        match self.dir.as_media().open_dir(Path::new(path)) {
-            Ok(dir) => Ok(Some(Folder { path: path.to_owned(), dir })),
-            Err(e) if Reason::of(&e) == Reason::NotFound => Ok(None),
-            Err(e) => Err(Error::os("opening", path, e)),
+        let mut at = self.top();
+        for part in path.split('/') {
+            match at.child(part).map_err(|e| Error::os("opening", path, e))? {
+                Some(child) => at = child,
+                None => return Ok(None),
+            }
         }
+        Ok(Some(at))
+    }
+
+    /// The root itself.
+    pub(crate) fn top(&self) -> Folder {
+        Folder { path: String::new(), dir: Arc::clone(self.dir.as_media()) }
     }
 
     /// The same, made where it is missing, and durable: what is committed may be found by its name, and by the names above it.
@@ -65,10 +73,15 @@ impl Tree {
         for (end, _) in path.match_indices('/').chain([(path.len(), "")]) {
             self.settle(path.get(..end).unwrap_or(path), &mut settled)?;
         }
-        let (dir, _as_far_as_asked) = self.dir.subdir_or_create(path, self.barriers)?;
-        let dir = Arc::clone(dir.as_media());
+        let folder = match self.folder(path)? {
+            Some(folder) => folder,
+            None => {
+                self.refuse_links(path)?;
+                let (dir, _as_far_as_asked) = self.dir.subdir_or_create(path, self.barriers)?;
+                Folder { path: path.to_owned(), dir: Arc::clone(dir.as_media()) }
+            }
+        };
         drop(settled);
-        let folder = Folder { path: path.to_owned(), dir };
         if let Some(kept) = &self.kept {
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
             if kept.len() >= DIRS_OPEN_MAX {
@@ -77,6 +90,11 @@ impl Tree {
             kept.insert(path.to_owned(), Arc::clone(&folder.dir));
         }
         Ok(folder)
+    }
+
+    /// Where others may have made directories anew since they were settled.
+    pub(crate) fn unsettle(&self) {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Makes the name of a directory durable, and the directory where it is missing. The one above it is settled.
@@ -114,28 +132,36 @@ impl Tree {
         }
     }
 
-    /// Refuses a directory that a symbolic link leads to, where the tree is ours alone: nothing of ours is one, and whoever put
-    /// it there would have the root write and remove outside of itself. What is kept was looked at before.
+    /// Refuses a directory that is none, or that a symbolic link leads to: whoever put it there would have the root write and remove outside of
+    /// itself, where no sweep comes, and the same file would have two names. What is kept was looked at before.
     pub(crate) fn refuse_links(&self, dir: &str) -> Result<()> {
-        if self.kept.is_none() || self.kept_folder(dir).is_some() {
-            return Ok(());
+        match self.in_the_way(dir)? {
+            Some((path, kind @ FileKind::Symlink)) => Err(Error::NotAFile { path, kind }),
+            Some((path, _)) => Err(Error::os("opening", path.as_str(), io::ErrorKind::NotADirectory.into())),
+            None => Ok(()),
         }
-        let mut at = Arc::clone(self.dir.as_media());
-        for part in TreePath::parse_any(dir)?.components() {
-            let looking = |e| Error::os("looking at", dir, e);
-            match at.metadata(OsStr::new(part)) {
-                Ok(found) if found.kind == FileKind::Dir => {}
-                Ok(Metadata { kind: kind @ FileKind::Symlink, .. }) => {
-                    return Err(Error::NotAFile { path: TreePath::parse_any(dir)?, kind });
+    }
+
+    /// What is no directory and stands where `dir`, or one above it, is to be.
+    pub(crate) fn in_the_way(&self, dir: &str) -> Result<Option<(TreePath, FileKind)>> {
+        if self.kept_folder(dir).is_some() {
+            return Ok(None);
+        }
+        let mut at = self.top();
+        for part in dir.split('/') {
+            match at.look(part)? {
+                None => return Ok(None),
+                Some(found) if found.kind != FileKind::Dir => {
+                    return Ok(Some((TreePath::parse_any(&at.path_of(part))?, found.kind)));
                 }
-                // It is made, or refused for what it is, by whoever needs it.
-                Ok(_) => return Ok(()),
-                Err(e) if Reason::of(&e) == Reason::NotFound => return Ok(()),
-                Err(e) => return Err(looking(e)),
+                Some(_) => {}
             }
-            at = at.open_dir(Path::new(part)).map_err(looking)?;
+            match at.child(part).map_err(|e| Error::os("looking at", dir, e))? {
+                Some(child) => at = child,
+                None => return Ok(None),
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The root, or a directory that is kept.
@@ -161,6 +187,23 @@ impl Folder {
     /// The path of a name in it.
     pub(crate) fn path_of(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_owned() } else { format!("{}/{name}", self.path) }
+    }
+
+    /// A directory that is an entry of this one, and not what a link leads to; `None` if there is none.
+    pub(crate) fn child(&self, name: &str) -> io::Result<Option<Self>> {
+        let found = match self.dir.metadata(OsStr::new(name)) {
+            Ok(found) if found.kind == FileKind::Dir => found,
+            Ok(_) => return Ok(None),
+            Err(e) if Reason::of(&e) == Reason::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let dir = match self.dir.open_dir(Path::new(name)) {
+            // A link, or a file, that has taken the name since.
+            Err(e) if matches!(Reason::of(&e), Reason::NotFound | Reason::NotDirectory) => return Ok(None),
+            outcome => outcome?,
+        };
+        let is_it = dir.dir_metadata()?.id == found.id;
+        Ok(is_it.then(|| Self { path: self.path_of(name), dir }))
     }
 
     pub(crate) fn look(&self, name: &str) -> Result<Option<Metadata>> {
@@ -224,23 +267,8 @@ impl Changed {
     }
 }
 
-/// Writes all of `bytes` at `offset`: short writes are continued, interruptions repeated.
-pub(crate) fn write_all_at(file: &dyn File, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let count = match file.write_at(offset, bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => count,
-            Err(e) if Reason::of(&e) == Reason::Interrupted => continue,
-            Err(e) => return Err(e),
-        };
-        bytes = bytes.get(count..).unwrap_or(&[]);
-        offset += u64::try_from(count).map_err(io::Error::other)?;
-    }
-    Ok(())
-}
-
-/// Asks the system to begin writing what was written, so that the barrier that comes later waits less: a checkpoint of 128 files
-/// takes a quarter of the time with it on XFS, half on ext4. Only a hint: nothing depends on it.
+/// Asks the system to begin writing what was written, so that the barrier that comes later waits less. Only a hint: nothing
+/// depends on it.
 pub(crate) fn start_writeback(file: &dyn File, len: usize) {
     if let Err(error) = file.start_writeback(0, u64::try_from(len).unwrap_or(u64::MAX)) {
         tracing::debug!(%error, "writeback hint refused");

@@ -46,11 +46,10 @@ fn asked(recorder: &Recorder) -> Vec<String> {
 }
 
 /// What a fast put asks for: one barrier, that of the journal.
-const FAST: [&str; 7] = [
+const FAST: [&str; 6] = [
     "metadata a",
     "create_exclusive staged",
     "write_at staged",
-    "start_writeback staged",
     "write_at own/journal",
     "sync_data own/journal",
     "rename staged",
@@ -109,7 +108,9 @@ fn a_checkpoint_syncs_each_file_and_directory_once_and_needs_no_frame_of_its_own
     // `a`, `b` (from before) and `d/c`, as they are now: four of five files of each name are never synced.
     let mut asked = asked(&recorder);
     asked.sort();
-    assert_eq!(asked, ["dir_sync .", "dir_sync d", "sync_all staged", "sync_all staged", "sync_all staged"]);
+    let expected =
+        [["dir_sync .", "dir_sync d"].as_slice(), &["start_writeback staged"; 3], &["sync_all staged"; 3]];
+    assert_eq!(asked, expected.concat());
     recorder.clear();
     root.checkpoint().unwrap();
     assert_eq!(recorder.total(), 0, "nothing is left");

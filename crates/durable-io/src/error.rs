@@ -142,6 +142,25 @@ pub enum Kind {
     Cancelled,
 }
 
+impl Kind {
+    /// What would remedy an answer of the operating system.
+    #[must_use]
+    pub fn of(reason: Reason) -> Self {
+        match reason {
+            Reason::DiskFull | Reason::QuotaExceeded => Self::NoSpace,
+            Reason::PermissionDenied | Reason::ReadOnly => Self::Denied,
+            Reason::NotFound => Self::NotFound,
+            Reason::AlreadyExists | Reason::NotEmpty => Self::Exists,
+            Reason::Busy | Reason::WouldBlock => Self::Held,
+            Reason::Unsupported | Reason::CrossDevice => Self::Unsupported,
+            Reason::IsDirectory | Reason::NotDirectory | Reason::NameTooLong | Reason::SymlinkLoop => {
+                Self::Invalid
+            }
+            _ => Self::Io,
+        }
+    }
+}
+
 /// Whether the same call may be made again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Retry {
@@ -390,19 +409,10 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match &self.0.cause {
-            Cause::Os { reason, .. } => match reason {
-                Reason::DiskFull | Reason::QuotaExceeded => Kind::NoSpace,
-                Reason::PermissionDenied | Reason::ReadOnly => Kind::Denied,
-                Reason::NotFound => Kind::NotFound,
-                Reason::AlreadyExists | Reason::NotEmpty => Kind::Exists,
-                Reason::Busy | Reason::WouldBlock => Kind::Held,
-                Reason::Unsupported | Reason::CrossDevice => Kind::Unsupported,
-                Reason::InvalidArgument if self.0.stage == Stage::SyncDir => Kind::Unsupported,
-                Reason::IsDirectory | Reason::NotDirectory | Reason::NameTooLong | Reason::SymlinkLoop => {
-                    Kind::Invalid
-                }
-                _ => Kind::Io,
-            },
+            Cause::Os { reason: Reason::InvalidArgument, .. } if self.0.stage == Stage::SyncDir => {
+                Kind::Unsupported
+            }
+            Cause::Os { reason, .. } => Kind::of(*reason),
             Cause::Invalid(_) => Kind::Invalid,
             Cause::Held { .. } => Kind::Held,
             Cause::Corrupt { .. } => Kind::Corrupt,

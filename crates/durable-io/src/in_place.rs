@@ -10,7 +10,7 @@ use crate::dir::{Place, sync_dir};
 use crate::error::{Cause, Error, Invalid, Leftover, Result, Stage, TargetState};
 use crate::name::Purpose;
 use crate::options::{Barriers, Durability, WriteOptions};
-use crate::staged::{Temp, read_full, write_all_at};
+use crate::staged::{Temp, read_full};
 
 const CHUNK_LEN: usize = 128 << 10;
 
@@ -116,7 +116,7 @@ fn copy(from: &dyn media::File, to: &dyn media::File) -> io::Result<u64> {
         if chunk.is_empty() {
             return Ok(at);
         }
-        write_all_at(to, at, chunk)?;
+        media::write_all_at(to, at, chunk)?;
         at += u64::try_from(chunk.len()).map_err(io::Error::other)?;
     }
 }

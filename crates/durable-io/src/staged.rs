@@ -87,21 +87,6 @@ impl Drop for Temp {
     }
 }
 
-/// Writes all of `bytes` at `offset`: short writes are continued, interruptions repeated.
-pub(crate) fn write_all_at(file: &dyn media::File, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let count = match file.write_at(offset, bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => count,
-            Err(e) if Reason::of(&e) == Reason::Interrupted => continue,
-            Err(e) => return Err(e),
-        };
-        bytes = bytes.get(count..).unwrap_or(&[]);
-        offset += u64::try_from(count).map_err(io::Error::other)?;
-    }
-    Ok(())
-}
-
 /// A file being written under a hidden name. Dropping it removes it; the target is untouched until
 /// [`Sealed::publish`].
 #[must_use = "a staged file that is not sealed and published is removed again"]
@@ -207,7 +192,7 @@ impl Staged {
         if let Some(first) = &self.failed {
             return Err(self.poisoned(first.clone()));
         }
-        if let Err(e) = write_all_at(&*self.temp.file, self.len, bytes) {
+        if let Err(e) = media::write_all_at(&*self.temp.file, self.len, bytes) {
             return Err(self.write_failed(e));
         }
         self.len += u64::try_from(bytes.len()).unwrap_or(u64::MAX);

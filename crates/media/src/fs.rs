@@ -32,6 +32,27 @@ pub fn single_component(name: &OsStr) -> io::Result<&OsStr> {
     }
 }
 
+/// Writes all of `bytes` at `offset`: short writes are continued, interruptions repeated. A write that takes nothing is an error.
+///
+/// # Durability
+/// None, as [`File::write_at`].
+///
+/// # Errors
+/// As [`File::write_at`]: a part may have been written.
+pub fn write_all_at(file: &dyn File, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let count = match file.write_at(offset, bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => count,
+            Err(e) if Reason::of(&e) == Reason::Interrupted => continue,
+            Err(e) => return Err(e),
+        };
+        bytes = bytes.get(count..).unwrap_or(&[]);
+        offset += u64::try_from(count).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
 /// A file system: where directories are opened.
 ///
 /// # The power-loss contract

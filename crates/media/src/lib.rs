@@ -39,5 +39,5 @@ pub use env::{
 pub use fs::{
     Access, Alignment, Dir, DiskFacts, DiskMedium, Entry, File, FileId, FileKind, Fs, LockWait, Metadata,
     Mode, MountFacts, NAME_LEN_MAX, OsFs, Owner, Reason, RenameMode, Timestamp, describe_mount,
-    single_component,
+    single_component, write_all_at,
 };

@@ -197,10 +197,10 @@ fn what_cannot_be_is_refused_by_name_and_changes_nothing() {
         // Below an object there is nothing, and nothing can be.
         let below = uri("state:/app/d/x/y");
         assert!(is_not_found(&read(&store, below.as_str())));
+        assert!(matches!(store.unlink(&below), Err(Error::NotFound { .. })));
         for outcome in [
             store.put(&below, b"1"),
             store.put_from(&below, &mut [0_u8; 5000].as_slice(), None).map(drop),
-            store.unlink(&below),
             store.commit(&staged, &uri("state:/app/d/x"), "y", Replace::Yes).map(drop),
             store.create2(&uri("state:/app/d/x"), "y", &STAGED).map(drop),
         ] {
@@ -397,8 +397,13 @@ fn foreign_entries_are_reported_and_left_alone() {
     assert_eq!(report.foreign.count, 2, "{:?}", report.foreign);
     assert_eq!(used(&store, "app"), (1, 1, 0, 0));
     assert_eq!(content(&store, "app").len(), 1);
+    // A file that has the name of an app is no object of it.
+    ground.dir("").create_exclusive(OsStr::new("file"), Mode::PRIVATE).unwrap();
+    assert!(matches!(store.unlink(&uri("state:/file")), Err(Error::NotAnObject { .. })));
+    assert!(matches!(store.unlink(&uri("state:/app")), Err(Error::NotAnObject { .. })));
     store.close().unwrap();
     assert!(app.metadata(OsStr::new("bad\nname")).is_ok());
+    assert!(ground.dir("").metadata(OsStr::new("file")).is_ok());
 }
 
 #[cfg(unix)]

@@ -14,7 +14,14 @@ fn window(changes: usize) -> Window {
 }
 
 fn change(number: Number, path: &str, bytes: usize) -> Change {
-    Change { number, path: TreePath::parse(path).unwrap(), file: None, folders: Vec::new(), bytes }
+    Change {
+        number,
+        path: TreePath::parse(path).unwrap(),
+        file: None,
+        writeback: Writeback::Left,
+        folders: Vec::new(),
+        bytes,
+    }
 }
 
 /// With a descriptor.
@@ -78,7 +85,8 @@ fn add(window: &Window, fs: &dyn Fs, number: Number) {
     let file = Some(dir.create_exclusive(OsStr::new(path.name()), Mode::PRIVATE).unwrap());
     let folders = vec![Folder { path: String::new(), dir }];
     let mut places = window.reserve(1).unwrap();
-    window.add(vec![Change { number, path, file, folders, bytes: 1 }], &mut places);
+    window
+        .add(vec![Change { number, path, file, writeback: Writeback::Left, folders, bytes: 1 }], &mut places);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod common;
 mod faults;
+mod hostile;
 mod recovery;
 mod refusals;
 mod transactions;

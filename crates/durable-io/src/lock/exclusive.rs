@@ -23,7 +23,7 @@ use crate::dir::Place;
 use crate::error::{Cause, Error, Result, Stage, TargetState};
 use crate::name::{Purpose, random_u64, side_name};
 use crate::options::Durability;
-use crate::staged::{Temp, write_all_at};
+use crate::staged::Temp;
 
 const POLL_MIN: Duration = Duration::from_millis(25);
 const POLL_MAX: Duration = Duration::from_millis(250);
@@ -116,7 +116,7 @@ impl Taker<'_> {
         };
         let mut temp = Temp::create(&place, Purpose::Temp, Mode::PRIVATE, &self.request.dir.env)?;
         let written = self.body.encode().and_then(|bytes| {
-            write_all_at(&*temp.file, 0, &bytes)?;
+            media::write_all_at(&*temp.file, 0, &bytes)?;
             temp.file.set_mode(Mode::PRIVATE)?;
             temp.file.sync_all()
         });

@@ -14,7 +14,6 @@ use super::body::{self, Body, BodyKind, Found};
 use super::queue::Permit;
 use super::{Request, Wait, check_kind};
 use crate::error::{Error, Result, Stage};
-use crate::staged::write_all_at;
 
 /// How often the lock file may vanish under us before we give up.
 const REOPEN_MAX: usize = 100;
@@ -83,7 +82,7 @@ fn write_note(request: &Request<'_>, file: &dyn File) -> Result<()> {
     if found == Found::Body(note.clone()) {
         return Ok(());
     }
-    let written = note.encode().and_then(|bytes| write_all_at(file, 0, &bytes));
+    let written = note.encode().and_then(|bytes| media::write_all_at(file, 0, &bytes));
     if let Err(error) = written {
         tracing::debug!(%error, path = %request.path.display(), "the lock is held, but the file does not say by whom");
     }

@@ -15,7 +15,7 @@ use statefs::{
 
 use super::bytes_words;
 use crate::cli::{StateCas, StateCommand, StateGet, StateInit, StatePut, StateRm};
-use crate::failure::{Exit, Failure, Outcome, StateTrouble, shown};
+use crate::failure::{Exit, Failure, Outcome, StateTrouble, insert, shown};
 use crate::interrupt::Interrupt;
 use crate::medium::Medium;
 use crate::output::{Output, Unit};
@@ -278,6 +278,14 @@ fn close(store: Store<FileDisk>, image: &Path, output: &Output) -> Outcome<()> {
             output.warn(format_args!("it was done, but the store was not closed: {failure}"))
         }
     }
+}
+
+/// Says what has changed, durably, and which revision that is.
+fn done(words: impl std::fmt::Display, mut fields: Value, revision: Revision, output: &Output) -> Outcome {
+    insert(&mut fields, "revision", json!(revision.get()));
+    insert(&mut fields, "durability", json!("durable"));
+    output.done(words, fields)?;
+    Ok(Exit::Ok)
 }
 
 fn get(args: &StateGet, medium: &Medium, output: &Output) -> Outcome {

@@ -357,6 +357,21 @@ fn interrupted(mut child: Child, delay: Duration) -> i32 {
     child.wait().unwrap().code().unwrap_or(130)
 }
 
+/// Stops a command as soon as it has a staged file in `dir`: it ends with 130, and the file is gone.
+#[track_caller]
+fn stopped_while_it_stages(mut child: Child, dir: &Path) {
+    let staged = || dir.is_dir() && names(dir).iter().any(|name| name.ends_with(".nxpart"));
+    wait_until(staged);
+    signal(&child, Signal::INT);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(!staged(), "{:?}", names(dir));
+}
+
+/// A file of a gibibyte, which takes no room.
+fn set_long(path: impl AsRef<Path>) {
+    std::fs::File::create(path).unwrap().set_len(1 << 30).unwrap();
+}
+
 #[test]
 fn ctrl_c_at_any_moment_leaves_the_target_whole_and_no_temporary_file() {
     let root = scratch();

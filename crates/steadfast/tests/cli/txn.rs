@@ -257,6 +257,19 @@ fn ctrl_c_before_the_commit_point_leaves_nothing() {
 }
 
 #[test]
+fn ctrl_c_while_a_long_file_is_staged_stops_at_once() {
+    let root = fresh();
+    let dir = root.path();
+    set_long(dir.join("new"));
+    set(dir.join("lines"), r#"{"op":"replace","path":"a","from":"new"}"#);
+    let child = command(dir, &["txn", "d", "--from", "lines"]).stderr(Stdio::null()).spawn().unwrap();
+    stopped_while_it_stages(child, &dir.join("d"));
+    assert_eq!((visible(dir), get(dir, "a")), (vec!["a".to_owned(), "b".to_owned()], "old a".to_owned()));
+    let told = json(&run(dir, &["txn", "d", "--recover", "--json"], b""))["recovery"].clone();
+    assert_eq!((&told["orphans"], &told["was_closed"]), (&0.into(), &true.into()));
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn a_long_file_takes_little_memory() {
     let root = fresh();

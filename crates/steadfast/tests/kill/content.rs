@@ -13,7 +13,15 @@ fn prepare(dir: &Path) {
     }
 }
 
-/// What the object is, after recovery has been asked for.
+/// What the object is for the next one who asks.
+#[track_caller]
+fn object(dir: &Path) -> Vec<u8> {
+    let got = steadfast(dir, &["content", "get", "store", "state:/app/d/a"], b"", None);
+    assert_eq!(got.status.code(), Some(0), "{}", said(&got));
+    got.stdout
+}
+
+/// The same, after recovery has been asked for.
 #[track_caller]
 fn recovered(dir: &Path) -> Vec<u8> {
     let told = steadfast(dir, &["content", "recover", "store"], b"", None);
@@ -21,13 +29,12 @@ fn recovered(dir: &Path) -> Vec<u8> {
     assert!(told.stdout.starts_with(b"recovery sweep orphans="), "{}", said(&told));
     let again = steadfast(dir, &["content", "recover", "store"], b"", None);
     assert_eq!(again.stdout, b"recovery sweep orphans=0 finalized=0\n", "{}", said(&again));
-    let got = steadfast(dir, &["content", "get", "store", "state:/app/d/a"], b"", None);
-    assert_eq!(got.status.code(), Some(0), "{}", said(&got));
+    let got = object(dir);
     // Usage is what is there, exactly.
     let used = steadfast(dir, &["--json", "content", "usage", "store", "--app", "app"], b"", None);
     let used: serde_json::Value = serde_json::from_slice(&used.stdout).unwrap();
-    assert_eq!((&used["bytes"], &used["files"]), (&got.stdout.len().into(), &1.into()));
-    got.stdout
+    assert_eq!((&used["bytes"], &used["files"]), (&got.len().into(), &1.into()));
+    got
 }
 
 #[test]
@@ -49,7 +56,7 @@ fn a_small_object_is_old_or_new_after_recovery() {
         stray_mode_max: 0o600,
         finished: 0,
         crashed: |dir, _| {
-            let found = recovered(dir);
+            let found = object(dir);
             assert!([&b"old"[..], b"new, and longer"].contains(&&*found), "{found:?}");
         },
         again: succeeds,
@@ -80,7 +87,7 @@ fn a_long_object_is_old_or_new_after_recovery() {
         stray_mode_max: 0o600,
         finished: 0,
         crashed: |dir, _| {
-            let found = recovered(dir);
+            let found = object(dir);
             assert!(found == b"old" || found == LONG, "{} bytes", found.len());
         },
         again: succeeds,
@@ -89,14 +96,18 @@ fn a_long_object_is_old_or_new_after_recovery() {
     .abort_everywhere();
 }
 
-/// Ahead of the commit record it is the old object, behind it the new one.
+/// Ahead of the commit record it is the old object, behind it the new one. The barriers of its own file come later.
 #[test]
 fn the_commit_record_of_a_put_decides() {
     for (point, finalized, content) in [
-        ("after_write", 0, &b"old"[..]),
+        ("after_create", 0, &b"old"[..]),
+        ("after_write", 0, b"old"),
         ("after_prepare", 0, b"old"),
         ("after_commit_record", 1, b"new"),
         ("after_rename", 1, b"new"),
+        ("after_fsync", 1, b"new"),
+        // The first two come before the commit.
+        ("after_dirsync@3", 1, b"new"),
     ] {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path();
@@ -106,33 +117,36 @@ fn the_commit_record_of_a_put_decides() {
         // The next command finishes it, whatever it is, and says so.
         let told = steadfast(dir, &["content", "ls", "store"], b"", None);
         let words = String::from_utf8(told.stderr).unwrap();
-        assert!(
-            words.starts_with("recovery sweep ") && words.ends_with(&format!("finalized={finalized}\n")),
-            "{point}: {words}"
-        );
+        let ending = format!(" finalized={finalized}\n");
+        assert!(words.starts_with("recovery sweep ") && words.ends_with(&ending), "{point}: {words}");
         assert_eq!(recovered(dir), content, "{point}");
     }
 }
 
-/// The configuration of the store names the points, for every command but `recover`.
+/// The configuration of the store names the points, for every command but `recover`: recovery itself passes one here.
 #[test]
 fn the_points_of_the_configuration_are_those_of_every_command_but_recover() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path();
-    let config = br#"{"schema":"content_v1_3","crash_sim":{"enable":true,"points":["after_write"]}}"#;
-    put(dir.join("config"), config, 0o600);
-    let code = |arguments: &[&str], stdin: &[u8]| steadfast(dir, arguments, stdin, None).status.code();
-    assert_eq!(code(&["content", "init", "store", "--config", "config"], b""), Some(0));
-    for _ in 0..2 {
-        let output = steadfast(dir, &["content", "put", "store", "state:/app/a"], b"new", None);
-        assert_eq!(output.status.signal(), Some(Signal::ABORT.as_raw()), "{}", said(&output));
-        assert!(said(&output).contains("crashsim: abort at after_write@1"), "{}", said(&output));
-        let told = steadfast(dir, &["content", "recover", "store"], b"", None);
-        assert_eq!(told.stdout, b"recovery sweep orphans=1 finalized=0\n", "{}", said(&told));
+    prepare(dir);
+    let put = ["content", "put", "store", "state:/app/d/a"];
+    let output = steadfast(dir, &put, b"new", Some("after_commit_record"));
+    assert_eq!(output.status.signal(), Some(Signal::ABORT.as_raw()), "{}", said(&output));
+    let config = "store/content/config.json";
+    let off = fs::read_to_string(dir.join(config)).unwrap();
+    let on = off.replace("\"enable\": false", "\"enable\": true");
+    let on = on.replace("\"points\": []", "\"points\": [\"after_dirsync\"]");
+    assert_ne!(on, off);
+    assert_eq!(steadfast(dir, &["write", config, "-q"], on.as_bytes(), None).status.code(), Some(0));
+    for command in [&["content", "ls", "store"][..], &put] {
+        let output = steadfast(dir, command, b"never", None);
+        assert_eq!(output.status.signal(), Some(Signal::ABORT.as_raw()), "{command:?}: {}", said(&output));
+        assert!(said(&output).contains("crashsim: abort at after_dirsync@1"), "{}", said(&output));
     }
-    assert_eq!(code(&["content", "get", "store", "state:/app/a"], b""), Some(1));
+    assert_eq!(recovered(dir), b"new");
     // Switched off, as the help says.
-    let off = String::from_utf8(config.to_vec()).unwrap().replace("true", "false");
-    assert_eq!(code(&["write", "-q", "store/content/config.json"], off.as_bytes()), Some(0));
-    assert_eq!(code(&["content", "put", "store", "state:/app/a"], b"new"), Some(0));
+    assert_eq!(steadfast(dir, &["write", config, "-q"], off.as_bytes(), None).status.code(), Some(0));
+    let put = steadfast(dir, &put, b"newer", None);
+    assert_eq!(put.status.code(), Some(0), "{}", said(&put));
+    assert_eq!(recovered(dir), b"newer");
 }

@@ -158,16 +158,31 @@ impl Puts {
         slice(self.threads, self.count, operation, || subject.checkpoint())
     }
 
-    /// How many barriers an operation has, on the average of a slice.
-    fn count_barriers<S: Subject>(self, path: &Path) -> io::Result<f64> {
+    /// How many barriers an operation has, and how many flushes of the device, on the average of a slice.
+    fn count<S: Subject>(self, ground: &Ground, path: &Path) -> io::Result<(f64, Option<f64>)> {
         let (recorder, fs) = Recorder::over(OsFs::shared());
         let subject = S::open(fs, path, self.fast)?;
         drop(self.on(&subject, 0)?);
         recorder.clear();
-        drop(self.on(&subject, 1)?);
+        let (flushes, _) = self.flushes_of(ground, || self.on(&subject, 1))?;
         let barriers = recorder.barriers();
         subject.close()?;
-        Ok(raw::count(barriers) / raw::count(self.count))
+        Ok((raw::count(barriers) / raw::count(self.count), flushes))
+    }
+
+    /// How many flushes of the device an operation has, on the average of a slice.
+    fn flushes_of<T>(
+        self,
+        ground: &Ground,
+        slice: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<(Option<f64>, T)> {
+        let before = ground.device_flushes();
+        let done = slice()?;
+        let flushes = ground.device_flushes().zip(before).map(|(after, before)| {
+            raw::count(usize::try_from(after.saturating_sub(before)).unwrap_or(usize::MAX))
+                / raw::count(self.count)
+        });
+        Ok((flushes, done))
     }
 }
 
@@ -216,13 +231,14 @@ fn compare_subject<S: Subject>(
         rounds.div_ceil(6),
         Contender::of_slices(|round| puts.on(&subject, round))
             .tidied(|| raw::empty_of(&ours_at.join(below), NEW)),
-        Contender::of_slices(chains).tidied(|| raw::empty_of(&raw_at, NEW)),
+        Contender::of_slices(&chains).tidied(|| raw::empty_of(&raw_at, NEW)),
     )?;
     subject.close()?;
     let counted_at = ground.fresh_dir()?;
-    let syncs = puts.count_barriers::<S>(&counted_at)?;
+    let (syncs, our_flushes) = puts.count::<S>(ground, &counted_at)?;
+    let (their_flushes, _) = puts.flushes_of(ground, || chains(u64::MAX))?;
     for dir in [ours_at, raw_at, counted_at] {
         std::fs::remove_dir_all(dir)?;
     }
-    Ok(Comparison { ours, baseline, syncs })
+    Ok(Comparison { ours, baseline, syncs, flushes: our_flushes.zip(their_flushes) })
 }

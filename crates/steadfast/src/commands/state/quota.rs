@@ -6,10 +6,10 @@ use media::BlockDevice;
 use serde_json::json;
 use statefs::{Key, Quota, QuotaUse, Store};
 
-use super::{close, image, look, prefix_of};
+use super::{close, done, image, look, prefix_of};
 use crate::cli::{QuotaCommand, QuotaSet};
 use crate::commands::bytes_words;
-use crate::failure::{Exit, Failure, Outcome};
+use crate::failure::{Failure, Outcome};
 use crate::medium::Medium;
 use crate::output::Output;
 
@@ -43,11 +43,12 @@ fn set(args: &QuotaSet, medium: &Medium, output: &Output) -> Outcome {
     let used = store.quotas().find(|found| found.prefix == prefix);
     warn_if_above(used.as_ref(), output)?;
     close(store, &args.image, output)?;
-    output.done(
+    done(
         format_args!("`{prefix}` has a quota, durable: {}", used.as_ref().map_or_else(String::new, words)),
-        json!({ "quota": used.as_ref().map(fields), "revision": revision.get(), "durability": "durable" }),
-    )?;
-    Ok(Exit::Ok)
+        json!({ "quota": used.as_ref().map(fields) }),
+        revision,
+        output,
+    )
 }
 
 /// A limit below what is there is no error, and no surprise either.
@@ -75,11 +76,12 @@ fn rm(path: &Path, prefix: &str, medium: &Medium, output: &Output) -> Outcome {
             hint: Some("`steadfast state quota ls` lists them".to_owned()),
         });
     };
-    output.done(
+    done(
         format_args!("`{prefix}` has no quota any more, durable"),
-        json!({ "prefix": prefix.as_str(), "revision": revision.get(), "durability": "durable" }),
-    )?;
-    Ok(Exit::Ok)
+        json!({ "prefix": prefix.as_str() }),
+        revision,
+        output,
+    )
 }
 
 fn ls(path: &Path, medium: &Medium, output: &Output) -> Outcome {

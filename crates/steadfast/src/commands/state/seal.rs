@@ -9,7 +9,7 @@ use media::{BlockDevice, FileDisk};
 use serde_json::json;
 use statefs::{Error, Key, Prefix, Rotation, SealKey, Store, Zeroizing};
 
-use super::{close, image, look, prefix_of};
+use super::{close, done, image, look, prefix_of};
 use crate::cli::{SealCommand, SealRotate, SealedWith};
 use crate::failure::{Exit, Failure, Outcome, StateTrouble};
 use crate::interrupt::Interrupt;
@@ -125,13 +125,12 @@ fn add(path: &Path, prefix: &str, key_file: &Path, key_id: u32, medium: &Medium,
     give_nonces(&mut store, medium);
     let revision = store.seal_prefix(&prefix, key).map_err(|error| Failure::state(path, error))?;
     close(store, path, output)?;
-    output.done(
+    done(
         format_args!("what is put below `{prefix}` is sealed with key {key_id} from now on, durable"),
-        json!({
-            "prefix": prefix.as_str(), "key_id": key_id, "revision": revision.get(), "durability": "durable",
-        }),
-    )?;
-    Ok(Exit::Ok)
+        json!({ "prefix": prefix.as_str(), "key_id": key_id }),
+        revision,
+        output,
+    )
 }
 
 fn rm(path: &Path, prefix: &str, medium: &Medium, output: &Output) -> Outcome {
@@ -139,11 +138,12 @@ fn rm(path: &Path, prefix: &str, medium: &Medium, output: &Output) -> Outcome {
     let mut store = image::writer(medium, path)?;
     let revision = store.unseal_prefix(&prefix).map_err(|error| Failure::state(path, error))?;
     close(store, path, output)?;
-    output.done(
+    done(
         format_args!("`{prefix}` is sealed no more, durable"),
-        json!({ "prefix": prefix.as_str(), "revision": revision.get(), "durability": "durable" }),
-    )?;
-    Ok(Exit::Ok)
+        json!({ "prefix": prefix.as_str() }),
+        revision,
+        output,
+    )
 }
 
 fn ls(path: &Path, medium: &Medium, output: &Output) -> Outcome {

@@ -6,7 +6,7 @@ use media::FileDisk;
 use serde_json::json;
 use statefs::{Certainty, Error, Form, Recovery, SnapshotName, SnapshotView, Store};
 
-use super::{close, image, key_of, look, prefix_of, print_value};
+use super::{close, done, image, key_of, look, prefix_of, print_value};
 use crate::cli::SnapshotCommand;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::medium::Medium;
@@ -71,11 +71,12 @@ fn drop_one(path: &Path, name: &str, medium: &Medium, output: &Output) -> Outcom
     let Some(revision) = dropped else {
         return Err(Failure::state(path, Error::NoSnapshot { name }));
     };
-    output.done(
+    done(
         format_args!("dropped snapshot `{name}`, durable"),
-        json!({ "name": name.as_str(), "revision": revision.get(), "durability": "durable" }),
-    )?;
-    Ok(Exit::Ok)
+        json!({ "name": name.as_str() }),
+        revision,
+        output,
+    )
 }
 
 /// The store of an image, to be read as it was.
