@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use crash_cases::{FileCase, OnSim, Site, canaries, cases};
 use crashsim::{
-    Class, Expected, Explorer, FileProfile, Gauge, Life, Mark, Options, Run, Scenario, SimFs, Verdict,
+    Class, Disks, Expected, Explorer, FileProfile, Gauge, Life, Mark, Options, Run, Scenario, SimFs, Verdict,
     Witness,
 };
 use media::doubles::TapFs;
