@@ -123,7 +123,22 @@ pub enum Error {
     },
 }
 
+/// What is being done at a directory barrier.
+pub(crate) const SYNCING_DIR: &str = "syncing the directory";
+/// What is being done at the barrier of a file that has a name already.
+pub(crate) const SYNCING_MOVED: &str = "syncing, before it moves,";
+
 impl Error {
+    /// Whether a barrier has failed that should have covered more than what it was asked for: earlier names in a directory, or
+    /// the bytes of a file that others wait for. No later barrier covers them, whatever it answers.
+    pub(crate) fn is_failed_barrier(&self) -> bool {
+        match self {
+            Self::Os { doing, .. } => [SYNCING_DIR, SYNCING_MOVED].contains(doing),
+            Self::File(error) => error.stage() == durable_io::Stage::SyncDir,
+            _ => false,
+        }
+    }
+
     pub(crate) fn os(doing: &'static str, path: impl Into<String>, source: io::Error) -> Self {
         Self::Os { doing, path: path.into(), state: TargetState::Unchanged, source }
     }

@@ -401,6 +401,12 @@ impl Root {
         error
     }
 
+    /// A barrier that failed for one transaction may have been to cover what others wait for: then it ends everything, and the
+    /// journal still has theirs.
+    pub(crate) fn heed(&self, error: Error) -> Error {
+        if error.is_failed_barrier() { self.poison(error) } else { error }
+    }
+
     /// Refuses names that are the root's own.
     pub(crate) fn check_target(&self, path: &TreePath) -> Result<()> {
         let refuse = |why| Err(Error::OwnPath { path: path.clone(), why });

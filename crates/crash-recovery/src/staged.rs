@@ -61,7 +61,7 @@ impl Root {
         }
         self.tree.refuse_links(hidden.parent())?;
         let place = OpenPlace::take(&self.staged)?;
-        let folder = self.tree.folder_or_create(hidden.parent())?;
+        let folder = self.tree.folder_or_create(hidden.parent()).map_err(|error| self.heed(error))?;
         if let Some(ledger) = &self.ledger {
             ledger.tell_prepared(&record::encode_prepare([hidden]));
         }

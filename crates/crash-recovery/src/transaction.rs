@@ -15,7 +15,7 @@ use journal::JournalError;
 use media::{Access, File, Metadata, Mode, Reason};
 use sha2::{Digest as _, Sha256};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SYNCING_MOVED};
 use crate::ledger::Ledger;
 use crate::path::{STAGED_SUFFIX, TreePath};
 use crate::record::{self, Before, Number, Operation, What};
@@ -345,7 +345,7 @@ impl<'r> Transaction<'r> {
             self.tell_staging()?;
         }
         // Not left to the bulk, which makes them durable when it is sealed: others would take them for durable before.
-        drop(root.tree.folder_or_create(path.parent())?);
+        drop(root.tree.folder_or_create(path.parent()).map_err(|error| root.heed(error))?);
         let prefix = &self.prefix;
         let bulk = self.bulk.get_or_insert_with(|| {
             let options = BulkOptions {
@@ -386,7 +386,7 @@ impl<'r> Transaction<'r> {
     /// will be so after the next open. [`TargetState::Unknown`]: nobody knows before the next open.
     pub fn commit(mut self) -> std::result::Result<Committed, TransactionFailure> {
         let root = self.root;
-        let outcome = self.carry_out();
+        let outcome = self.carry_out().map_err(|error| root.heed(error));
         let staged = match &outcome {
             Err(error) if error.state() == TargetState::Unchanged => self.staged(),
             Ok(_) | Err(_) => Vec::new(),
@@ -966,7 +966,7 @@ fn sync_moved(root: &Root, source: &TreePath, home: &Folder) -> Result<()> {
             outcome => outcome.map_err(|e| Error::os("opening", source.as_str(), e))?,
         },
     };
-    file.sync_all().map_err(|e| Error::os("syncing", source.as_str(), e))?;
+    file.sync_all().map_err(|e| Error::os(SYNCING_MOVED, source.as_str(), e))?;
     file.mark("after_fsync");
     Ok(())
 }

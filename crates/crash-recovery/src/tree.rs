@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use durable_io::{Barriers, Dir};
 use media::{Access, File, FileKind, Metadata, Reason, RenameMode};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SYNCING_DIR};
 use crate::path::TreePath;
 
 /// How many directories are kept open between operations.
@@ -233,7 +233,7 @@ impl Folder {
 
     /// The directory barrier.
     pub(crate) fn sync(&self) -> Result<()> {
-        self.dir.sync().map_err(|e| Error::os("syncing the directory", self.path.as_str(), e))?;
+        self.dir.sync().map_err(|e| Error::os(SYNCING_DIR, self.path.as_str(), e))?;
         self.dir.mark("after_dirsync");
         Ok(())
     }
