@@ -29,7 +29,7 @@ const LONGER: &[u8] = b"much more than rides in the journal";
 /// A journal that needs no switch after several opens.
 const ROOMY: Shape = Shape { journal_blocks: 80, window: 8 };
 
-const SCRIPTS: [Script; 25] = [
+const SCRIPTS: [Script; 26] = [
     Script::new("put", "replace a file", WITH_DURABLE_WRITES, &[("a", OLD)], |mut tree| tree.put("a", NEW)),
     Script::new("first", "make the journal, and put a file", EVERY_WAY, &[], |mut tree| tree.put("a", NEW)),
     Script::new("remove", "remove a file", EVERY_WAY, &[("a", OLD)], |mut tree| tree.remove("a")),
@@ -246,16 +246,35 @@ const SCRIPTS: [Script; 25] = [
             |mut tree| tree.publish("d/x/1.nxpart", "e/y/b", LONG),
         )
     },
+    Script {
+        earlier: |site| {
+            let atom = vec![("d/y/f".into(), None), ("d/x/f".into(), Way::Shared.file(LONG))];
+            site.announce(Operation::new("others rename d/y to d/x", vec![atom]));
+            site.move_file("d/y", "d/x")
+        },
+        ..Script::new(
+            "moved-folder",
+            "rename a file out of a folder that others have renamed without a barrier",
+            &[Way::Shared],
+            &[("d/y/f", LONG), ("e/a", OLD)],
+            |mut tree| {
+                tree.seen.insert("d/x/f".to_owned(), tree.way.file(LONG));
+                tree.commit("rename d/x/f to e/g", &[Change::Rename("d/x/f", "e/g")])
+            },
+        )
+    },
     Script::new(
         "rename-written",
         "rename a file that others have written without a barrier",
         &[Way::Shared],
         &[("a", OLD), ("b", LONG)],
         |mut tree| {
-            tree.site.announce(Operation::one("others write a", "a", tree.way.file(FOREIGN)));
+            // One byte is written or not.
+            let written = tree.way.file(b"Old");
+            tree.site.announce(Operation::one("others write a", "a", written.clone()));
             let (dir, name) = tree.site.split("a")?;
-            dir.open(name, Access::Write)?.write_at(0, FOREIGN)?;
-            tree.seen.insert("a".to_owned(), tree.way.file(FOREIGN));
+            dir.open(name, Access::Write)?.write_at(0, b"O")?;
+            tree.seen.insert("a".to_owned(), written);
             tree.commit("rename a to b", &[Change::Rename("a", "b")])
         },
     ),
