@@ -89,6 +89,14 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The transaction is committed, safe in the journal, and in place, and was not made complete: a barrier failed, or the journal
+    /// took no `done`. The next open completes it. Until then the root takes nothing more.
+    #[error("the change is committed and in place, but not known to be durable there")]
+    NotCompleted {
+        /// What failed.
+        #[source]
+        source: Box<Error>,
+    },
     /// The journal failed.
     #[error("the journal of intents failed")]
     Journal(#[from] JournalError),
@@ -161,6 +169,7 @@ impl Error {
             | Self::NotAFile { path, .. }
             | Self::Repeated { path } => Some(path.as_str()),
             Self::Os { path, .. } | Self::DurableNotVisible { path, .. } => Some(path),
+            Self::NotCompleted { source } => source.path(),
             Self::Path(_)
             | Self::TooLarge { .. }
             | Self::File(_)
@@ -181,6 +190,7 @@ impl Error {
                 Kind::Invalid
             }
             Self::TooLarge { .. } => Kind::Invalid,
+            Self::NotCompleted { source } => source.kind(),
             Self::NotFound { .. } => Kind::NotFound,
             Self::Exists { .. } => Kind::Exists,
             Self::File(_) if self.holder().is_some() => Kind::Held,
@@ -218,6 +228,7 @@ impl Error {
     pub fn state(&self) -> TargetState {
         match self {
             Self::DurableNotVisible { .. } => TargetState::DurableNotVisible,
+            Self::NotCompleted { .. } => TargetState::ReplacedNotDurable,
             Self::Os { state, .. } => *state,
             // The commit record may have reached the medium.
             Self::Journal(JournalError::Poisoned { .. } | JournalError::Device(_)) => TargetState::Unknown,
@@ -233,7 +244,9 @@ impl Error {
             Self::DurableNotVisible { .. } => {
                 "remove what stands in the way (a full disk, permissions) and open the root again: it finishes the change"
             }
-            Self::Poisoned { .. } => "open the root again: recovery finishes what was committed",
+            Self::Poisoned { .. } | Self::NotCompleted { .. } => {
+                "open the root again: recovery finishes what was committed"
+            }
             Self::ReadOnly { .. } => {
                 "nothing was swept or changed; restore the journal from a copy of the whole tree"
             }

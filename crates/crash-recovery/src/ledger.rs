@@ -219,7 +219,8 @@ impl Ledger {
     /// `Ok` is the commit point: recovery carries it out.
     ///
     /// # Errors
-    /// `Full`: nothing was written; switch and ask again. Anything else, and whether it is found after a crash is unknown.
+    /// `Full`: nothing was written; switch and ask again. Another [refusal](is_refusal): nothing was written. Anything else, and
+    /// whether it is found after a crash is unknown.
     pub(crate) fn commit(&self, mut record: Vec<u8>) -> std::result::Result<Number, JournalError> {
         let mut state = self.lock();
         let number = state.next;
@@ -229,7 +230,7 @@ impl Ledger {
         let batch = state.gather(record, self.commit_len_max);
         loop {
             if let Some(outcome) = batch.outcome.get() {
-                if matches!(outcome, Err(JournalError::Full { .. } | JournalError::FrameTooLong { .. })) {
+                if outcome.as_ref().is_err_and(is_refusal) {
                     state.under_way.remove(&number);
                 }
                 return outcome.clone().map(|()| number);
@@ -376,8 +377,17 @@ impl Ledger {
     }
 
     /// Switches regions. The caller knows that everything that was committed is complete, and that nobody commits meanwhile.
+    ///
+    /// # Errors
+    /// Of the journal; [`Error::Poisoned`] where a thread did not come back between its commit and its names: that commit is
+    /// still needed.
     pub(crate) fn restart(&self) -> Result<()> {
         let mut state = self.lock();
+        if !state.under_way.is_empty() {
+            return Err(Error::Poisoned {
+                first: "a transaction was committed and not put in place".to_owned(),
+            });
+        }
         let last = state.next.saturating_sub(1);
         state.restart(last)
     }
@@ -404,6 +414,12 @@ impl Ledger {
     pub(crate) fn stats(&self) -> journal::Stats {
         self.lock().journal.stats()
     }
+}
+
+/// Whether an answer to a commit says that nothing was written.
+pub(crate) fn is_refusal(error: &JournalError) -> bool {
+    use JournalError::{FrameTooLong, Full, NoMemory, NumbersUsedUp};
+    matches!(error, Full { .. } | FrameTooLong { .. } | NoMemory { .. } | NumbersUsedUp)
 }
 
 /// Somebody carries out a frame. Where that panics, nobody waits for it.

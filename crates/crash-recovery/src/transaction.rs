@@ -16,7 +16,7 @@ use media::{Access, File, Metadata, Mode, Reason};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result, SYNCING_MOVED};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, is_refusal};
 use crate::path::{STAGED_SUFFIX, TreePath};
 use crate::record::{self, Before, Number, Operation, What};
 use crate::root::{FastPath, Ownership, Root};
@@ -684,9 +684,7 @@ impl<'r> Transaction<'r> {
         };
         let number = match number {
             Ok(number) => number,
-            Err(error @ (JournalError::Full { .. } | JournalError::FrameTooLong { .. })) => {
-                return Err(error.into());
-            }
+            Err(error) if is_refusal(&error) => return Err(error.into()),
             Err(error) => {
                 // It may be found: what it refers to must be there then.
                 self.disarm();
@@ -705,7 +703,7 @@ impl<'r> Transaction<'r> {
                 }
                 Ownership::Shared => {
                     let complete = complete(root, ledger, number, &changed);
-                    complete.map_err(|error| root.poison(error.in_state(TargetState::ReplacedNotDurable)))
+                    complete.map_err(|error| root.poison(Error::NotCompleted { source: Box::new(error) }))
                 }
             });
         drop((among_others, alone));
