@@ -139,14 +139,15 @@ fn a_replace_is_fourteen_system_calls_in_the_promised_order() {
     let seen: Vec<String> = calls.iter().map(|line| words(line)).collect();
     let promised = [
         "statx 0644 old",
+        // The name of the temp.
+        "getpid",
+        "getrandom",
         // Whether an ACL says something else than the group bits of the mode.
         "openat O_NOFOLLOW O_CLOEXEC old",
         "flistxattr",
         "close",
         // Whether the directory would give the new file an ACL of its own.
         "fgetxattr",
-        "getpid",
-        "getrandom",
         "openat O_RDWR O_CREAT O_EXCL O_NOFOLLOW O_CLOEXEC 0644 TEMP",
         "pwrite64 4096",
         // Whether the umask has taken something from the mode.
