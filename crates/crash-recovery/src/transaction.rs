@@ -354,6 +354,7 @@ impl<'r> Transaction<'r> {
                     suffix: STAGED_SUFFIX.to_owned(),
                     first: 0,
                 },
+                threads: root.options.window.threads,
                 write: root.write_options(),
                 ..BulkOptions::default()
             };

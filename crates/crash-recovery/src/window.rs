@@ -47,7 +47,7 @@ const CHANGES_MAX: usize = 128;
 
 impl Default for WindowLimits {
     fn default() -> Self {
-        Self { changes: CHANGES_MAX, bytes: 4 << 20, threads: 32 }
+        Self { changes: CHANGES_MAX, bytes: 4 << 20, threads: 12 }
     }
 }
 
