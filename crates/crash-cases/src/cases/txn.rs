@@ -29,7 +29,7 @@ const LONGER: &[u8] = b"much more than rides in the journal";
 /// A journal that needs no switch after several opens.
 const ROOMY: Shape = Shape { journal_blocks: 80, window: 8 };
 
-const SCRIPTS: [Script; 26] = [
+const SCRIPTS: [Script; 27] = [
     Script::new("put", "replace a file", WITH_DURABLE_WRITES, &[("a", OLD)], |mut tree| tree.put("a", NEW)),
     Script::new("first", "make the journal, and put a file", EVERY_WAY, &[], |mut tree| tree.put("a", NEW)),
     Script::new("remove", "remove a file", EVERY_WAY, &[("a", OLD)], |mut tree| tree.remove("a")),
@@ -244,6 +244,23 @@ const SCRIPTS: [Script; 26] = [
             OWNED,
             &[("d/a", OLD), ("e/a", OLD)],
             |mut tree| tree.publish("d/x/1.nxpart", "e/y/b", LONG),
+        )
+    },
+    Script {
+        earlier: |site| {
+            let atom = vec![("d/b".into(), None), ("d/a".into(), Way::Shared.file(LONG))];
+            site.announce(Operation::new("others rename d/b to d/a", vec![atom]));
+            site.move_file("d/b", "d/a")
+        },
+        ..Script::new(
+            "remove-renamed",
+            "remove a file that others have renamed without a barrier, and put another elsewhere",
+            &[Way::Shared],
+            &[("d/a", OLD), ("d/b", LONG), ("e/c", OLD)],
+            |mut tree| {
+                tree.seen.insert("d/a".to_owned(), tree.way.file(LONG));
+                tree.commit("remove d/a, put e/c", &[Change::Remove("d/a"), Change::Put("e/c", NEW)])
+            },
         )
     },
     Script {
