@@ -71,6 +71,15 @@ pub enum JournalError {
         /// How many.
         count: usize,
     },
+    /// The frame is written, but an earlier frame is still in flight. Whether both survive power loss is decided when the
+    /// earlier one ends.
+    #[error("frame {seq} is written, but frames after {durable_seq} are still on their way to the device")]
+    NotInOrder {
+        /// The frame that was written.
+        seq: u64,
+        /// Every frame up to this one is durable.
+        durable_seq: u64,
+    },
     /// The other region cannot be wiped while it is copied into: finish the copy. Nothing was written.
     #[error("a copy into the other region runs")]
     CopyRuns,
@@ -130,7 +139,7 @@ impl JournalError {
             Self::ReadOnly { .. } => JournalErrorKind::ReadOnly,
             Self::Full { .. } | Self::NumbersUsedUp => JournalErrorKind::NoSpace,
             Self::NoMemory { .. } => JournalErrorKind::NoMemory,
-            Self::Outgoing { .. } => JournalErrorKind::Busy,
+            Self::Outgoing { .. } | Self::NotInOrder { .. } => JournalErrorKind::Busy,
         }
     }
 }

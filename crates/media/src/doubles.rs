@@ -12,6 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+mod durable_bytes;
+
+pub use durable_bytes::DurableBytes;
+
 use crate::{
     Access, Clock, Dir, DiskFacts, Entropy, Entry, File, Fs, HostIdentity, Liveness, LockWait, Metadata,
     Mode, Owner, ProcessIdentity, RenameMode, SyncPool, Timestamp,

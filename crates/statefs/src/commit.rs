@@ -340,11 +340,18 @@ impl<D: BlockDevice> Store<D> {
         Ok(durable.seq())
     }
 
-    /// Commits what was gathered, in one go; nothing is out.
+    /// Commits the gathered frame in one call. No other frame may be in flight.
+    ///
+    /// # Errors
+    /// As [`Store::begin_frame`] and [`Store::end_frame`]. [`JournalError::NotInOrder`]: an earlier frame is in flight, so
+    /// this one is written and not yet durable. It becomes visible when the earlier one ends.
     pub(crate) fn commit_pending(&mut self) -> Result<(), Error> {
         let Some(outgoing) = self.begin_frame()? else { return Ok(()) };
+        let seq = outgoing.seq();
         let outcome = outgoing.carry_out(self.journal.device());
-        self.end_frame(outgoing, outcome).map(drop)
+        let durable_seq = self.end_frame(outgoing, outcome)?;
+        // A frame that ends before an earlier one does is not durable, though its own flush succeeded.
+        if durable_seq < seq { Err(JournalError::NotInOrder { seq, durable_seq }.into()) } else { Ok(()) }
     }
 
     /// Puts records into the index, which is all that readers see.
@@ -408,4 +415,34 @@ fn note_changes(ring: &mut Ring, frame: &Gathered, seq: u64) -> Result<(), Error
         ring.note(&record, revision, nth < frame.shown_ops || left.peek().is_none());
     }
     Ok(())
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+    use crate::{Options, StoreId};
+
+    /// The defence in depth behind the right to exclusive access: were it given away too early, a write would still not be
+    /// acknowledged before it is durable.
+    #[test]
+    fn store_t1_a_commit_beside_a_frame_in_flight_is_not_acknowledged() {
+        let disk = media::MemDisk::new(media::Geometry::new(512, 64).unwrap()).unwrap();
+        let mut store = Store::format(disk, &Options::new(StoreId([1; 16]))).unwrap();
+        let [first, second] = ["/state/a", "/state/b"].map(|key| Key::parse(key).unwrap());
+        let mut body = Vec::new();
+        let value = b"x".as_slice();
+        let record = Record::Put { key: first.as_str(), value, form: crate::Form::Plain };
+        record.encode(&mut body).unwrap();
+        store.admit_body(&body, 1, Company::Others).unwrap().unwrap();
+        let in_flight = store.begin_frame().unwrap().unwrap();
+        let refused = store.put(&second, b"y").unwrap_err();
+        assert!(
+            matches!(&refused, Error::Journal(error) if matches!(**error, JournalError::NotInOrder { .. }))
+        );
+        assert!(store.get(&second).is_none(), "it is not durable, so it is not visible");
+        let outcome = in_flight.carry_out(store.device());
+        store.end_frame(in_flight, outcome).unwrap();
+        assert_eq!(store.get(&first).map(|value| value.bytes), Some(b"x".as_slice()));
+        assert_eq!(store.get(&second).map(|value| value.bytes), Some(b"y".as_slice()));
+    }
 }

@@ -666,7 +666,9 @@ impl<D: BlockDevice> Inner<D> {
         let may = queue.is_quiet() && !queue.is_closed && queue.waiting.is_empty();
         queue.is_led |= may;
         drop(queue);
-        may.then_some(Alone { inner: self })
+        // Not `then_some`: it would make the right even where it may not be had, and dropping that takes leadership away from
+        // the thread that has it.
+        may.then(|| Alone { inner: self })
     }
 }
 
