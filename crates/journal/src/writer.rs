@@ -8,7 +8,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use media::{BlockDevice, DeviceError};
+use media::{BlockDevice, DeviceCause, DeviceError};
 
 use crate::error::JournalError;
 use crate::frame::{BlockHeader, Kind, StoreId, encode};
@@ -198,6 +198,14 @@ impl<D: BlockDevice> Journal<D> {
     pub(crate) fn poison(&mut self, error: DeviceError) -> JournalError {
         let cause = self.poisoned.get_or_insert(error).clone();
         JournalError::Poisoned { cause }
+    }
+
+    /// Poisons the journal after a panic in the device. Frames in flight are given up: whether they survive power loss is
+    /// unknown, as after a failed flush.
+    pub fn fail_after_panic(&mut self) {
+        self.out.clear();
+        let cause = DeviceCause::driver("a panic during a call of the device", 0);
+        let _poisoned: JournalError = self.poison(DeviceError::FlushFailed { cause });
     }
 
     /// Writes a frame and returns its sequence number. Where as much is in flight as may be, there is a flush first.

@@ -354,6 +354,17 @@ impl<D: BlockDevice> Store<D> {
         if durable_seq < seq { Err(JournalError::NotInOrder { seq, durable_seq }.into()) } else { Ok(()) }
     }
 
+    /// Poisons the store after a panic in the device or in the source of random bytes: what the device did is unknown, so
+    /// nothing in flight becomes visible and nothing more is written.
+    #[cfg(feature = "std")]
+    pub(crate) fn fail_after_panic(&mut self) {
+        self.journal.fail_after_panic();
+        self.unshown.flying.clear();
+        self.unshown.newest.clear();
+        self.drop_pending_after_failure();
+        self.index.drop_claims();
+    }
+
     /// Puts records into the index, which is all that readers see.
     fn show<'r>(
         &mut self,

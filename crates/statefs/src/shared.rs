@@ -19,6 +19,7 @@
 //! - no lock is held while the device writes a commit. Locks are taken in the order state, queue.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::{self, JoinHandle, Thread};
@@ -425,7 +426,8 @@ impl<D: BlockDevice> SharedStore<D> {
     }
 
     /// Has the store for itself: waits until no frame is on its way, and holds back those that come. For what is rare, such
-    /// as a compaction at leisure. It must not come back to this handle.
+    /// as a compaction at leisure. It must not come back to this handle. If it panics, the store is poisoned, because the
+    /// panic may be one of the device.
     ///
     /// # Errors
     /// [`Error::Closed`], and those of `act`.
@@ -433,7 +435,7 @@ impl<D: BlockDevice> SharedStore<D> {
         &self,
         act: impl FnOnce(&mut Store<Arc<D>>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        act(&mut self.inner.alone(Handle::Open)?.writer().store)
+        self.inner.alone(Handle::Open)?.act(act)
     }
 
     /// As [`Store::tick`]. While frames are on their way there is nothing to seal, and nothing is done.
@@ -442,7 +444,7 @@ impl<D: BlockDevice> SharedStore<D> {
     /// As [`Store::tick`].
     pub fn tick(&self, now: Duration) -> Result<(), Error> {
         match self.inner.alone_at_once() {
-            Some(alone) => alone.writer().store.tick(now),
+            Some(alone) => alone.act(|store| store.tick(now)),
             None => Ok(()),
         }
     }
@@ -454,7 +456,7 @@ impl<D: BlockDevice> SharedStore<D> {
     /// As [`Store::close`]; [`Error::Closed`], if it was.
     pub fn close(&self) -> Result<(), Error> {
         let alone = self.inner.alone(Handle::Closing)?;
-        alone.writer().store.shut()
+        alone.act(Store::shut)
     }
 
     /// What is held, what was done, and how long it took.
@@ -507,13 +509,20 @@ impl<D: BlockDevice> Inner<D> {
     /// Gathers what is asked for into a frame, and carries it out.
     fn lead(&self) {
         let mut state = self.writer();
-        let asked = std::mem::take(&mut self.queue().waiting);
-        let mut gathered = state.store.take_in(asked);
-        let begun = match state.store.begin_frame() {
-            // Nothing is to be written. What is out, or what is written already, is what they wait for.
-            Ok(None) if state.store.unshown.is_any_out() => Ok(None),
-            Ok(None) => state.store.sync().map(|_| None),
-            other => other,
+        let mut asked = std::mem::take(&mut self.queue().waiting);
+        let mut gathered = Round::default();
+        let begun = guarded(&mut state.store, |store| {
+            store.take_in(&mut asked, &mut gathered);
+            match store.begin_frame() {
+                // Nothing is to be written. What is out, or what is written already, is what they wait for.
+                Ok(None) if store.unshown.is_any_out() => Ok(None),
+                Ok(None) => store.sync().map(|_| None),
+                other => other,
+            }
+        });
+        let begun = match begun {
+            Ok(begun) => begun,
+            Err(panic) => self.abandon(state, gathered.waiters().chain(asked), panic),
         };
         let mut over = Vec::new();
         let outgoing = match begun {
@@ -574,7 +583,14 @@ impl<D: BlockDevice> Inner<D> {
     /// Takes a frame back: shows what has become durable, and tells those who ride on it.
     fn end(&self, outgoing: Outgoing, outcome: Result<(), DeviceError>) {
         let mut state = self.writer();
-        let ended = state.store.end_frame(outgoing, outcome);
+        // What comes after the frame, a step of a compaction, calls the device as well.
+        let ended = match guarded(&mut state.store, |store| store.end_frame(outgoing, outcome)) {
+            Ok(ended) => ended,
+            Err(panic) => {
+                let riders = std::mem::take(&mut state.riders).into_iter().flat_map(|riders| riders.answers);
+                self.abandon(state, riders.map(|(waiter, _)| waiter), panic)
+            }
+        };
         let mut told = Vec::new();
         while let Some(first) = state.riders.front() {
             if ended.as_ref().is_ok_and(|durable| first.seq > *durable) {
@@ -591,6 +607,24 @@ impl<D: BlockDevice> Inner<D> {
         for (waiter, answer) in told {
             waiter.tell(Told::Answer(ended.as_ref().map(|_| answer).map_err(Error::clone)));
         }
+    }
+
+    /// Ends a turn that a panic of the device or of the source of random bytes has ended: answers its waiters, passes
+    /// leadership on, and lets the panic go on. The store is poisoned, because what the device did is unknown.
+    fn abandon(
+        &self,
+        state: RwLockWriteGuard<'_, State<D>>,
+        waiters: impl Iterator<Item = Arc<Waiter>>,
+        panic: Panic,
+    ) -> ! {
+        let error = state.store.refuse_unless_writable().err().unwrap_or(Error::Closed);
+        self.pass_on(state, |queue| {
+            queue.is_led = false;
+            queue.is_blocked = false;
+        });
+        self.tell_of_news();
+        waiters.for_each(|waiter| waiter.tell(Told::Answer(Err(error.clone()))));
+        resume_unwind(panic)
     }
 
     /// Lets the state go, and whoever comes next go on. `settle` says what has become of the queue.
@@ -641,7 +675,7 @@ impl<D: BlockDevice> Inner<D> {
                 }
             }
         }
-        act(&mut self.alone(Handle::Open)?.writer().store)
+        self.alone(Handle::Open)?.act(act)
     }
 
     /// Waits until nobody gathers and nothing is out, and keeps it so.
@@ -717,8 +751,10 @@ struct Alone<'i, D: BlockDevice> {
 }
 
 impl<D: BlockDevice> Alone<'_, D> {
-    fn writer(&self) -> RwLockWriteGuard<'_, State<D>> {
-        self.inner.writer()
+    /// Runs `act` on the store. A panic poisons the store and goes on, because it may be one of the device.
+    fn act<T>(&self, act: impl FnOnce(&mut Store<Arc<D>>) -> T) -> T {
+        let outcome = guarded(&mut self.inner.writer().store, act);
+        outcome.unwrap_or_else(|panic| resume_unwind(panic))
     }
 }
 
@@ -750,23 +786,41 @@ struct Round {
     later: VecDeque<Arc<Waiter>>,
 }
 
+impl Round {
+    /// Every waiter of it.
+    fn waiters(self) -> impl Iterator<Item = Arc<Waiter>> {
+        let answered = self.answers.into_iter().map(|(waiter, _)| waiter);
+        answered.chain(self.refused.into_iter().map(|(waiter, _)| waiter)).chain(self.later)
+    }
+}
+
+/// What a panic carries.
+type Panic = Box<dyn std::any::Any + Send>;
+
+/// Lets the store call the device and the source of random bytes. A panic in there poisons the store and is returned: the
+/// caller answers its waiters first.
+fn guarded<D: BlockDevice, T>(
+    store: &mut Store<D>,
+    act: impl FnOnce(&mut Store<D>) -> T,
+) -> Result<T, Panic> {
+    // The store is looked at afterwards only as one that takes no more writes.
+    catch_unwind(AssertUnwindSafe(|| act(store))).inspect_err(|_| store.fail_after_panic())
+}
+
 impl<D: BlockDevice> Store<D> {
-    /// Takes what is asked for into the frame that is gathered, in order, as far as it goes.
-    fn take_in(&mut self, asked: VecDeque<Arc<Waiter>>) -> Round {
-        let mut round = Round::default();
-        for waiter in asked {
+    /// Takes what is asked for into the frame that is gathered, in order, as far as it goes. A waiter stays in `asked` until it
+    /// is decided what becomes of it.
+    fn take_in(&mut self, asked: &mut VecDeque<Arc<Waiter>>, round: &mut Round) {
+        while let Some(waiter) = asked.front() {
             // Nobody overtakes.
-            if !round.later.is_empty() {
-                round.later.push_back(waiter);
-                continue;
-            }
-            match self.take_in_one(&waiter.ask) {
+            let taken = if round.later.is_empty() { self.take_in_one(&waiter.ask) } else { Ok(None) };
+            let Some(waiter) = asked.pop_front() else { return };
+            match taken {
                 Ok(Some(answer)) => round.answers.push((waiter, answer)),
                 Ok(None) => round.later.push_back(waiter),
                 Err(error) => round.refused.push((waiter, error)),
             }
         }
-        round
     }
 
     /// Takes one into it; the answer it has when the frame is durable. [`None`]: not before a frame has ended.

@@ -1,16 +1,20 @@
-//! What threads do to each other: ticks beside exclusive access. Row T1 of the second review.
+//! What threads do to each other: ticks beside exclusive access, and panics in foreign code. Rows T1 and T3 of the second
+//! review.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use media::doubles::DurableBytes;
-use media::{BlockDevice, Geometry, MemDisk, SystemClock};
-use statefs::{Access, Error, Key, Options, SharedStore, SnapshotName, Store, StoreId};
+use media::{BlockDevice, BlockIndex, DeviceError, Geometry, MemDisk, SystemClock};
+use statefs::{
+    Access, Error, ErrorKind, Key, NoRandom, Nonces, Options, Prefix, SealKey, SharedStore, SnapshotName,
+    Store, StoreId, Zeroizing,
+};
 
 fn key(name: &str) -> Key {
     Key::parse(&format!("/state/{name}")).unwrap()
@@ -117,4 +121,119 @@ fn store_t1_sibling_a_snapshot_beside_ticks_makes_what_was_buffered_durable() {
             store.snapshot(&name).map(drop)
         });
     });
+}
+
+/// A source of random bytes that panics when it is told to.
+struct Panics(Arc<AtomicBool>);
+
+impl Nonces for Panics {
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), NoRandom> {
+        assert!(!self.0.load(Ordering::SeqCst), "no random bytes today");
+        bytes.fill(1);
+        Ok(())
+    }
+}
+
+#[test]
+fn store_t3_a_panic_of_the_source_of_random_bytes_leaves_nobody_waiting() {
+    ends("writers beside a panic", || {
+        let shared = shared(slow_disk(256, 200));
+        let panics = Arc::new(AtomicBool::new(false));
+        let prefix = Prefix::parse("/state/secret").unwrap();
+        shared
+            .exclusively(|store| {
+                store.set_nonces(Box::new(Panics(Arc::clone(&panics))));
+                store.seal_prefix(&prefix, SealKey::new(1, Zeroizing::new([1; 32])))
+            })
+            .unwrap();
+        let begun = AtomicU64::new(0);
+        thread::scope(|scope| {
+            let writers: Vec<_> = (0..6)
+                .map(|nth| {
+                    let (shared, begun) = (&shared, &begun);
+                    scope.spawn(move || {
+                        let name = if nth == 0 { "secret/a".to_owned() } else { format!("plain/{nth}") };
+                        loop {
+                            begun.fetch_add(1, Ordering::SeqCst);
+                            if let Err(error) = shared.put(&key(&name), b"x") {
+                                return error.kind();
+                            }
+                        }
+                    })
+                })
+                .collect();
+            while begun.load(Ordering::SeqCst) < 60 {
+                thread::yield_now();
+            }
+            panics.store(true, Ordering::SeqCst);
+            let told: Vec<_> = writers.into_iter().map(thread::ScopedJoinHandle::join).collect();
+            assert_eq!(told.iter().filter(|told| told.is_err()).count(), 1, "{told:?}");
+            assert!(told.into_iter().flatten().all(|kind| kind == ErrorKind::Poisoned));
+        });
+        assert_eq!(shared.close().unwrap_err().kind(), ErrorKind::Poisoned);
+    });
+}
+
+/// A device that panics in one of its calls when it is told to.
+struct PanickingDisk {
+    disk: MemDisk,
+    next: Arc<AtomicU64>,
+}
+
+const IN_WRITE: u64 = 1;
+const IN_FLUSH: u64 = 2;
+const IN_READ: u64 = 3;
+
+impl PanickingDisk {
+    fn pass(&self, call: u64) {
+        assert_ne!(self.next.load(Ordering::SeqCst), call, "the driver has a bug");
+    }
+}
+
+impl BlockDevice for PanickingDisk {
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
+    }
+    fn read(&self, at: BlockIndex, into: &mut [u8]) -> Result<(), DeviceError> {
+        self.pass(IN_READ);
+        self.disk.read(at, into)
+    }
+    fn write(&self, at: BlockIndex, from: &[u8]) -> Result<(), DeviceError> {
+        self.pass(IN_WRITE);
+        self.disk.write(at, from)
+    }
+    fn flush(&self) -> Result<(), DeviceError> {
+        self.pass(IN_FLUSH);
+        self.disk.flush()
+    }
+}
+
+/// The kind: whatever ends a turn (of a leader, of exclusive access, of a frame that ends and takes a step of a compaction)
+/// passes leadership on.
+#[test]
+fn store_t3_sibling_a_panic_of_the_device_in_any_turn_leaves_nobody_waiting() {
+    for call in [IN_WRITE, IN_FLUSH, IN_READ] {
+        for alone in [false, true] {
+            ends("a panic of the device", move || {
+                let next = Arc::new(AtomicU64::new(0));
+                let disk = MemDisk::new(Geometry::new(512, 96).unwrap()).unwrap();
+                let shared = shared(PanickingDisk { disk, next: Arc::clone(&next) });
+                shared.put(&key("a"), b"before").unwrap();
+                next.store(call, Ordering::SeqCst);
+                // Reads happen where a compaction ends, so it takes many.
+                let outcomes = (0..200).map(|_| {
+                    catch_unwind(AssertUnwindSafe(|| match alone {
+                        true => shared.exclusively(|store| store.put(&key("a"), b"x").map(drop)),
+                        false => shared.put(&key("a"), b"x").map(drop),
+                    }))
+                });
+                assert!(outcomes.into_iter().any(|outcome| outcome.is_err()), "it panicked once");
+                next.store(0, Ordering::SeqCst);
+                let after = shared.put(&key("b"), b"y").map(drop);
+                assert!(after.is_err_and(|error| error.kind() == ErrorKind::Poisoned));
+                assert_eq!(shared.close().unwrap_err().kind(), ErrorKind::Poisoned);
+                assert!(shared.get(&key("a")).unwrap().is_some(), "readers go on");
+            });
+        }
+    }
 }
