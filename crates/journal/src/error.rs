@@ -11,7 +11,8 @@ pub enum JournalError {
     /// The device cannot hold a store.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// The device failed.
+    /// The device failed. Where its kind is `NoSpace`, a write found no space on the medium: nothing has changed, and the
+    /// journal takes nothing more until it is opened again.
     #[error("the device failed")]
     Device(#[from] DeviceError),
     /// An earlier write or flush failed; nothing is written any more. Open the store again.
@@ -25,7 +26,7 @@ pub enum JournalError {
     #[error("there is no store on this device: none of its superblocks is valid")]
     NoStore,
     /// No superblock is valid, but there are blocks that look like a store's.
-    #[error("every superblock is lost, but there are blocks of a store: salvage it, do not format")]
+    #[error("every superblock is lost, but there are blocks of a store: do not format; salvage it")]
     SuperblocksLost,
     /// The superblocks are of several stores.
     #[error("the superblocks are of different stores: {first} and {second}")]
@@ -35,6 +36,10 @@ pub enum JournalError {
         /// The other.
         second: StoreId,
     },
+    /// A writer was at work while the store was opened to be read, and what was read at different times does not fit
+    /// together. Nothing is wrong with the store: open it again.
+    #[error("a writer overtook this reader; open the store again")]
+    Overtaken,
     /// A superblock describes another device than this one.
     #[error("the superblock describes another device: region_blocks={region_blocks} block_size={block_size}")]
     WrongDevice {
@@ -139,7 +144,7 @@ impl JournalError {
             Self::ReadOnly { .. } => JournalErrorKind::ReadOnly,
             Self::Full { .. } | Self::NumbersUsedUp => JournalErrorKind::NoSpace,
             Self::NoMemory { .. } => JournalErrorKind::NoMemory,
-            Self::Outgoing { .. } | Self::NotInOrder { .. } => JournalErrorKind::Busy,
+            Self::Outgoing { .. } | Self::NotInOrder { .. } | Self::Overtaken => JournalErrorKind::Busy,
         }
     }
 }

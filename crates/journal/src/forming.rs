@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! slots              zeros ══
-//! both regions               zeros for headers, copied copied … closing header ══
+//! both regions               zeros for headers, copied copied … closing header, marks ══
 //! slots 1 and 3                                                                   root ══
 //! ```
 //! `══` is a flush. The roots of an older store go first, and durably: with a root left and a header gone it would be there,
@@ -13,7 +13,7 @@
 use media::BlockDevice;
 
 use crate::error::JournalError;
-use crate::frame::{Kind, StoreId};
+use crate::frame::{Format, Kind, StoreId};
 use crate::layout::{Layout, Limits, RESERVE_BLOCKS, SLOTS, Side};
 use crate::superblock::{ENGINE_LEN_MAX, Superblock};
 use crate::writer::{Barrier, Journal, Place};
@@ -52,6 +52,8 @@ impl<D: BlockDevice> Journal<D> {
         }
         let base_seq = base_seq.max(1);
         let root = Superblock {
+            format: Format::LATEST,
+            marks: layout.marks(),
             store,
             block_size: u32::try_from(layout.block_size()).unwrap_or(u32::MAX),
             generation: 1,
@@ -110,9 +112,14 @@ impl<D: BlockDevice> Forming<D> {
         self.journal.refuse_unless_writable()?;
         let closing_at = self.journal.tail;
         self.issue(Kind::Closing, &[], closing_at, self.base_seq.saturating_add(1))?;
-        self.issue(Kind::Header, &[], 0, self.base_seq)?;
+        let description = self.journal.root.describe();
+        self.issue(Kind::Header, &description, 0, self.base_seq)?;
         let mut journal = self.journal;
         journal.tail = closing_at + 1;
+        journal.used = (journal.layout.mark_for(journal.tail), journal.layout.mark_for(1));
+        let (first, second) = journal.used;
+        journal.write_mark(Side::A, 1, first)?;
+        journal.write_mark(Side::B, 1, second)?;
         journal.flush_now()?;
         let root = Superblock { copied_blocks: journal.tail, ..journal.root.clone() };
         journal.write_root(&root)?;

@@ -13,6 +13,9 @@ pub(crate) const SLOTS: usize = 4;
 /// The fewest blocks of a region: its header, what ends a copy, and room for a commit, its seals and the next open.
 pub(crate) const REGION_BLOCKS_MIN: u64 = 8;
 
+/// More blocks than any device has; arithmetic on addresses does not overflow below it.
+const REGION_BLOCKS_MAX: u64 = 1 << 48;
+
 /// Blocks of a region that only what keeps a store alive may use: the record of an open, two seals, and one to spare.
 pub(crate) const RESERVE_BLOCKS: u64 = 4;
 
@@ -66,12 +69,28 @@ pub enum LayoutError {
     Limits(Limits),
 }
 
-/// Where things are.
+/// Whether the regions of a store have marks of how far they have been used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Marks {
+    /// The whole of a region is read at every open.
+    None,
+    /// Two copies of a mark for each region, in sectors of 4 KiB that hold nothing else.
+    Two,
+}
+
+/// A device with fewer blocks is read in no time, and the sectors of the marks would take too much of it.
+const MARKED_BLOCKS_MIN: u64 = 2048;
+
+/// Bytes of a sector that a device may rewrite as one, whatever its blocks are.
+const SECTOR_LEN: usize = 4096;
+
+/// The layout of a store on its device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
     block_size: usize,
     region_blocks: u64,
     limits: Limits,
+    marks: Marks,
 }
 
 impl Layout {
@@ -85,18 +104,44 @@ impl Layout {
         if blocks < blocks_min {
             return Err(LayoutError::TooSmall { blocks, blocks_min });
         }
-        let region_blocks = (blocks - 4) / 2;
-        Self::with(geometry, region_blocks, limits).ok_or(LayoutError::Limits(limits))
+        let marks = if blocks < MARKED_BLOCKS_MIN { Marks::None } else { Marks::Two };
+        Self::filling(geometry, limits, marks).ok_or(LayoutError::Limits(limits))
     }
 
-    /// A layout that was found on a device, if it fits there.
-    pub(crate) fn with(geometry: Geometry, region_blocks: u64, limits: Limits) -> Option<Self> {
-        let fits = region_blocks >= REGION_BLOCKS_MIN
-            && region_blocks.checked_mul(2)?.checked_add(4)? <= geometry.block_count();
-        let limits_fit = (1..=FRAME_BLOCKS_MAX).contains(&limits.frame_blocks_max)
-            && limits.in_flight_blocks_max >= u32::from(limits.frame_blocks_max);
-        let layout = Self { block_size: geometry.block_size(), region_blocks, limits };
-        (fits && limits_fit).then_some(layout)
+    /// The layout with the largest regions that a device has room for.
+    pub(crate) fn filling(geometry: Geometry, limits: Limits, marks: Marks) -> Option<Self> {
+        let shape = Self { block_size: geometry.block_size(), region_blocks: 0, limits, marks };
+        // Where regions end in the middle of a sector, the rest of it stays empty: at most so much more.
+        let around = shape.block_count().saturating_add(shape.gap_len());
+        let region_blocks = geometry.block_count().saturating_sub(around) / 2;
+        let layout = Self { region_blocks, ..shape };
+        // One more block in each, where nothing stays empty.
+        let larger = Self { region_blocks: region_blocks + 1, ..shape };
+        let best = if larger.block_count() <= geometry.block_count() { larger } else { layout };
+        best.is_valid().then_some(best)
+    }
+
+    /// A layout that was found on a device. Whether it fits there is another question ([`Layout::block_count`]).
+    pub(crate) fn found(
+        geometry: Geometry,
+        region_blocks: u64,
+        limits: Limits,
+        marks: Marks,
+    ) -> Option<Self> {
+        let layout = Self { block_size: geometry.block_size(), region_blocks, limits, marks };
+        layout.is_valid().then_some(layout)
+    }
+
+    fn is_valid(&self) -> bool {
+        let Limits { frame_blocks_max, in_flight_blocks_max } = self.limits;
+        (REGION_BLOCKS_MIN..=REGION_BLOCKS_MAX).contains(&self.region_blocks)
+            && (1..=FRAME_BLOCKS_MAX).contains(&frame_blocks_max)
+            && in_flight_blocks_max >= u32::from(frame_blocks_max)
+    }
+
+    /// Blocks of a device that the layout needs.
+    pub(crate) fn block_count(&self) -> u64 {
+        self.slot(SLOTS - 1).get() + 1
     }
 
     /// Bytes in a block.
@@ -143,22 +188,73 @@ impl Layout {
     }
 
     pub(crate) fn slot(&self, slot: usize) -> BlockIndex {
-        let behind = 2 + 2 * self.region_blocks;
+        let last_two = match self.marks {
+            Marks::None => self.regions_end(),
+            Marks::Two => self.last_marks() + self.gap_len(),
+        };
         BlockIndex::new(match slot {
             0 => 0,
             1 => 1,
-            2 => behind,
-            _ => behind + 1,
+            2 => last_two,
+            _ => last_two + 1,
         })
     }
 
     /// The block of a region with this number in it.
     pub(crate) fn block(&self, side: Side, at: u64) -> BlockIndex {
         let first = match side {
-            Side::A => 2,
-            Side::B => 2 + self.region_blocks,
+            Side::A => self.regions_begin(),
+            Side::B => self.regions_begin() + self.region_blocks,
         };
         BlockIndex::new(first + at)
+    }
+
+    /// Where the two copies of the mark of a region are; [`None`] where it has none.
+    pub(crate) fn mark(&self, side: Side) -> Option<[BlockIndex; 2]> {
+        let nth = u64::from(side == Side::B);
+        match self.marks {
+            Marks::None => None,
+            Marks::Two => Some([self.gap_len() + nth, self.last_marks() + nth].map(BlockIndex::new)),
+        }
+    }
+
+    pub(crate) fn marks(&self) -> Marks {
+        self.marks
+    }
+
+    /// Blocks of one sector, and no fewer than the two marks take.
+    fn gap_len(&self) -> u64 {
+        match self.marks {
+            Marks::None => 0,
+            Marks::Two => self.sector_blocks().max(2),
+        }
+    }
+
+    fn sector_blocks(&self) -> u64 {
+        u64::try_from(SECTOR_LEN / self.block_size.max(1)).unwrap_or(1).max(1)
+    }
+
+    fn regions_begin(&self) -> u64 {
+        match self.marks {
+            Marks::None => 2,
+            // Slots, then marks, each in sectors of their own.
+            Marks::Two => 2 * self.gap_len(),
+        }
+    }
+
+    fn regions_end(&self) -> u64 {
+        self.regions_begin().saturating_add(self.region_blocks.saturating_mul(2))
+    }
+
+    fn last_marks(&self) -> u64 {
+        self.regions_end().next_multiple_of(self.sector_blocks())
+    }
+
+    /// How far a region may be used when a mark says so for a use of `end` blocks: a quarter of it more at first, an eighth
+    /// later, so that marks are rare and an open reads little that was never written.
+    pub(crate) fn mark_for(&self, end: u64) -> u64 {
+        let more = (end / 8).max(end.clamp(12, 64));
+        end.saturating_add(more).min(self.region_blocks)
     }
 }
 

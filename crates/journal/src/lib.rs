@@ -5,8 +5,10 @@
 //!
 //! ```text
 //! block 0, 1                 superblock slots 0 and 1
-//! block 2 …                  region A: header, copied frames, closing, then frames as they are committed
+//! a sector of 4 KiB          marks of both regions, first copies     (on devices of 2,048 blocks and more)
+//! block 2, or then           region A: header, copied frames, closing, then frames as they are committed
 //! the same number again      region B
+//! a sector of 4 KiB          marks of both regions, second copies    (on devices of 2,048 blocks and more)
 //! the last two               superblock slots 2 and 3
 //! ```
 //!
@@ -18,7 +20,7 @@
 //! - no sector that holds a durable, live byte is ever rewritten.
 //! - the region in force is untouched until a new root is durable.
 //!
-//! The formats are described where they are decoded: [`frame`] and [`superblock`].
+//! The formats are described where they are decoded: [`frame`], [`superblock`] and `marks.rs`.
 
 #![cfg_attr(not(feature = "std"), no_std)]
 
@@ -29,6 +31,7 @@ mod error;
 mod forming;
 pub mod frame;
 mod layout;
+mod marks;
 mod open;
 mod outgoing;
 pub mod replay;
@@ -41,9 +44,9 @@ mod writer;
 pub use checksum::append as crc32c;
 pub use error::{JournalError, JournalErrorKind};
 pub use forming::Forming;
-pub use frame::{Kind, StoreId};
+pub use frame::{Format, Kind, Owner, StoreId};
 pub use layout::{FRAME_BLOCKS_MAX, Layout, LayoutError, Limits};
-pub use open::{Access, Frame, Opened, Report};
+pub use open::{Access, Frame, Opened, Reading, Report};
 pub use outgoing::{OUTGOING_MAX, Outgoing};
 pub use replay::{Evidence, Verdict};
 pub use survey::BlockState;

@@ -6,10 +6,11 @@ use alloc::vec::Vec;
 use media::{BlockDevice, BlockIndex};
 
 use crate::error::JournalError;
-use crate::frame::{Kind, StoreId, decode};
-use crate::layout::{Layout, Limits, Side, pair_of};
+use crate::frame::{Format, HEADER_LEN, Kind, LEN_AT, StoreId, decode, u32_at};
+use crate::layout::{Layout, Limits, Marks, Side, pair_of};
+use crate::marks::Mark;
 pub use crate::replay::Frame;
-use crate::replay::{Region, Replayed, Verdict, replay};
+use crate::replay::{Looked, Region, Replayed, Verdict, Watch, replay};
 use crate::superblock::{Slot, Superblock, read_slots};
 use crate::writer::{Barrier, Journal, OpenRecord, RootSource, Stats};
 
@@ -18,6 +19,10 @@ use crate::writer::{Barrier, Journal, OpenRecord, RootSource, Stats};
 pub enum Access {
     /// Nothing is written, not even a repair.
     Read,
+    /// As [`Access::Read`], for whatever can be read: also where all superblocks are lost (format 2), as the headers of the
+    /// regions describe the store, and where the device has been cut short. What is found may be a store that was being
+    /// made or wiped.
+    Salvage,
     /// One writer; the caller has made sure that there is no other.
     Write,
 }
@@ -51,6 +56,19 @@ pub struct Report {
     pub incarnation: u32,
     /// Blocks of the region in force that are used.
     pub used_blocks: u64,
+    /// Blocks that were looked at. One that was looked at twice counts twice.
+    pub examined_blocks: u64,
+    /// The version of the format.
+    pub format: Format,
+}
+
+/// How far an open has read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// Blocks that were read so far.
+    pub blocks: u64,
+    /// How many there are to read, as far as is known. A damaged store is read more than once.
+    pub blocks_total: u64,
 }
 
 /// An open store.
@@ -98,6 +116,7 @@ impl<D: BlockDevice> Journal<D> {
             out: VecDeque::new(),
             spare: Vec::new(),
             copying: None,
+            used: (layout.region_blocks(), layout.region_blocks()),
             wiped_blocks: 0,
             began_wiped: false,
             stats: Stats::default(),
@@ -109,16 +128,33 @@ impl<D: BlockDevice> Journal<D> {
     /// Opens a store and hands every frame of records to `each`, in order. Damage is no error: the store is then
     /// read-only, the frames that can be read are handed over, and the report says what is missing.
     ///
+    /// Opened to be read, a store may be written by another process at the same time. What is handed over is then at least
+    /// everything that was durable when this call began, or the call fails with [`JournalError::Overtaken`].
+    ///
     /// # Durability
     /// Everything that was handed over is on the medium, if the store was opened for writing: there is a flush before
     /// anything is read. Where the store was not sealed, the record of this open is durable before anything is committed.
     ///
     /// # Errors
     /// [`JournalError::NoStore`], [`JournalError::SuperblocksLost`], [`JournalError::SeveralStores`],
-    /// [`JournalError::WrongDevice`], [`JournalError::Device`], [`JournalError::NoMemory`], and those of `each`.
+    /// [`JournalError::WrongDevice`], [`JournalError::Overtaken`], [`JournalError::Device`], [`JournalError::NoMemory`], and
+    /// those of `each`.
     pub fn open<E: From<JournalError>>(
         device: D,
         access: Access,
+        each: &mut dyn FnMut(Frame<'_>) -> Result<(), E>,
+    ) -> Result<Opened<D>, E> {
+        Self::open_watched(device, access, &mut |_| {}, each)
+    }
+
+    /// As [`Journal::open`], and tells `progress` how far it has read, about once in 256 blocks.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn open_watched<E: From<JournalError>>(
+        device: D,
+        access: Access,
+        progress: &mut dyn FnMut(Reading),
         each: &mut dyn FnMut(Frame<'_>) -> Result<(), E>,
     ) -> Result<Opened<D>, E> {
         if access == Access::Write {
@@ -128,19 +164,34 @@ impl<D: BlockDevice> Journal<D> {
             // knows what survived.
             device.forget_cached();
         }
-        let found = Found::look(&device)?;
+        let found = Found::look(&device, access)?;
+        let (mut blocks, blocks_total) = (0, found.region(&found.root).end);
+        let mut on_read = |count: u64| {
+            blocks += count;
+            progress(Reading { blocks, blocks_total: blocks_total.max(blocks) });
+        };
+        let mut watch = Watch { examined: 0, on_read: &mut on_read };
         let layout = found.layout;
         let mut root = found.root.clone();
-        let (other, unfinished) = found.whole_newer_region(&device)?;
+        let (other, unfinished) = found.whole_newer_region(&device, &mut watch)?;
         if let Some(newer) = unfinished {
             root = newer;
         }
-        let region = region_of(&root, layout);
-        let mut replayed = replay(&device, region, each)?;
+        let mut replayed = replay(&device, found.region(&root), &mut watch, each)?;
         // A block of a later life, in this region or in the other: the root that was found is not the newest there was.
         replayed.hear_promise(replayed.promised.max(other.promised));
+        if access != Access::Write && found.is_overtaken(&device, &root, &replayed) {
+            return Err(JournalError::Overtaken.into());
+        }
+        if found.source == Source::Regions {
+            replayed.without_superblock();
+        }
         let mut journal = Self::over(device, layout, root.clone());
+        journal.adopt_marks(found.marks);
         journal.adopt(&replayed, &other, access)?;
+        if found.source == Source::Regions {
+            journal.read_only = Some("its superblocks are lost");
+        }
         let mut report = Report {
             verdict: replayed.verdict,
             frames: replayed.frames,
@@ -151,13 +202,16 @@ impl<D: BlockDevice> Journal<D> {
             copied_is_whole: replayed.copied_blocks.is_some(),
             roots_valid: found.valid_in_force(),
             roots_repaired: 0,
-            switch_finished: root != found.root,
+            switch_finished: root != found.root && found.source == Source::Superblock,
             generation: root.generation,
             incarnation: journal.incarnation,
             used_blocks: replayed.tail,
+            examined_blocks: watch.examined,
+            format: root.format,
         };
         if journal.read_only.is_none() {
             report.roots_repaired = journal.settle_roots(&found, &root, &replayed)?;
+            journal.settle_mark(&found, &replayed)?;
             journal.record_open(&replayed)?;
         }
         Ok(Opened { journal, report })
@@ -174,7 +228,7 @@ impl<D: BlockDevice> Journal<D> {
         self.read_only = match (replayed.verdict, access) {
             (Verdict::Damaged { .. }, _) => Some("it is damaged"),
             _ if other.is_unreadable => Some("the header of its other region cannot be read"),
-            (_, Access::Read) => Some("it was opened to be read"),
+            (_, Access::Read | Access::Salvage) => Some("it was opened to be read"),
             (Verdict::Clean | Verdict::TornTail { .. }, Access::Write) => None,
         };
         if self.read_only.is_none() {
@@ -211,6 +265,23 @@ impl<D: BlockDevice> Journal<D> {
             self.flush_now()?;
         }
         Ok(repaired)
+    }
+
+    /// Writes the mark of the region in force again, where its two copies did not agree: the whole region was read, so it is
+    /// known how far it has been used. It is durable with the next flush, and until then the region is read as a whole.
+    fn settle_mark(&mut self, found: &Found, replayed: &Replayed) -> Result<(), JournalError> {
+        let side = self.side;
+        if found.mark(side).is_some_and(|mark| mark.epoch <= self.epoch) || self.layout.mark(side).is_none() {
+            return Ok(());
+        }
+        let used = self.layout.mark_for(replayed.written);
+        self.write_mark(side, self.epoch, used)?;
+        self.flush_now()?;
+        match side {
+            Side::A => self.used.0 = used,
+            Side::B => self.used.1 = used,
+        }
+        Ok(())
     }
 
     /// What was read of a switch that a crash interrupted may be in a cache alone: the flush that should have covered it may
@@ -253,21 +324,34 @@ impl<D: BlockDevice> Journal<D> {
     }
 }
 
-pub(crate) fn region_of(root: &Superblock, layout: Layout) -> Region {
+/// A life of a region that may have `end` blocks.
+pub(crate) fn region_of(root: &Superblock, layout: Layout, end: u64) -> Region {
     Region {
         layout,
-        store: root.store,
+        owner: root.owner(),
         side: root.side,
         epoch: root.epoch,
         copied_blocks: root.copied_blocks,
+        end,
     }
 }
 
-/// What the slots say.
+/// Where it is known from which region is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Superblock,
+    /// All superblocks are lost: the headers of the regions say what a superblock would have said.
+    Regions,
+}
+
+/// What the slots and the marks say.
 struct Found {
+    source: Source,
     slots: [Slot; 4],
     root: Superblock,
     layout: Layout,
+    /// Of regions A and B.
+    marks: (Option<Mark>, Option<Mark>),
 }
 
 /// What the region that is not in force says.
@@ -280,29 +364,67 @@ struct Other {
 }
 
 impl Found {
-    fn look<D: BlockDevice>(device: &D) -> Result<Self, JournalError> {
+    fn look<D: BlockDevice>(device: &D, access: Access) -> Result<Self, JournalError> {
         let slots = read_slots(device);
-        let mut root: Option<&Superblock> = None;
-        for slot in &slots {
-            let Slot::Valid(found) = slot else { continue };
-            if let Some(first) = root.filter(|first| first.store != found.store) {
-                return Err(JournalError::SeveralStores { first: first.store, second: found.store });
+        let root = newest_root(&slots)?.cloned();
+        let source = if root.is_some() { Source::Superblock } else { Source::Regions };
+        let root = match root {
+            Some(root) => root,
+            None if access == Access::Salvage
+                && let Some(described) = described_root(device) =>
+            {
+                described
             }
-            if root.is_none_or(|root| root.generation < found.generation) {
-                root = Some(found);
+            None => {
+                return Err(match slots.contains(&Slot::Unreadable) || looks_like_a_store(device) {
+                    true => JournalError::SuperblocksLost,
+                    false => JournalError::NoStore,
+                });
             }
-        }
-        let Some(root) = root.cloned() else {
-            return Err(match slots.contains(&Slot::Unreadable) || looks_like_a_store(device) {
-                true => JournalError::SuperblocksLost,
-                false => JournalError::NoStore,
-            });
         };
-        let layout = root.layout(device.geometry()).ok_or(JournalError::WrongDevice {
-            region_blocks: root.region_blocks,
-            block_size: root.block_size,
-        })?;
-        Ok(Self { slots, root, layout })
+        let wrong_device =
+            JournalError::WrongDevice { region_blocks: root.region_blocks, block_size: root.block_size };
+        let Some(layout) = root.layout(device.geometry()) else { return Err(wrong_device) };
+        if access != Access::Salvage && layout.block_count() > device.geometry().block_count() {
+            return Err(wrong_device);
+        }
+        let mark = |side| Mark::read(device, &layout, root.store, side);
+        let marks = (mark(Side::A), mark(Side::B));
+        Ok(Self { source, slots, root, layout, marks })
+    }
+
+    fn mark(&self, side: Side) -> Option<Mark> {
+        match side {
+            Side::A => self.marks.0,
+            Side::B => self.marks.1,
+        }
+    }
+
+    /// The life that a root names, as far as its region may have been used.
+    fn region(&self, root: &Superblock) -> Region {
+        region_of(root, self.layout, Mark::end_of(self.mark(root.side), &self.layout, root.epoch))
+    }
+
+    /// Whether a writer changed what this reader has read: a switch, or a block where the journal seemed to end otherwise than
+    /// cleanly.
+    fn is_overtaken<D: BlockDevice>(&self, device: &D, root: &Superblock, replayed: &Replayed) -> bool {
+        let is_same_root = match self.source {
+            Source::Superblock => {
+                newest_root(&read_slots(device)).is_ok_and(|newest| newest == Some(&self.root))
+            }
+            Source::Regions => true,
+        };
+        let region = self.region(root);
+        if !is_same_root || replayed.verdict == Verdict::Clean || replayed.tail >= region.end {
+            return !is_same_root;
+        }
+        let address = self.layout.block(root.side, replayed.tail);
+        let mut block = alloc::vec![0; self.layout.block_size()];
+        let now: Looked = match device.read(address, &mut block) {
+            Ok(()) => decode(&block, region.owner, address).map(|(header, _)| header).map_err(Some),
+            Err(_) => Err(None),
+        };
+        now != replayed.stopped_at
     }
 
     fn valid_in_force(&self) -> u8 {
@@ -315,6 +437,7 @@ impl Found {
     fn whole_newer_region<D: BlockDevice>(
         &self,
         device: &D,
+        watch: &mut Watch<'_>,
     ) -> Result<(Other, Option<Superblock>), JournalError> {
         let side = self.root.side.other();
         let mut other = Other {
@@ -329,21 +452,26 @@ impl Found {
             other.is_unreadable = true;
             return Ok((other, None));
         }
-        let header = decode(&block, self.root.store, address).ok().map(|(header, _)| header);
+        watch.examined += 1;
+        let header = decode(&block, self.root.owner(), address).ok().map(|(header, _)| header);
         if header.is_some_and(|header| header.kind == Kind::Header && header.epoch < self.root.epoch) {
             // Older: everything in it was written before the root in force.
             return Ok((other, None));
         }
         let mut ignore = |_: Frame<'_>| Ok::<(), JournalError>(());
         let epoch = header.map_or(0, |header| header.epoch);
-        let newer = Region { side, epoch, copied_blocks: 0, ..region_of(&self.root, self.layout) };
-        let copy = replay(device, newer, &mut ignore)?;
+        // What the mark leaves out has smaller epochs than the mark, and no greater incarnations.
+        let mark = self.mark(side);
+        let end = mark.map_or(self.layout.region_blocks(), |mark| mark.used);
+        let newer = Region { side, epoch, copied_blocks: 0, end, ..self.region(&self.root) };
+        let copy = replay(device, newer, watch, &mut ignore)?;
         // The header of the last attempt may be torn, with blocks of an earlier one behind it.
-        other.epoch_max = other.epoch_max.max(copy.epoch_max);
-        other.incarnation_max = other.incarnation_max.max(copy.incarnation_max);
+        other.epoch_max = other.epoch_max.max(copy.epoch_max).max(mark.map_or(0, |mark| mark.epoch));
+        other.incarnation_max =
+            other.incarnation_max.max(copy.incarnation_max).max(mark.map_or(0, |mark| mark.incarnation));
         other.promised = copy.promised;
         let Some(copied_blocks) = copy.copied_blocks else { return Ok((other, None)) };
-        let old = replay(device, region_of(&self.root, self.layout), &mut ignore)?;
+        let old = replay(device, self.region(&self.root), watch, &mut ignore)?;
         // Where the switch was cut short, all of that is in the copy. Where the newest roots are lost, there may be more.
         other.promised = other.promised.max(old.promised);
         let closing_seq = copy.next_seq.saturating_sub(1);
@@ -362,6 +490,59 @@ impl Found {
         };
         Ok((other, Some(root)))
     }
+}
+
+/// The superblock in force, of those that are valid.
+fn newest_root(slots: &[Slot]) -> Result<Option<&Superblock>, JournalError> {
+    let mut root: Option<&Superblock> = None;
+    for slot in slots {
+        let Slot::Valid(found) = slot else { continue };
+        if let Some(first) = root.filter(|first| first.store != found.store) {
+            return Err(JournalError::SeveralStores { first: first.store, second: found.store });
+        }
+        if root.is_none_or(|root| root.generation < found.generation) {
+            root = Some(found);
+        }
+    }
+    Ok(root)
+}
+
+/// What the superblock of a store would say if it was not lost, from the headers of its regions. Of two lives it is the older
+/// one: whether the newer one is whole, and therefore in force, is found out as after an interrupted switch.
+///
+/// The headers are looked for where a layout that fills the device has them, and then everywhere, because the device may have
+/// been cut short or be longer than the store.
+fn described_root<D: BlockDevice>(device: &D) -> Option<Superblock> {
+    let geometry = device.geometry();
+    let guesses = [Marks::Two, Marks::None].map(|marks| Layout::filling(geometry, Limits::default(), marks));
+    let usual = guesses.into_iter().flatten();
+    let mut usual = usual.flat_map(|layout| [layout.block(Side::A, 0), layout.block(Side::B, 0)]);
+    let mut block = Vec::new();
+    block.try_reserve_exact(geometry.block_size()).ok()?;
+    block.resize(geometry.block_size(), 0);
+    let described = usual.find_map(|at| described_at(device, at, &mut block)).or_else(|| {
+        (0..geometry.block_count()).find_map(|at| described_at(device, BlockIndex::new(at), &mut block))
+    })?;
+    let layout = described.layout(geometry)?;
+    let mut header = |side: Side| {
+        let at = layout.block(side, 0);
+        device.read(at, &mut block).ok()?;
+        let (header, _) = decode(&block, described.owner(), at).ok()?;
+        (header.kind == Kind::Header).then_some((header.epoch, side, header.incarnation))
+    };
+    let lives = [header(Side::A), header(Side::B)];
+    let (epoch, side, incarnation) = lives.into_iter().flatten().min_by_key(|(epoch, ..)| *epoch)?;
+    Some(Superblock { epoch, side, incarnation, ..described })
+}
+
+/// The description in the header of a region, if that is what is in this block.
+fn described_at<D: BlockDevice>(device: &D, at: BlockIndex, block: &mut [u8]) -> Option<Superblock> {
+    device.read(at, block).ok()?;
+    let len = usize::try_from(u32_at(block, LEN_AT)?).ok()?;
+    let payload = block.get(HEADER_LEN..HEADER_LEN.checked_add(len)?)?;
+    let described = Superblock::described(payload)?;
+    let (header, _) = decode(block, described.owner(), at).ok()?;
+    (header.kind == Kind::Header).then_some(described)
 }
 
 /// Whether the places where a region may begin hold something that begins like a block of a store.

@@ -88,8 +88,8 @@ impl<D: BlockDevice> Journal<D> {
         self.out.len()
     }
 
-    /// Fixes what the next frame is. The record of an open that is still due, and a flush where as much is in flight as may
-    /// be, are written here.
+    /// Fixes what the next frame is. The record of an open that is still due, a mark that has to be raised, and a flush where
+    /// as much is in flight as may be, are written here.
     ///
     /// # Errors
     /// As [`Journal::commit`]; [`JournalError::Outgoing`], and nothing is begun, where another frame has to end first.
@@ -108,6 +108,7 @@ impl<D: BlockDevice> Journal<D> {
         self.out.try_reserve(1).map_err(|_| JournalError::NoMemory { len: size_of::<Out>() })?;
         let seq = self.next_seq;
         let place = Place { side: self.side, epoch: self.epoch, at: self.tail, seq };
+        self.raise_mark(place.side, place.epoch, place.at + blocks)?;
         let mut bytes = self.spare.pop().unwrap_or_default();
         self.encode(Kind::Commit, body, place, &mut bytes)?;
         let uncovered = self.in_flight_blocks - self.out.iter().map(|out| out.covers).sum::<u64>();

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use media::{BlockDevice, BlockIndex};
 
 use crate::error::JournalError;
-use crate::frame::{BlockHeader, Invalid, Kind, StoreId, decode};
+use crate::frame::{BlockHeader, Invalid, Kind, Owner, decode};
 use crate::layout::{Layout, Side};
 
 /// What devices that go past a cache may ask of addresses in memory: a page.
@@ -55,6 +55,8 @@ pub enum Evidence {
     BeyondInFlight,
     /// The device does not give the block back.
     Unreadable,
+    /// Every superblock is lost. Nothing else is missing, as far as the regions say.
+    NoSuperblock,
 }
 
 /// What stands at the first place that is not current.
@@ -145,6 +147,10 @@ pub(crate) struct Replayed {
     pub(crate) frames: u64,
     /// Whether something may be missing behind the last frame that was handed over.
     pub(crate) gap_at_end: bool,
+    /// After the last block of this epoch, of any incarnation.
+    pub(crate) written: u64,
+    /// The block where the walk stopped, as it was read.
+    pub(crate) stopped_at: Looked,
     pub(crate) verdict: Verdict,
 }
 
@@ -152,17 +158,28 @@ pub(crate) struct Replayed {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Region {
     pub(crate) layout: Layout,
-    pub(crate) store: StoreId,
+    pub(crate) owner: Owner,
     pub(crate) side: Side,
     pub(crate) epoch: u64,
     /// Blocks that a superblock vouches for.
     pub(crate) copied_blocks: u64,
+    /// Blocks that may have been written in this life: what follows is not read.
+    pub(crate) end: u64,
+}
+
+/// Counts what an open reads, and tells its caller.
+pub(crate) struct Watch<'w> {
+    /// Blocks that were looked at. One that is looked at twice counts twice.
+    pub(crate) examined: u64,
+    /// Called with the number of blocks after each piece that was read.
+    pub(crate) on_read: &'w mut dyn FnMut(u64),
 }
 
 /// Reads blocks of a region in large pieces, and one by one where a piece cannot be read.
-struct Reader<'d, D> {
+struct Reader<'d, 'w, D> {
     device: &'d D,
     region: Region,
+    watch: &'d mut Watch<'w>,
     chunk: Vec<u8>,
     /// Where in it blocks begin: at an address that a device need not copy from.
     start: usize,
@@ -171,9 +188,9 @@ struct Reader<'d, D> {
     count: u64,
 }
 
-impl<'d, D: BlockDevice> Reader<'d, D> {
-    fn new(device: &'d D, region: Region) -> Result<Self, JournalError> {
-        let blocks = usize::try_from(region.layout.region_blocks()).unwrap_or(usize::MAX).min(CHUNK_BLOCKS);
+impl<'d, 'w, D: BlockDevice> Reader<'d, 'w, D> {
+    fn new(device: &'d D, region: Region, watch: &'d mut Watch<'w>) -> Result<Self, JournalError> {
+        let blocks = usize::try_from(region.end).unwrap_or(usize::MAX).min(CHUNK_BLOCKS);
         let len = blocks * region.layout.block_size();
         let mut chunk = Vec::new();
         let with_room = len.saturating_add(ALIGNMENT);
@@ -181,7 +198,7 @@ impl<'d, D: BlockDevice> Reader<'d, D> {
         chunk.resize(with_room, 0);
         // It never grows, so it stays where it is. Aligned or not is a matter of speed alone.
         let start = chunk.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        Ok(Self { device, region, chunk, start, first: 0, count: 0 })
+        Ok(Self { device, region, watch, chunk, start, first: 0, count: 0 })
     }
 
     fn address(&self, at: u64) -> BlockIndex {
@@ -192,11 +209,20 @@ impl<'d, D: BlockDevice> Reader<'d, D> {
     fn block(&mut self, at: u64) -> Option<&[u8]> {
         let size = self.region.layout.block_size();
         if at < self.first || at >= self.first + self.count {
-            let wanted = self.region.layout.region_blocks().saturating_sub(at);
+            let wanted = self.region.end.saturating_sub(at);
             let wanted = usize::try_from(wanted).unwrap_or(usize::MAX).min(CHUNK_BLOCKS);
+            if wanted == 0 {
+                return None;
+            }
             let address = self.address(at);
+            // An image may have been cut short.
+            let on_device = self.device.geometry().block_count().saturating_sub(address.get());
+            let wanted = usize::try_from(on_device).unwrap_or(usize::MAX).min(wanted);
             self.first = at;
             self.count = 0;
+            if wanted == 0 {
+                return None;
+            }
             let whole =
                 self.device.read(address, self.chunk.get_mut(self.start..self.start + wanted * size)?);
             let read = match whole {
@@ -207,6 +233,7 @@ impl<'d, D: BlockDevice> Reader<'d, D> {
                 }
             };
             self.count = u64::try_from(read).unwrap_or(0);
+            (self.watch.on_read)(self.count);
         }
         let within = usize::try_from(at - self.first).ok()? * size;
         self.chunk.get(self.start + within..self.start + within + size)
@@ -214,11 +241,15 @@ impl<'d, D: BlockDevice> Reader<'d, D> {
 
     /// The header of a valid block.
     fn look(&mut self, at: u64) -> Result<(BlockHeader, &[u8]), Option<Invalid>> {
-        let (store, address) = (self.region.store, self.address(at));
+        let (owner, address) = (self.region.owner, self.address(at));
+        self.watch.examined += 1;
         let block = self.block(at).ok_or(None)?;
-        decode(block, store, address).map_err(Some)
+        decode(block, owner, address).map_err(Some)
     }
 }
+
+/// What was found in one place.
+pub(crate) type Looked = Result<BlockHeader, Option<Invalid>>;
 
 /// Where replay stands.
 struct Walk {
@@ -236,9 +267,10 @@ struct Walk {
 pub(crate) fn replay<D: BlockDevice, E: From<JournalError>>(
     device: &D,
     region: Region,
+    watch: &mut Watch<'_>,
     each: &mut dyn FnMut(Frame<'_>) -> Result<(), E>,
 ) -> Result<Replayed, E> {
-    let mut reader = Reader::new(device, region)?;
+    let mut reader = Reader::new(device, region, watch)?;
     let mut walk = Walk {
         tail: 0,
         next_seq: 0,
@@ -250,7 +282,7 @@ pub(crate) fn replay<D: BlockDevice, E: From<JournalError>>(
         frames: 0,
     };
     let mut body = Vec::new();
-    while walk.tail < region.layout.region_blocks() {
+    while walk.tail < region.end {
         if !step(&mut reader, &mut walk, &mut body, each)? {
             break;
         }
@@ -260,7 +292,7 @@ pub(crate) fn replay<D: BlockDevice, E: From<JournalError>>(
 
 /// Reads one frame; false at the first block that is not current, which `walk.tail` then is.
 fn step<D: BlockDevice, E: From<JournalError>>(
-    reader: &mut Reader<'_, D>,
+    reader: &mut Reader<'_, '_, D>,
     walk: &mut Walk,
     body: &mut Vec<u8>,
     each: &mut dyn FnMut(Frame<'_>) -> Result<(), E>,
@@ -336,6 +368,20 @@ fn is_open(header: &BlockHeader, walk: &Walk, epoch: u64) -> bool {
 }
 
 impl Replayed {
+    /// There is no superblock: that is damage, whatever the regions say.
+    pub(crate) fn without_superblock(&mut self) {
+        self.is_sealed = false;
+        self.verdict = match self.verdict {
+            damaged @ Verdict::Damaged { .. } => damaged,
+            Verdict::Clean | Verdict::TornTail { .. } => Verdict::Damaged {
+                at: self.tail,
+                first_lost: self.next_seq,
+                last_lost: self.next_seq,
+                evidence: Evidence::NoSuperblock,
+            },
+        };
+    }
+
     /// What blocks of another life promise was durable. Where a switch was cut short and its header has rotted since, or
     /// both roots in force have, nothing of the life that was read may know of the last commits.
     pub(crate) fn hear_promise(&mut self, promised: u64) {
@@ -458,8 +504,9 @@ enum Proof {
 struct Scan {
     rest: Rest,
     unreadable_last: Option<u64>,
-    /// After the last block of this epoch.
+    /// After the last block of this epoch that may be evidence, and after the last of any incarnation.
     end: u64,
+    written: u64,
     lives: Lives,
     incarnation_max: u32,
     epoch_max: u64,
@@ -468,13 +515,14 @@ struct Scan {
     promised: u64,
 }
 
-fn scan<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk) -> Result<Scan, JournalError> {
+fn scan<D: BlockDevice>(reader: &mut Reader<'_, '_, D>, walk: &Walk) -> Result<Scan, JournalError> {
     let region = reader.region;
     let in_flight = u64::from(region.layout.limits().in_flight_blocks_max);
     let mut scan = Scan {
         rest: Rest::Silent,
         unreadable_last: None,
         end: walk.tail,
+        written: walk.tail,
         lives: Lives::default(),
         incarnation_max: walk.incarnation,
         epoch_max: region.epoch,
@@ -482,7 +530,7 @@ fn scan<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk) -> Result<Scan,
         durable_seq: walk.durable_seq,
         promised: walk.durable_seq,
     };
-    for at in walk.tail..region.layout.region_blocks() {
+    for at in walk.tail..region.end {
         let header = match reader.look(at) {
             Ok((header, _)) => header,
             Err(Some(_)) => continue,
@@ -499,6 +547,7 @@ fn scan<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk) -> Result<Scan,
             continue;
         }
         scan.seq_max = scan.seq_max.max(header.seq);
+        scan.written = at + 1;
         if header.incarnation < walk.incarnation {
             continue;
         }
@@ -524,31 +573,37 @@ fn scan<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk) -> Result<Scan,
 }
 
 /// What stands where replay stopped.
-fn stop_at<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk, started: bool) -> Stop {
-    if walk.tail >= reader.region.layout.region_blocks() {
+fn stop_at(walk: &Walk, region: &Region, looked: Looked, started: bool) -> Stop {
+    if walk.tail >= region.end {
         return Stop::End;
     }
-    let epoch = reader.region.epoch;
-    match reader.look(walk.tail) {
+    match looked {
         Err(None) => Stop::Unreadable,
         // In the middle of a frame, nothing is as bad as anything.
         _ if started => Stop::NotCurrent,
         Err(Some(Invalid::Foreign)) => Stop::Unwritten,
-        Ok((header, _)) if header.epoch < epoch => Stop::Unwritten,
+        Ok(header) if header.epoch < region.epoch => Stop::Unwritten,
         // What this or an earlier open discarded: nothing of the life that the region is in was written here.
-        Ok((header, _)) if header.epoch == epoch && header.incarnation < walk.incarnation => Stop::Unwritten,
+        Ok(header) if header.epoch == region.epoch && header.incarnation < walk.incarnation => {
+            Stop::Unwritten
+        }
         Ok(_) | Err(Some(Invalid::Malformed | Invalid::Checksum)) => Stop::NotCurrent,
     }
 }
 
 fn conclude<D: BlockDevice, E: From<JournalError>>(
-    reader: &mut Reader<'_, D>,
+    reader: &mut Reader<'_, '_, D>,
     walk: Walk,
     body: &mut Vec<u8>,
     each: &mut dyn FnMut(Frame<'_>) -> Result<(), E>,
 ) -> Result<Replayed, E> {
+    let stopped_at = match walk.tail < reader.region.end {
+        true => reader.look(walk.tail).map(|(header, _)| header),
+        false => Err(None),
+    };
     // What was read of a frame that is not whole.
-    let stop = stop_at(reader, &walk, !body.is_empty() && walk.copied_blocks.is_some());
+    let started = !body.is_empty() && walk.copied_blocks.is_some();
+    let stop = stop_at(&walk, &reader.region, stopped_at, started);
     let scan = scan(reader, &walk)?;
     let is_copied = walk.tail < reader.region.copied_blocks || walk.copied_blocks.is_none();
     let mut frames = walk.frames;
@@ -585,6 +640,8 @@ fn conclude<D: BlockDevice, E: From<JournalError>>(
         copied_blocks: walk.copied_blocks,
         frames,
         gap_at_end,
+        written: scan.written.max(tail),
+        stopped_at,
         verdict,
     })
 }
@@ -607,7 +664,7 @@ struct After {
 /// the record of that open would have been written over it. A frame of which nobody knows is handed over, and then
 /// everything is suspect: the open that may have discarded it, and what was committed after that, may be in the gap.
 fn after_gap<D: BlockDevice, E: From<JournalError>>(
-    reader: &mut Reader<'_, D>,
+    reader: &mut Reader<'_, '_, D>,
     walk: &Walk,
     scan: &Scan,
     body: &mut Vec<u8>,
@@ -661,12 +718,12 @@ struct Found {
 /// Reads the frame that begins at a block, as far as it is there, and leaves its body in `body`. [`None`]: no frame of this
 /// life begins there. Each block is read once, however long the frame claims to be: those that belong to it begin no other.
 fn frame_at<D: BlockDevice>(
-    reader: &mut Reader<'_, D>,
+    reader: &mut Reader<'_, '_, D>,
     walk: &Walk,
     at: u64,
     body: &mut Vec<u8>,
 ) -> Result<Option<Found>, JournalError> {
-    let (epoch, region_blocks) = (reader.region.epoch, reader.region.layout.region_blocks());
+    let (epoch, end) = (reader.region.epoch, reader.region.end);
     let Ok((first, payload)) = reader.look(at) else { return Ok(None) };
     if first.epoch != epoch || first.incarnation < walk.incarnation || first.index != 0 {
         return Ok(None);
@@ -675,7 +732,7 @@ fn frame_at<D: BlockDevice>(
     extend(body, payload)?;
     for index in 1..first.count {
         let blocks = u64::from(index);
-        if at + blocks >= region_blocks {
+        if at + blocks >= end {
             return Ok(Some(Found { header: first, blocks, is_whole: false }));
         }
         match reader.look(at + blocks) {

@@ -5,7 +5,7 @@
 //! | offset | size | field | |
 //! |---|---|---|---|
 //! | 0 | 8 | magic | `SFSUPER1` |
-//! | 8 | 2 | version | 1 |
+//! | 8 | 2 | version | 2, or 1 in a store of version 1 |
 //! | 10 | 1 | slot | 0 to 3 |
 //! | 11 | 1 | region in force | 0 (A) or 1 (B) |
 //! | 12 | 4 | block size | in bytes |
@@ -22,6 +22,7 @@
 //! | 84 | 4 | checksum | CRC32C of the block with this field as zeros |
 //! | 88 | 4 | incarnation | of the writable open that wrote it: no block of the region before has a greater one |
 //! | 92 | engine length | engine | whatever the engine fixed at format |
+//! | 504 | 1 | marks | 1 where the regions have marks (`marks.rs`), else 0; always 0 in version 1 |
 //!
 //! A superblock is **valid if and only if** magic and version are these, the slot is the one it was read from, the engine's
 //! length is at most [`ENGINE_LEN_MAX`], and the checksum is right.
@@ -34,23 +35,28 @@ use alloc::vec::Vec;
 use media::{BlockDevice, DeviceErrorKind, Geometry};
 
 use crate::checksum;
-use crate::frame::{StoreId, put, u16_at, u32_at, u64_at};
-use crate::layout::{Layout, Limits, SLOTS, Side};
+use crate::frame::{Format, Owner, StoreId, put, u16_at, u32_at, u64_at};
+use crate::layout::{Layout, Limits, Marks, SLOTS, Side};
 
 const MAGIC: [u8; 8] = *b"SFSUPER1";
-const VERSION: u16 = 1;
 const CHECKSUM_AT: usize = 84;
 const INCARNATION_AT: usize = 88;
 const ENGINE_AT: usize = 92;
+const MARKS_AT: usize = 504;
 
 /// The most bytes an engine may keep in the superblock.
 pub const ENGINE_LEN_MAX: usize = 256;
 
-const _: () = assert!(ENGINE_AT + ENGINE_LEN_MAX <= 512, "a superblock must fit into the smallest block");
+const _: () = assert!(
+    ENGINE_AT + ENGINE_LEN_MAX <= MARKS_AT && MARKS_AT < 512,
+    "a superblock must fit into the smallest block"
+);
 
 /// What a superblock says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Superblock {
+    pub(crate) format: Format,
+    pub(crate) marks: Marks,
     pub(crate) store: StoreId,
     pub(crate) block_size: u32,
     pub(crate) generation: u64,
@@ -70,7 +76,8 @@ impl Superblock {
     pub(crate) fn encode(&self, slot: usize, into: &mut [u8]) -> u32 {
         into.fill(0);
         put(into, 0, &MAGIC);
-        put(into, 8, &VERSION.to_le_bytes());
+        put(into, 8, &u16::from(self.format.number()).to_le_bytes());
+        put(into, MARKS_AT, &[u8::from(self.marks == Marks::Two)]);
         put(into, 10, &[u8::try_from(slot).unwrap_or(u8::MAX), u8::from(self.side == Side::B)]);
         put(into, 12, &self.block_size.to_le_bytes());
         put(into, 16, &self.store.0);
@@ -93,17 +100,24 @@ impl Superblock {
     /// A valid superblock.
     pub(crate) fn decode(block: &[u8], slot: usize) -> Option<Self> {
         let is_ours = block.first_chunk() == Some(&MAGIC)
-            && u16_at(block, 8) == Some(VERSION)
             && block.get(10).copied().map(usize::from) == Some(slot)
             && u32_at(block, CHECKSUM_AT) == Some(checksum_of(block));
         if !is_ours {
             return None;
         }
+        let (format, marks) = match (u16_at(block, 8)?, *block.get(MARKS_AT)?) {
+            (1, 0) => (Format::V1, Marks::None),
+            (2, 0) => (Format::V2, Marks::None),
+            (2, 1) => (Format::V2, Marks::Two),
+            _ => return None,
+        };
         let engine_len = usize::from(u16_at(block, 78)?);
         if engine_len > ENGINE_LEN_MAX {
             return None;
         }
         Some(Self {
+            format,
+            marks,
             store: StoreId(*block.get(16..)?.first_chunk()?),
             block_size: u32_at(block, 12)?,
             generation: u64_at(block, 32)?,
@@ -123,13 +137,51 @@ impl Superblock {
         })
     }
 
-    /// The layout it describes, if that fits on the device.
+    /// The layout it describes, if that is one for blocks of this size. The device may be too small for it.
     pub(crate) fn layout(&self, geometry: Geometry) -> Option<Layout> {
         if usize::try_from(self.block_size) != Ok(geometry.block_size()) {
             return None;
         }
-        let layout = Layout::with(geometry, self.region_blocks, self.limits)?;
+        let layout = Layout::found(geometry, self.region_blocks, self.limits, self.marks)?;
         (self.copied_blocks <= self.region_blocks).then_some(layout)
+    }
+
+    /// The owner of the store's blocks.
+    pub(crate) fn owner(&self) -> Owner {
+        Owner::of(self.store, self.format)
+    }
+
+    /// What the header of a region says in its body, in format 2: all that is fixed for a store, so that regions describe
+    /// themselves where every superblock is lost. It is the superblock itself, as in slot 0 and without what changes at a
+    /// switch, up to its engine's last byte, and its byte 504.
+    pub(crate) fn describe(&self) -> Vec<u8> {
+        if self.format == Format::V1 {
+            return Vec::new();
+        }
+        let fixed = Self {
+            generation: 0,
+            epoch: 0,
+            side: Side::A,
+            copied_blocks: 0,
+            copied_seq: 0,
+            previous: 0,
+            incarnation: 0,
+            ..self.clone()
+        };
+        let mut block = [0; 512];
+        fixed.encode(0, &mut block);
+        let mut description = block.get(..ENGINE_AT + self.engine.len()).unwrap_or(&[]).to_vec();
+        description.extend(block.get(MARKS_AT));
+        description
+    }
+
+    /// The superblock that a header describes, without what changes at a switch.
+    pub(crate) fn described(description: &[u8]) -> Option<Self> {
+        let (marks, head) = description.split_last()?;
+        let mut block = [0; 512];
+        block.get_mut(..head.len().min(MARKS_AT))?.copy_from_slice(head.get(..head.len().min(MARKS_AT))?);
+        put(&mut block, MARKS_AT, &[*marks]);
+        Self::decode(&block, 0)
     }
 
     /// The checksum that the next generation names, the same in all slots.
@@ -176,10 +228,18 @@ pub(crate) fn read_slots<D: BlockDevice>(device: &D) -> [Slot; SLOTS] {
         Slot::Valid(superblock) => superblock.layout(geometry),
         Slot::Invalid | Slot::Unreadable => None,
     });
-    let layout = told.or_else(|| Layout::of(geometry, Limits::default()).ok());
-    let Some(layout) = layout else { return slots };
-    for (slot, found) in slots.iter_mut().enumerate().skip(2) {
-        *found = read(layout.slot(slot), slot);
+    let guesses = [Marks::Two, Marks::None].map(|marks| Layout::filling(geometry, Limits::default(), marks));
+    let places = match told {
+        Some(layout) => [Some(layout), None],
+        None => guesses,
+    };
+    for layout in places.into_iter().flatten() {
+        for (slot, found) in slots.iter_mut().enumerate().skip(2) {
+            let here = read(layout.slot(slot), slot);
+            if matches!(here, Slot::Valid(_)) || *found == Slot::Invalid {
+                *found = here;
+            }
+        }
     }
     slots
 }
@@ -190,6 +250,8 @@ mod tests {
 
     fn superblock() -> Superblock {
         Superblock {
+            format: Format::V2,
+            marks: Marks::Two,
             store: StoreId([7; 16]),
             block_size: 512,
             generation: 5,

@@ -39,8 +39,8 @@ pub enum BlockState {
 }
 
 impl<D: BlockDevice> Journal<D> {
-    /// Says of every block of the store what it is, in the order of their addresses but for the superblocks, which come
-    /// first. Nothing is written.
+    /// Says of every superblock and of every block of a region what it is, in the order of their addresses but for the
+    /// superblocks, which come first. Nothing is written.
     ///
     /// # Errors
     /// [`JournalError::NoMemory`].
@@ -66,7 +66,7 @@ impl<D: BlockDevice> Journal<D> {
                 let address = self.layout.block(side, at);
                 let state = match self.device.read(address, &mut block) {
                     Err(_) => BlockState::Unreadable,
-                    Ok(()) => match decode(&block, self.root.store, address) {
+                    Ok(()) => match decode(&block, self.root.owner(), address) {
                         Ok((header, _)) => {
                             if at == 0 {
                                 life = life.or(Some(header.epoch));
@@ -124,7 +124,7 @@ impl<D: BlockDevice> Journal<D> {
         if self.device.read(address, &mut block).is_err() {
             return Ok(true);
         }
-        let header = decode(&block, self.root.store, address);
+        let header = decode(&block, self.root.owner(), address);
         Ok(header.is_ok_and(|(header, _)| header.epoch == self.epoch))
     }
 

@@ -52,7 +52,9 @@ impl<D: BlockDevice> Journal<D> {
         let copying =
             Copying { side: self.side.other(), epoch, tail: 1, base_seq, later_at: self.tail, onto_wiped };
         let place = Place { side: copying.side, epoch, at: 0, seq: base_seq };
-        self.issue(Kind::Header, &[], place, Barrier::None)?;
+        self.begin_mark(copying.side, epoch)?;
+        let description = self.root.describe();
+        self.issue(Kind::Header, &description, place, Barrier::None)?;
         self.flush_now()?;
         self.device.mark("after_prepare");
         self.copying = Some(copying);
@@ -186,7 +188,7 @@ impl<D: BlockDevice> Journal<D> {
     ) -> Result<BlockHeader, JournalError> {
         let address = self.layout.block(self.side, at);
         self.device.read(address, block)?;
-        match decode(block, self.root.store, address) {
+        match decode(block, self.root.owner(), address) {
             Ok((header, payload)) if header.epoch == self.epoch && header.incarnation == self.incarnation => {
                 body.try_reserve(payload.len()).map_err(|_| JournalError::NoMemory { len: payload.len() })?;
                 body.extend_from_slice(payload);

@@ -1,6 +1,7 @@
 //! Wiping the region that is not in force, and reading the one that is once more.
 //!
-//! What is wiped are the blocks behind the header of the other region; the header has no body, and stays. Why an open derives
+//! What is wiped are the blocks behind the header of the other region; the header has nothing of the engine's records in its
+//! body, and stays. Why an open derives
 //! nothing smaller, wherever this is cut and whichever of the blocks are zeros by then:
 //!
 //! - what the root needs is not there: the root in force is durable, and was read back, before anything is wiped. Where both
@@ -19,8 +20,9 @@ use media::BlockDevice;
 
 use crate::error::JournalError;
 use crate::layout::{FRAME_BLOCKS_MAX, pair_of};
+use crate::marks::Mark;
 use crate::open::region_of;
-use crate::replay::{Frame, Verdict, replay};
+use crate::replay::{Frame, Verdict, Watch, replay};
 use crate::superblock::{Slot, read_slots};
 use crate::writer::Journal;
 
@@ -103,7 +105,10 @@ impl<D: BlockDevice> Journal<D> {
         let slots = read_slots(&self.device);
         let is_valid = |slot: &usize| slots.get(*slot) == Some(&Slot::Valid(self.root.clone()));
         let roots_valid = pair_of(self.root.generation).iter().map(|slot| u8::from(is_valid(slot))).sum();
-        let replayed = replay(&self.device, region_of(&self.root, self.layout), each)?;
+        let mark = Mark::read(&self.device, &self.layout, self.root.store, self.root.side);
+        let end = Mark::end_of(mark, &self.layout, self.root.epoch);
+        let mut watch = Watch { examined: 0, on_read: &mut |_| {} };
+        let replayed = replay(&self.device, region_of(&self.root, self.layout, end), &mut watch, each)?;
         let is_whole = replayed.tail == self.tail;
         Ok(Again { verdict: replayed.verdict, frames: replayed.frames, is_whole, roots_valid })
     }

@@ -8,7 +8,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use media::{BlockDevice, DeviceCause, DeviceError};
+use media::{BlockDevice, DeviceCause, DeviceError, DeviceErrorKind};
 
 use crate::error::JournalError;
 use crate::frame::{BlockHeader, Kind, StoreId, encode};
@@ -105,6 +105,8 @@ pub struct Journal<D> {
     pub(crate) spare: Vec<Vec<u8>>,
     pub(crate) copying: Option<Copying>,
     /// Blocks behind the header of the other region that were wiped since something else was written there.
+    /// Blocks of regions A and B that may be written without raising a mark.
+    pub(crate) used: (u64, u64),
     pub(crate) wiped_blocks: u64,
     pub(crate) began_wiped: bool,
     pub(crate) stats: Stats,
@@ -194,8 +196,17 @@ impl<D: BlockDevice> Journal<D> {
         }
     }
 
-    /// Keeps the first failure, and ends everything.
+    /// Records the first failure and poisons the journal.
+    ///
+    /// A first failure that is a write for which the medium has no space is returned as it is: the frame is incomplete, so the
+    /// next open discards it, and nothing has changed.
     pub(crate) fn poison(&mut self, error: DeviceError) -> JournalError {
+        let is_full =
+            error.kind() == DeviceErrorKind::NoSpace && !matches!(error, DeviceError::FlushFailed { .. });
+        if self.poisoned.is_none() && is_full {
+            self.poisoned = Some(error.clone());
+            return JournalError::Device(error);
+        }
         let cause = self.poisoned.get_or_insert(error).clone();
         JournalError::Poisoned { cause }
     }
@@ -306,6 +317,7 @@ impl<D: BlockDevice> Journal<D> {
             out: self.out,
             spare: self.spare,
             copying: self.copying,
+            used: self.used,
             wiped_blocks: self.wiped_blocks,
             began_wiped: self.began_wiped,
             stats: self.stats,
@@ -400,6 +412,7 @@ impl<D: BlockDevice> Journal<D> {
         place: Place,
         barrier: Barrier,
     ) -> Result<(), JournalError> {
+        self.raise_mark(place.side, place.epoch, place.at + self.layout.blocks_of(body.len()))?;
         let mut buffer = core::mem::take(&mut self.buffer);
         let encoded = self.encode(kind, body, place, &mut buffer);
         let address = self.layout.block(place.side, place.at);
@@ -428,7 +441,7 @@ impl<D: BlockDevice> Journal<D> {
         into.clear();
         into.try_reserve(len).map_err(|_| JournalError::NoMemory { len })?;
         into.resize(len, 0);
-        let mut parts = body.chunks(payload_len);
+        let (mut parts, owner) = (body.chunks(payload_len), self.root.owner());
         for (index, block) in (0..count).zip(into.chunks_exact_mut(size)) {
             let payload = parts.next().unwrap_or(&[]);
             let header = BlockHeader {
@@ -442,7 +455,7 @@ impl<D: BlockDevice> Journal<D> {
                 len: u32::try_from(payload.len()).unwrap_or(u32::MAX),
             };
             let address = self.layout.block(place.side, place.at + u64::from(index));
-            encode(&header, payload, self.root.store, address, block);
+            encode(&header, payload, owner, address, block);
         }
         Ok(())
     }

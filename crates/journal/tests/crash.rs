@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crashsim::{BlockOp, DiskProfile, Options, Scenario, SimDisk, Trace, barriers, replay};
 
-use toy::{SCRIPTS, STORE, explore};
+use toy::{SCRIPTS, explore, owner};
 
 #[test]
 fn acknowledged_frames_survive_every_power_cut() {
@@ -94,6 +94,6 @@ fn kind_of(at: media::BlockIndex, block: &[u8]) -> Option<Kind> {
     if block.starts_with(b"SFSUPER1") {
         return Some(Kind::Root);
     }
-    let decoded = journal::frame::decode(block, STORE, at);
+    let decoded = journal::frame::decode(block, owner(), at);
     decoded.ok().map(|(header, _)| Kind::Frame(header.kind))
 }

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use journal::{Access, Journal, JournalError, Limits, Opened, Report, StoreId, Verdict, frame};
+use journal::{
+    Access, Format, Journal, JournalError, Limits, Opened, Owner, Report, StoreId, Verdict, frame,
+};
 use media::{BlockIndex, Geometry, MemDisk};
 
 const STORE: StoreId = StoreId(*b"a damaged store!");
@@ -57,7 +59,9 @@ fn image(is_closed: bool) -> Vec<u8> {
 /// The highest sequence number that any block of the image promises to be durable.
 fn watermark(image: &[u8]) -> u64 {
     let blocks = image.chunks(SIZE).zip(0..);
-    let headers = blocks.filter_map(|(block, at)| frame::decode(block, STORE, BlockIndex::new(at)).ok());
+    let headers = blocks.filter_map(|(block, at)| {
+        frame::decode(block, Owner::of(STORE, Format::LATEST), BlockIndex::new(at)).ok()
+    });
     headers.map(|(header, _)| header.durable_seq).max().unwrap_or(0)
 }
 

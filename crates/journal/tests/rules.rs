@@ -21,7 +21,7 @@ use damage_cases::ImageDisk;
 use journal::{Access, Evidence, Journal, JournalError, Kind, Limits, StoreId, Verdict, frame};
 use media::{BlockDevice, BlockIndex, Geometry, MemDisk};
 
-use toy::{SCRIPTS, STORE, Script, Toy, cell, explore, geometry, limits, told};
+use toy::{SCRIPTS, STORE, Script, Toy, cell, explore, geometry, limits, owner, told};
 
 const SIZE: usize = 512;
 
@@ -124,8 +124,8 @@ fn rule_2_nothing_durable_and_live_is_ever_rewritten() {
                 if new.starts_with(b"SFSUPER1") {
                     let is_that_pair = old.starts_with(b"SFSUPER1") && number(old, 32) == generation;
                     assert!(!is_that_pair || number(new, 32) == generation, "{}: slot {at}", script.name);
-                } else if let Ok((was, _)) = frame::decode(old, STORE, BlockIndex::new(at)) {
-                    let (is, _) = frame::decode(new, STORE, BlockIndex::new(at)).unwrap();
+                } else if let Ok((was, _)) = frame::decode(old, owner(), BlockIndex::new(at)) {
+                    let (is, _) = frame::decode(new, owner(), BlockIndex::new(at)).unwrap();
                     let is_discarded = is.kind == Kind::Open && is.incarnation > was.incarnation;
                     assert!(was.epoch != epoch || is_discarded, "{}: block {at} {was:?} {is:?}", script.name);
                     checked += 1;
@@ -427,7 +427,7 @@ fn rule_3_the_epoch_of_an_attempt_whose_header_rotted_is_not_used_again() {
     let epoch = |disk: &SimDisk, at: BlockIndex| {
         let mut block = [0; SIZE];
         disk.read(at, &mut block).unwrap();
-        frame::decode(&block, STORE, at).unwrap().0.epoch
+        frame::decode(&block, owner(), at).unwrap().0.epoch
     };
     let before = epoch(&disk, header);
     disk.write(header, &[0xA5; SIZE]).unwrap();

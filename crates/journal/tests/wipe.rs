@@ -2,7 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use journal::{
-    Access, Again, Journal, JournalError, JournalErrorKind, Limits, Opened, StoreId, Verdict, frame,
+    Access, Again, Format, Journal, JournalError, JournalErrorKind, Limits, Opened, Owner, StoreId, Verdict,
+    frame,
 };
 use media::{BlockDevice, BlockIndex, Geometry, MemDisk};
 
@@ -29,7 +30,7 @@ fn block(disk: &MemDisk, at: u64) -> [u8; 512] {
 }
 
 fn header(disk: &MemDisk, at: u64) -> frame::BlockHeader {
-    frame::decode(&block(disk, at), STORE, BlockIndex::new(at)).unwrap().0
+    frame::decode(&block(disk, at), Owner::of(STORE, Format::LATEST), BlockIndex::new(at)).unwrap().0
 }
 
 #[test]

@@ -63,7 +63,7 @@ pub fn salvage<D: BlockDevice, E: BlockDevice>(
     options: &Options,
     suspects: Suspects,
 ) -> Result<Salvaged, Error> {
-    let (from, _) = Store::open(from, Access::Read)?;
+    let (from, _) = Store::open(from, Access::Salvage)?;
     let mut salvaged = Salvaged::default();
     let mut load = Load::default();
     for kept in from.index.from(Bound::Unbounded).filter(|kept| takes(&from, kept, suspects)) {

@@ -10,14 +10,14 @@
 
 use std::sync::OnceLock;
 
-use journal::StoreId;
 use journal::frame::{self, Invalid};
+use journal::{Format, Owner, StoreId};
 use media::{BlockIndex, Geometry};
 use statefs::{Access, Check, Compaction, Health, Key, KeyError, Prefix, Store, Suspects, Verdict, fsck};
 
 use crate::disk::ImageDisk;
 use crate::judge::{Depth, Judge, Places};
-use crate::samples::{BLOCK, End, STORE, Sample, options, samples};
+use crate::samples::{BLOCK, End, STORE, Sample, options, owner, samples};
 
 /// A target: its name and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -219,7 +219,7 @@ pub fn block_decode(data: &[u8]) {
     let mut script = Script(data);
     let at = script.below(1000);
     let address = BlockIndex::new(u64::try_from(at).unwrap());
-    let as_it_is = frame::decode(script.0, STORE, address);
+    let as_it_is = frame::decode(script.0, owner(), address);
     assert!(as_it_is.is_err() || script.0.starts_with(b"SFJ1"));
     let mut block = vec![0; BLOCK];
     for (to, from) in block.iter_mut().zip(script.0) {
@@ -230,15 +230,18 @@ pub fn block_decode(data: &[u8]) {
         (block[4], block[10], block[11]) = (1, 0, 0);
     }
     forge(&mut block, at);
-    match frame::decode(&block, STORE, address) {
+    match frame::decode(&block, owner(), address) {
         Err(error) => assert_eq!(error, Invalid::Malformed, "the checksum is right"),
         Ok((header, payload)) => {
             assert!(header.index < header.count && header.durable_seq < header.seq);
             assert!(payload.len() <= BLOCK - frame::HEADER_LEN);
             let mut again = vec![0; BLOCK];
-            frame::encode(&header, payload, STORE, address, &mut again);
-            assert_eq!(frame::decode(&again, STORE, address), Ok((header, payload)));
-            assert!(frame::decode(&block, StoreId([0; 16]), address).is_err(), "of another store");
+            frame::encode(&header, payload, owner(), address, &mut again);
+            assert_eq!(frame::decode(&again, owner(), address), Ok((header, payload)));
+            assert!(
+                frame::decode(&block, Owner::of(StoreId([0; 16]), Format::LATEST), address).is_err(),
+                "of another store"
+            );
         }
     }
 }

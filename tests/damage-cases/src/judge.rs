@@ -10,7 +10,7 @@ use statefs::{
 };
 
 use crate::disk::ImageDisk;
-use crate::samples::{BLOCK, End, STORE, Sample, options};
+use crate::samples::{BLOCK, End, Sample, options, owner};
 
 /// What an image turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -380,7 +380,7 @@ fn block(bytes: &[u8], at: usize) -> &[u8] {
 
 fn header_at(bytes: &[u8], at: usize) -> Option<frame::BlockHeader> {
     let address = BlockIndex::new(u64::try_from(at).unwrap());
-    frame::decode(block(bytes, at), STORE, address).ok().map(|(header, _)| header)
+    frame::decode(block(bytes, at), owner(), address).ok().map(|(header, _)| header)
 }
 
 /// The highest sequence number that blocks of the image show to be durable. A block of a copy that promises as much as it

@@ -1,5 +1,6 @@
 //! [`samples`]: small images, each with the history that made it.
 
+use journal::{Format, Owner};
 use media::{BlockIndex, Geometry};
 use statefs::{Access, Batch, Compaction, Key, Options, Store, StoreId};
 
@@ -58,6 +59,11 @@ pub struct Sample {
     pub tried: Vec<(String, Vec<u8>)>,
     /// What blocks held once, and do not any more.
     pub older: Vec<(usize, Vec<u8>)>,
+}
+
+/// Whose the blocks of a sample are.
+pub(crate) fn owner() -> Owner {
+    Owner::of(STORE, Format::LATEST)
 }
 
 /// How the stores are made.
@@ -160,7 +166,7 @@ impl<'d> Build<'d> {
     fn tear_last(&mut self) {
         self.disk.tamper(|bytes| {
             let newest = bytes.chunks(BLOCK).zip(0..).filter_map(|(block, at)| {
-                let (header, _) = journal::frame::decode(block, STORE, BlockIndex::new(at)).ok()?;
+                let (header, _) = journal::frame::decode(block, owner(), BlockIndex::new(at)).ok()?;
                 Some((header.epoch, header.seq, header.index, at))
             });
             let (_, _, _, at) = newest.max().unwrap();

@@ -7,10 +7,15 @@ use crashsim::{
     Class, DiskImage, DiskProfile, Expected, Explorer, Gauge, Life, Mark, Operation, Options, Report, Run,
     Scenario, SimDisk, Value, Verdict as Found, Witness, Workload,
 };
-use journal::{Access, Durable, Journal, JournalError, Limits, Opened, StoreId, Verdict};
+use journal::{Access, Durable, Format, Journal, JournalError, Limits, Opened, Owner, StoreId, Verdict};
 use media::Geometry;
 
 pub(crate) const STORE: StoreId = StoreId(*b"a toy store's id");
+
+/// Whose the blocks are.
+pub(crate) fn owner() -> Owner {
+    Owner::of(STORE, Format::LATEST)
+}
 
 /// Keys and values in the order of their frames.
 #[derive(Debug)]

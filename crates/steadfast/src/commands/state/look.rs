@@ -211,6 +211,7 @@ fn evidence_words(evidence: Evidence) -> &'static str {
         Evidence::PromisedDurable => "a later block says that this had been flushed",
         Evidence::BeyondInFlight => "a later block lies further on than anything not flushed may be",
         Evidence::Unreadable => "the device does not give the block back",
+        Evidence::NoSuperblock => "every superblock is lost",
     }
 }
 
@@ -220,6 +221,7 @@ fn evidence_code(evidence: Evidence) -> &'static str {
         Evidence::PromisedDurable => "promised_durable",
         Evidence::BeyondInFlight => "beyond_in_flight",
         Evidence::Unreadable => "unreadable",
+        Evidence::NoSuperblock => "no_superblock",
     }
 }
 
