@@ -320,6 +320,8 @@ impl<D: BlockDevice> Store<D> {
         let durable = self.journal.end_commit(outgoing, outcome).inspect_err(|_| {
             self.unshown.flying.clear();
             self.unshown.newest.clear();
+            // Nothing of these frames will be shown, so nothing of them counts.
+            self.charge_anew();
             self.drop_pending_after_failure();
             self.index.drop_claims();
         })?;

@@ -260,6 +260,11 @@ impl Quotas {
                 let old = index.get(key).map(|old| old.totals()).unwrap_or_default();
                 entry.used = entry.used.plus(totals).less(old);
             }
+            // A warning about a write that failed is withdrawn; one that still holds says the use that is left.
+            let used = entry.used.bytes;
+            entry.warning =
+                entry.warning.filter(|_| entry.quota.soft.is_some_and(|soft| used > soft)).map(|_| used);
+            entry.watch(self.now);
         }
     }
 
