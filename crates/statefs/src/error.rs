@@ -165,7 +165,13 @@ pub enum Error {
     /// There are keys below the prefix. Nothing was written.
     #[error("there are keys below the prefix")]
     PrefixInUse,
-    /// The prefix is not sealed, or the key with a sealed value lies in none that is.
+    /// A snapshot still has plain values below the prefix. Nothing was written.
+    #[error("a snapshot still has the plain value of `{key}`")]
+    PrefixInSnapshot {
+        /// The first key of such a value.
+        key: Key,
+    },
+    /// The prefix is not sealed; or the value is plain, and its key lies below no sealed prefix.
     #[error("the prefix is not sealed")]
     NotSealed,
     /// Another rotation of this prefix has begun and not ended. Nothing was written.
@@ -201,6 +207,16 @@ pub enum Error {
     BadSetting {
         /// Which, as it is stored.
         key: Box<str>,
+    },
+    /// An image has more of the store's own records of one kind than a store may have. A store never writes so many.
+    #[error("the image has more {what} than there may be: limit={limit} found={found}")]
+    OverLimit {
+        /// The kind of record, in the plural.
+        what: &'static str,
+        /// The most records of this kind.
+        limit: usize,
+        /// The number of records that were found.
+        found: usize,
     },
     /// What is alive would not fit, or not leave room to go on. Nothing was written; deletes work.
     #[error("no space: limit={limit} used={used} requested={requested} blocks")]
@@ -292,6 +308,7 @@ impl Error {
             | Self::PrefixTooLong { .. }
             | Self::SealedAlready
             | Self::PrefixInUse
+            | Self::PrefixInSnapshot { .. }
             | Self::NotSealed
             | Self::RotationRuns => ErrorKind::Invalid,
             Self::Locked { .. } | Self::WrongKey { .. } => ErrorKind::Locked,
@@ -310,6 +327,7 @@ impl Error {
             | Self::OtherEngine
             | Self::NotAuthentic { .. }
             | Self::BadSetting { .. }
+            | Self::OverLimit { .. }
             | Self::Damaged => ErrorKind::Corrupt,
             Self::Journal(error) => match error.kind() {
                 JournalErrorKind::Invalid => ErrorKind::Invalid,

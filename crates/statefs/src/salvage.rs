@@ -46,8 +46,8 @@ impl<D: BlockDevice> Store<D> {
 /// Saves what can be read on one device into a new store on another one. The first is only read.
 ///
 /// Values are taken as they are: sealed ones stay sealed, and all keep their revisions; those of the new store are greater.
-/// What the store keeps for itself (quotas, what belongs to sealed prefixes) is taken, suspect or not. Snapshots are not, nor
-/// what only they have. Deletions that were lost are not known: a key that had been deleted in what was lost is back, as a
+/// Quotas and the records of sealed prefixes are taken, suspect or not, as far as the first store obeys them when it is open.
+/// Snapshots are not taken, nor values that only they have. Deletions that were lost are not known: a key that had been deleted in what was lost is back, as a
 /// suspect.
 ///
 /// # Durability
@@ -88,7 +88,7 @@ pub fn salvage<D: BlockDevice, E: BlockDevice>(
 
 fn takes<D: BlockDevice>(from: &Store<D>, kept: &Kept<'_>, suspects: Suspects) -> bool {
     match suspects {
-        _ if !key::is_users(kept.key()) => key::snapshot_of(kept.key()).is_none(),
+        _ if !key::is_users(kept.key()) => from.has_setting(kept.key()),
         Suspects::Take => true,
         Suspects::Leave => !from.index.is_suspect_value(kept),
     }

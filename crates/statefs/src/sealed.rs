@@ -44,7 +44,7 @@ use crate::error::Error;
 use crate::index::Index;
 use crate::key::{Key, Prefix, SEALED_ROOT};
 use crate::record::{Form, Record, Revision};
-use crate::settings::{own_key, own_records};
+use crate::settings::{own_key, own_records_within};
 use crate::store::Store;
 
 /// How many sealed prefixes there may be.
@@ -260,10 +260,13 @@ impl Sealed {
 }
 
 impl Sealing {
-    /// What the index says of sealed prefixes. None of them is unlocked.
+    /// Loads the sealed prefixes from the index. None of them is unlocked.
+    ///
+    /// # Errors
+    /// [`Error::BadSetting`]; [`Error::OverLimit`]; [`Error::NoMemory`].
     pub(crate) fn load(index: &Index) -> Result<Self, Error> {
         let mut sealing = Self::default();
-        for kept in own_records(index, SEALED_ROOT) {
+        for kept in own_records_within(index, SEALED_ROOT, "sealed prefixes", SEALED_PREFIXES_MAX)? {
             let bad = || Error::BadSetting { key: kept.key().into() };
             let prefix =
                 Prefix::parse(kept.key().strip_prefix(SEALED_ROOT).unwrap_or("")).map_err(|_| bad())?;
@@ -282,6 +285,11 @@ impl Sealing {
     /// The sealed prefix that a key lies in.
     fn of(&self, key: &str) -> Option<&Sealed> {
         self.prefixes.iter().find(|sealed| sealed.prefix.covers_text(key))
+    }
+
+    /// Whether exactly this prefix is sealed.
+    pub(crate) fn has(&self, prefix: &str) -> bool {
+        self.prefixes.iter().any(|sealed| sealed.prefix.as_str() == prefix)
     }
 
     pub(crate) fn are_none(&self) -> bool {
@@ -360,16 +368,16 @@ impl<D: BlockDevice> Store<D> {
 
     /// Seals a prefix: from now on what is put below it is encrypted, and it is unlocked with this key.
     ///
-    /// Nothing may be there yet. Values that were plain would stay on the medium for as long as they are not overwritten,
-    /// so sealing them afterwards would promise too much: seal the prefix first, or move them, delete the old ones, and
-    /// [`Store::scrub`].
+    /// Nothing may be there yet, in a snapshot neither. Values that were plain would stay on the medium for as long as they
+    /// are not overwritten, and a compaction copies what a snapshot has, so sealing them afterwards would promise too much:
+    /// seal the prefix first, or move them, delete the old ones, drop the snapshots that have them, and [`Store::scrub`].
     ///
     /// # Durability
     /// As [`Store::put`].
     ///
     /// # Errors
     /// [`Error::SealedAlready`]: it lies in a sealed prefix, or one in it. [`Error::PrefixInUse`]: there are keys below it.
-    /// [`Error::PrefixTooLong`], [`Error::TooManySealed`], [`Error::NoRandom`]. Otherwise as [`Store::put`].
+    /// [`Error::PrefixInSnapshot`]: a snapshot has a plain value below it. [`Error::PrefixTooLong`], [`Error::TooManySealed`], [`Error::NoRandom`]. Otherwise as [`Store::put`].
     pub fn seal_prefix(&mut self, prefix: &Prefix, key: SealKey) -> Result<Revision, Error> {
         let overlaps = |other: &Sealed| {
             prefix.covers_text(other.prefix.as_str()) || other.prefix.covers_text(prefix.as_str())
@@ -381,6 +389,7 @@ impl<D: BlockDevice> Store<D> {
             return Err(Error::TooManySealed { limit: SEALED_PREFIXES_MAX });
         }
         self.check_unused(prefix)?;
+        self.check_no_plain_past(prefix)?;
         let name = own_key(SEALED_ROOT, prefix)?;
         let current = self.sealing.check_of(&key, prefix)?;
         self.sealing.reserve()?;
@@ -397,7 +406,8 @@ impl<D: BlockDevice> Store<D> {
         Ok(revision)
     }
 
-    /// Makes a sealed prefix an ordinary one again, below which nothing may be.
+    /// Makes a sealed prefix an ordinary one again, below which nothing may be. A snapshot may have sealed values below it:
+    /// a snapshot has the record of the prefix as well, and a backup of it, restored, has both.
     ///
     /// # Durability
     /// As [`Store::put`].
@@ -419,6 +429,19 @@ impl<D: BlockDevice> Store<D> {
         match from.by_ref().take_while(starts).any(|kept| prefix.covers_text(kept.key())) {
             true => Err(Error::PrefixInUse),
             false => Ok(()),
+        }
+    }
+
+    /// Refuses a prefix below which a snapshot has a plain value.
+    fn check_no_plain_past(&self, prefix: &Prefix) -> Result<(), Error> {
+        let all = self.index.versions(Bound::Included(prefix.as_str()));
+        let below = all.take_while(|versions| versions.key.starts_with(prefix.as_str()));
+        let mut past = below
+            .filter(|versions| prefix.covers_text(versions.key))
+            .flat_map(|versions| versions.past_records(self.index.arena()));
+        match past.find(|record| matches!(record, Record::Past { form: Form::Plain, .. })) {
+            Some(record) => Err(Error::PrefixInSnapshot { key: Key::trusted(record.key()) }),
+            None => Ok(()),
         }
     }
 
@@ -445,24 +468,23 @@ impl<D: BlockDevice> Store<D> {
         self.sealing.prefixes.iter().map(|sealed| (&sealed.prefix, sealed.current.id))
     }
 
-    /// The value of a key as it was put, decrypted if it is sealed; [`None`] if it has none.
+    /// Decrypts the value of a key; [`None`] if the key has none. Only for keys below a sealed prefix: [`Store::get`] is
+    /// for the others.
+    ///
+    /// What this returns was put by a caller that had the key of the prefix. That is why a plain value is refused where no
+    /// prefix is sealed: whoever can write to the device can take the record of a prefix away and put a plain value in
+    /// place of a sealed one.
     ///
     /// # Errors
-    /// [`Error::Locked`]: the key to it is not there. [`Error::NotAuthentic`]: it is not what was put under this key,
-    /// whatever it is; a plain value below a sealed prefix is not either. [`Error::NotSealed`]: it is sealed, and lies in no
-    /// sealed prefix. [`Error::NoMemory`].
+    /// [`Error::Locked`]: the prefix is not unlocked with the key that the value is sealed with. [`Error::NotAuthentic`]:
+    /// the value is not what was put under this key; a plain value below a sealed prefix never is. [`Error::NotSealed`]: the
+    /// key lies below no sealed prefix. [`Error::NoMemory`].
     pub fn reveal(&self, key: &Key) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
         let Some(kept) = self.index.get(key.as_str()) else { return Ok(None) };
         match (self.sealing.of(key.as_str()), kept.form()) {
             (Some(sealed), Form::Sealed) => sealed.reveal(key.as_str(), kept.value()).map(Some),
             (Some(_), Form::Plain) => Err(Error::NotAuthentic { key: key.clone() }),
-            (None, Form::Sealed) => Err(Error::NotSealed),
-            (None, Form::Plain) => {
-                let (mut value, len) = (Zeroizing::new(Vec::new()), kept.value_len());
-                value.try_reserve_exact(len).map_err(|_| Error::NoMemory { len })?;
-                value.extend_from_slice(kept.value());
-                Ok(Some(value))
-            }
+            (None, Form::Sealed | Form::Plain) => Err(Error::NotSealed),
         }
     }
 

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use journal::Journal;
-use media::{Geometry, MemDisk, SystemEntropy};
+use media::{BlockDevice as _, BlockIndex, Geometry, MemDisk, SystemEntropy};
 use statefs::{
     Access, Batch, Compaction, Error, ErrorKind, Form, KEY_LEN_MAX, Key, NoRandom, Nonces, Options,
-    Precondition, Prefix, Rotation, SEALED_OVERHEAD, SEALED_PREFIXES_MAX, Scrub, SealKey, Store, StoreId,
-    Suspects, VALUE_LEN_MAX, Zeroizing, salvage,
+    Precondition, Prefix, QUOTAS_MAX, Rotation, SEALED_OVERHEAD, SEALED_PREFIXES_MAX, SNAPSHOTS_MAX, Scrub,
+    SealKey, SnapshotName, Store, StoreId, Suspects, VALUE_LEN_MAX, Zeroizing, salvage,
 };
 
 const SECRET: &[u8] = b"THE SECRET OF SECRETS";
@@ -109,7 +109,7 @@ fn every_way_of_writing_seals_and_no_plain_byte_is_ever_on_the_medium() {
             assert!(!format!("{value:?}").contains("84, 72, 69, 32, 83"), "{value:?}");
         }
         assert_eq!(store.get(&key("plain")).unwrap().form, Form::Plain);
-        assert_eq!(reveal(store, "plain"), b"a value for all to read");
+        assert!(matches!(store.reveal(&key("plain")), Err(Error::NotSealed)), "`get` is for plain values");
         assert_eq!(store.reveal(&key("s/none")).unwrap(), None);
         assert!(!has(&disk, SECRET));
     };
@@ -156,7 +156,7 @@ fn without_the_key_nothing_is_written_and_nothing_is_read() {
     assert_eq!(store.stats(), stats);
     assert!(disk.image().unwrap() == before);
     assert_eq!(store.sealed_prefixes().collect::<Vec<_>>(), [(&prefix("s"), 1)]);
-    assert_eq!(reveal(&store, "b"), b"plain");
+    assert_eq!(store.get(&key("b")).unwrap().bytes, b"plain");
     let (mut reader, _) = Store::open(disk, Access::Read).unwrap();
     assert_eq!(kind(reader.put(&key("s/a"), SECRET)), ErrorKind::ReadOnly);
     reader.unlock(&prefix("s"), seal_key(1)).unwrap();
@@ -450,4 +450,139 @@ fn salvage_keeps_what_is_sealed_as_it_is() {
     assert_eq!(reveal(&store, "s/a"), SECRET);
     assert_eq!(store.scrub().unwrap(), Scrub::Finished);
     assert_eq!(reveal(&store, "s/a"), SECRET);
+}
+
+/// Writes other bytes over one block that has these ones: the device has rotted there. The whole of the frame that the block
+/// is of is lost.
+fn rot(disk: &MemDisk, needle: &[u8]) {
+    let geometry = disk.geometry();
+    let mut block = vec![0; geometry.block_size()];
+    let mut rotten = 0;
+    for at in (0..geometry.block_count()).map(BlockIndex::new) {
+        disk.read(at, &mut block).unwrap();
+        if block.windows(needle.len()).any(|window| window == needle) {
+            block.fill(0xa5);
+            disk.write(at, &block).unwrap();
+            rotten += 1;
+        }
+    }
+    assert_eq!(rotten, 1, "one block has it");
+}
+
+#[test]
+fn store_f7_a_plain_value_is_not_revealed_where_no_prefix_is_sealed() {
+    let (disk, nonces, mut store) = sealed();
+    store.put(&key("s/a"), SECRET).unwrap();
+    drop(store);
+    // The record of the prefix is taken away, and something plain put in place of the sealed value.
+    let record = b"/sealed/state/s";
+    let delete = [&[2, u8::try_from(record.len()).unwrap()], record.as_slice()].concat();
+    forge(&disk, &[delete, put_record(1, &key("s/a"), b"made up")]);
+    let store = reopen(&disk, &nonces);
+    assert_eq!(store.sealed_prefixes().count(), 0);
+    let outcome = store.reveal(&key("s/a"));
+    assert!(matches!(outcome, Err(Error::NotSealed)), "{outcome:?}");
+    assert_eq!(store.get(&key("s/a")).unwrap().form, Form::Plain);
+    assert_eq!(store.reveal(&key("s/none")).unwrap(), None);
+}
+
+#[test]
+fn store_f7_a_prefix_with_plain_values_in_a_snapshot_is_not_sealed() {
+    let (disk, nonces, mut store) = sealed();
+    let then = SnapshotName::parse("then").unwrap();
+    store.put(&key("t-u"), SECRET).unwrap();
+    store.put(&key("t/b"), SECRET).unwrap();
+    store.put(&key("t"), SECRET).unwrap();
+    store.snapshot(&then).unwrap();
+    for name in ["t/b", "t", "t-u"] {
+        store.delete(&key(name)).unwrap();
+    }
+    // What was plain is on the medium for as long as the snapshot is there: a compaction copies it.
+    while store.compact_step().unwrap() != Compaction::Finished {}
+    let before = disk.image().unwrap();
+    for _ in 0..2 {
+        let outcome = store.seal_prefix(&prefix("t"), seal_key(1));
+        assert!(
+            matches!(&outcome, Err(Error::PrefixInSnapshot { key: of }) if *of == key("t")),
+            "{outcome:?}"
+        );
+        assert_eq!(kind(outcome), ErrorKind::Invalid);
+        assert!(disk.image().unwrap() == before, "nothing was written");
+    }
+    // Another prefix is not concerned.
+    store.seal_prefix(&prefix("u"), seal_key(1)).unwrap();
+    drop(store);
+    let mut store = reopen(&disk, &nonces);
+    assert!(matches!(store.seal_prefix(&prefix("t"), seal_key(1)), Err(Error::PrefixInSnapshot { .. })));
+    store.drop_snapshot(&then).unwrap();
+    store.seal_prefix(&prefix("t"), seal_key(1)).unwrap();
+    // What a snapshot has of a sealed prefix is sealed, and in the way of nothing.
+    store.put(&key("t/b"), SECRET).unwrap();
+    store.snapshot(&then).unwrap();
+    store.delete(&key("t/b")).unwrap();
+    store.unseal_prefix(&prefix("t")).unwrap();
+    store.seal_prefix(&prefix("t"), seal_key(2)).unwrap();
+}
+
+#[test]
+fn store_f7_more_settings_than_there_may_be_are_refused_at_open() {
+    let sealed_record = [&[1, 1][..], &[0; 44]].concat();
+    let quota_record = [&[1][..], &[0xff; 24]].concat();
+    for (root, value, limit, what) in [
+        ("/sealed/state/more", &sealed_record, SEALED_PREFIXES_MAX, "sealed prefixes"),
+        ("/quota/state/more", &quota_record, QUOTAS_MAX, "quotas"),
+        ("/snapshot/more", &vec![1], SNAPSHOTS_MAX, "snapshots"),
+    ] {
+        for count in [limit, limit + 1, limit + 70] {
+            let disk = disk();
+            drop(Store::format(disk.clone(), &options()).unwrap());
+            let mut body = Vec::new();
+            for nth in 0..count {
+                let key = format!("{root}{nth:03}");
+                body.extend([1, u8::try_from(key.len()).unwrap()]);
+                body.extend(u32::try_from(value.len()).unwrap().to_le_bytes());
+                body.extend([key.as_bytes(), value].concat());
+            }
+            forge(&disk, &[body]);
+            match Store::open(disk, Access::Read) {
+                Ok(_) => assert_eq!(count, limit, "{what}"),
+                Err(error) => {
+                    assert!(count > limit, "{what}: {error}");
+                    assert_eq!(error.kind(), ErrorKind::Corrupt);
+                    let wanted =
+                        format!("the image has more {what} than there may be: limit={limit} found={count}");
+                    assert_eq!(error.to_string(), wanted);
+                }
+            }
+        }
+    }
+}
+
+/// Where the deletion of a quota was lost, the quota is back, and one more was set since. That is damage, not another
+/// writer: it opens, and what is salvaged opens as well.
+#[test]
+fn store_f7_a_quota_that_damage_brought_back_does_not_make_a_store_unreadable() {
+    let disk = disk();
+    let mut store = Store::format(disk.clone(), &options()).unwrap();
+    let quota = statefs::Quota { hard: Some(1 << 40), ..Default::default() };
+    let of = |number: usize| prefix(&format!("many/{number}"));
+    for number in 0..QUOTAS_MAX {
+        store.set_quota(&of(number), quota).unwrap();
+    }
+    while store.compact_step().unwrap() != Compaction::Finished {}
+    store.remove_quota(&of(0)).unwrap();
+    store.set_quota(&of(QUOTAS_MAX), quota).unwrap();
+    store.put(&key("later"), b"1").unwrap();
+    store.put(&key("later"), b"2").unwrap();
+    drop(store);
+    // The record of the deletion.
+    rot(&disk, b"\x02\x13/quota/state/many/0");
+    let (store, recovery) = Store::open(disk.clone(), Access::Read).unwrap();
+    assert!(matches!(recovery.tail, statefs::Verdict::Damaged { .. }), "{recovery:?}");
+    assert_eq!(store.quotas().count(), QUOTAS_MAX);
+    assert!(store.quotas().any(|quota| quota.prefix == of(QUOTAS_MAX)), "what is certain comes first");
+    let to = self::disk();
+    salvage(disk, to.clone(), &Options::new(StoreId([6; 16])), Suspects::Take).unwrap();
+    let (store, _) = Store::open(to, Access::Write).unwrap();
+    assert_eq!(store.quotas().count(), QUOTAS_MAX);
 }

@@ -235,6 +235,9 @@ fn store_hint(error: &Error) -> Option<&'static str> {
         Error::PrefixInUse => {
             Some("remove the keys below it; what was plain stays on the medium until a scrub")
         }
+        Error::PrefixInSnapshot { .. } => Some(
+            "drop the snapshots that have it with `steadfast state snapshot drop`; it stays on the medium until a scrub",
+        ),
         Error::RotationRuns => Some("end the one that has begun first, with the same new key"),
         Error::TooManySealed { .. } => Some("make one ordinary again with `steadfast state seal rm`"),
         Error::TooManyQuotas { .. } => Some("remove one with `steadfast state quota rm`"),
