@@ -199,6 +199,13 @@ pub enum Error {
         /// Which key.
         key: Key,
     },
+    /// There are sealed values below the prefix, and the record that says which prefix they belong to is lost. A value put
+    /// there would be plain on the medium. Nothing was written.
+    #[error("`{prefix}` has sealed values, and the record of their sealed prefix is lost")]
+    PrefixRecordLost {
+        /// The widest prefix that may have been the sealed one.
+        prefix: Prefix,
+    },
     /// There are no random bytes to seal with: no source was given, or it failed. Nothing was written.
     #[error("there are no random bytes to seal with")]
     NoRandom,
@@ -271,7 +278,7 @@ pub enum ErrorKind {
     Conflict,
     /// Delete something, use a larger device, or raise the quota.
     NoSpace,
-    /// Unlock the prefix, with its key.
+    /// Unlock the prefix, with its key; or put its record back, where that is lost.
     Locked,
     /// There is no store, or no snapshot of that name.
     NotFound,
@@ -311,7 +318,7 @@ impl Error {
             | Self::PrefixInSnapshot { .. }
             | Self::NotSealed
             | Self::RotationRuns => ErrorKind::Invalid,
-            Self::Locked { .. } | Self::WrongKey { .. } => ErrorKind::Locked,
+            Self::Locked { .. } | Self::WrongKey { .. } | Self::PrefixRecordLost { .. } => ErrorKind::Locked,
             Self::NoRandom => ErrorKind::Io,
             Self::Conflict { .. } | Self::SnapshotExists { .. } | Self::BackupOvertaken => {
                 ErrorKind::Conflict

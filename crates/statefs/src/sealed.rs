@@ -19,10 +19,17 @@
 //! prefix`, a zero byte, version, key id and prefix as associated data. So a wrong key is noticed before it is used. New
 //! values are sealed with the first key; the second is there while a rotation runs.
 //!
+//! Where damage took the record of a prefix, its values are there, and it is not known which prefix they belong to: it is an
+//! ancestor of each of them (or the key itself), below which nothing is plain. The widest such ancestors are the **lost
+//! prefixes**. What would be plain below one of them is refused until the record is put back ([`Store::restore_prefix`]), or
+//! the sealed values are deleted.
+//!
 //! Invariants
 //! - nothing plain is ever written below a sealed prefix: [`Sealing::admit`] sees every body.
 //! - no value is sealed with a key that is not in the record of its prefix; the record is durable first.
-//! - sealed prefixes do not lie in each other.
+//! - sealed prefixes do not lie in each other. Of two records that say otherwise the newer is right: the other one's deletion
+//!   was lost.
+//! - every sealed value lies below a sealed prefix or a lost one.
 //! - a nonce comes fresh from the passed-in source for every value that is sealed, and is never derived from anything that
 //!   could return.
 //!
@@ -41,8 +48,9 @@ use media::BlockDevice;
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use crate::error::Error;
-use crate::index::Index;
-use crate::key::{Key, Prefix, SEALED_ROOT};
+use crate::index::{Index, Kept};
+use crate::key::{self, Key, Prefix, SEALED_ROOT};
+use crate::leaf::common_len;
 use crate::record::{Form, Record, Revision};
 use crate::settings::{own_key, own_records_within};
 use crate::store::Store;
@@ -171,12 +179,17 @@ struct Sealed {
 #[derive(Default)]
 pub(crate) struct Sealing {
     prefixes: Vec<Sealed>,
+    /// Lost prefixes: they do not lie in each other, nor in sealed ones.
+    lost: Vec<Prefix>,
     nonces: Option<Box<dyn Nonces>>,
 }
 
 impl fmt::Debug for Sealing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sealing").field("prefixes", &self.prefixes).finish_non_exhaustive()
+        f.debug_struct("Sealing")
+            .field("prefixes", &self.prefixes)
+            .field("lost", &self.lost)
+            .finish_non_exhaustive()
     }
 }
 
@@ -237,26 +250,120 @@ impl Sealed {
         Ok(())
     }
 
-    /// The value in a sealed one.
+    /// Decrypts a value.
     fn reveal(&self, key: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let not_authentic = || Error::NotAuthentic { key: Key::trusted(key) };
-        let parts = |sealed: &[u8]| {
-            let (header, rest) = sealed.split_first_chunk::<HEADER_LEN>()?;
-            let (text, tag) = rest.split_last_chunk::<TAG_LEN>()?;
-            let (id, nonce) = (*header.get(1..)?.first_chunk()?, *header.last_chunk()?);
-            (header.first() == Some(&VERSION)).then_some((u32::from_le_bytes(id), nonce, text.len(), *tag))
-        };
-        let (id, nonce, len, tag) =
-            parts(sealed).filter(|(id, ..)| self.knows(*id)).ok_or_else(not_authentic)?;
-        let seal_key = self.key(id)?;
-        let mut value = Zeroizing::new(Vec::new());
-        value.try_reserve_exact(len).map_err(|_| Error::NoMemory { len })?;
-        value.extend(sealed.iter().skip(HEADER_LEN).take(len));
-        if !seal_key.open(&nonce, &about("steadfast value", id, key), &mut value, &tag) {
-            return Err(not_authentic());
-        }
-        Ok(value)
+        let parts = SealedValue::of(sealed).filter(|parts| self.knows(parts.id));
+        let parts = parts.ok_or_else(|| Error::NotAuthentic { key: Key::trusted(key) })?;
+        parts.open(key, self.key(parts.id)?)
     }
+}
+
+/// The parts of a sealed value.
+#[derive(Clone, Copy)]
+struct SealedValue<'v> {
+    id: u32,
+    nonce: [u8; NONCE_LEN],
+    text: &'v [u8],
+    tag: [u8; TAG_LEN],
+}
+
+impl<'v> SealedValue<'v> {
+    /// Returns the parts; [`None`] where the bytes are not a sealed value.
+    fn of(sealed: &'v [u8]) -> Option<Self> {
+        let (header, rest) = sealed.split_first_chunk::<HEADER_LEN>()?;
+        let (text, tag) = rest.split_last_chunk::<TAG_LEN>()?;
+        let (id, nonce) = (*header.get(1..)?.first_chunk()?, *header.last_chunk()?);
+        (header.first() == Some(&VERSION)).then_some(Self {
+            id: u32::from_le_bytes(id),
+            nonce,
+            text,
+            tag: *tag,
+        })
+    }
+
+    /// Decrypts it with the key that it names.
+    ///
+    /// # Errors
+    /// [`Error::NotAuthentic`]; [`Error::NoMemory`].
+    fn open(&self, key: &str, with: &SealKey) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let (mut value, len) = (Zeroizing::new(Vec::new()), self.text.len());
+        value.try_reserve_exact(len).map_err(|_| Error::NoMemory { len })?;
+        value.extend_from_slice(self.text);
+        if with.open(&self.nonce, &about("steadfast value", self.id, key), &mut value, &self.tag) {
+            Ok(value)
+        } else {
+            Err(Error::NotAuthentic { key: Key::trusted(key) })
+        }
+    }
+}
+
+/// Whether one of two prefixes lies in the other.
+fn overlap(one: &Prefix, other: &Prefix) -> bool {
+    one.covers_text(other.as_str()) || other.covers_text(one.as_str())
+}
+
+/// The current values below a prefix.
+fn below<'i>(index: &'i Index, prefix: &Prefix) -> impl Iterator<Item = Kept<'i>> {
+    let all = index.from(Bound::Included(prefix.as_str()));
+    let starts = all.take_while(|kept| kept.key().starts_with(prefix.as_str()));
+    starts.filter(|kept| prefix.covers_text(kept.key()))
+}
+
+/// Bytes of the longest ancestor of `key`, itself included, in which `other` lies.
+fn shared_len(key: &str, other: &str) -> usize {
+    let (key, other) = (key.as_bytes(), other.as_bytes());
+    let len = common_len(key, other);
+    match (key.get(len), other.get(len)) {
+        (None | Some(b'/'), None | Some(b'/')) => len,
+        (_, _) => key.iter().take(len).rposition(|byte| *byte == b'/').unwrap_or(0),
+    }
+}
+
+/// Bytes of the ancestor of `key` that has one component more than the one of `len` bytes.
+fn next_len(key: &str, len: usize) -> usize {
+    let rest = key.as_bytes().iter().skip(len + 1);
+    rest.take_while(|byte| **byte != b'/').count() + (len + 1).min(key.len())
+}
+
+/// Returns the widest prefix in which a sealed value lies, and nothing plain and no sealed prefix; the key itself where
+/// there is no such prefix.
+///
+/// What is found plain makes the prefix narrower, and the search goes on from there: it passes over the index once at most.
+fn widest(index: &Index, prefixes: &[Sealed], key: &str) -> Prefix {
+    let narrower = |len: usize, other: &str| len.max(next_len(key, shared_len(key, other)));
+    let root_len = Prefix::root().as_str().len();
+    let mut len = prefixes.iter().fold(root_len, |len, sealed| narrower(len, sealed.prefix.as_str()));
+    let mut from = "";
+    loop {
+        let prefix = Prefix::from(Key::trusted(key.get(..len).unwrap_or(key)));
+        let start = Bound::Included(from.max(prefix.as_str()));
+        let mut all = index.from(start).take_while(|kept| kept.key().starts_with(prefix.as_str()));
+        let plain = all.find(|kept| kept.form() == Form::Plain && prefix.covers_text(kept.key()));
+        match plain.filter(|_| len < key.len()) {
+            Some(kept) => (len, from) = (narrower(len, kept.key()), kept.key()),
+            None => return prefix,
+        }
+    }
+}
+
+/// Returns the lost prefixes: the root, where there would be too many.
+fn find_lost(index: &Index, prefixes: &[Sealed]) -> Vec<Prefix> {
+    let mut lost: Vec<Prefix> = Vec::new();
+    if !index.has_sealed() {
+        return lost;
+    }
+    for kept in index.from(key::first_of_users()).filter(|kept| kept.form() == Form::Sealed) {
+        let key = kept.key();
+        let is_below = |prefix: &Prefix| prefix.covers_text(key);
+        if prefixes.iter().any(|sealed| is_below(&sealed.prefix)) || lost.iter().any(is_below) {
+            continue;
+        }
+        if lost.len() >= SEALED_PREFIXES_MAX {
+            return alloc::vec![Prefix::root()];
+        }
+        lost.push(widest(index, prefixes, key));
+    }
+    lost
 }
 
 impl Sealing {
@@ -266,6 +373,7 @@ impl Sealing {
     /// [`Error::BadSetting`]; [`Error::OverLimit`]; [`Error::NoMemory`].
     pub(crate) fn load(index: &Index) -> Result<Self, Error> {
         let mut sealing = Self::default();
+        let mut revisions: Vec<Revision> = Vec::new();
         for kept in own_records_within(index, SEALED_ROOT, "sealed prefixes", SEALED_PREFIXES_MAX)? {
             let bad = || Error::BadSetting { key: kept.key().into() };
             let prefix =
@@ -274,7 +382,19 @@ impl Sealing {
             sealing.reserve()?;
             let sealed = Sealed { prefix, current, retiring, unlocked: Vec::new(), rotated_to: None };
             sealing.prefixes.push(sealed);
+            revisions.push(kept.revision());
         }
+        let is_newest = |nth: usize| {
+            let all = sealing.prefixes.iter().zip(&revisions);
+            let mut newer =
+                all.filter(|(_, revision)| revisions.get(nth).is_some_and(|this| this < revision));
+            let prefix = sealing.prefixes.get(nth).map(|sealed| &sealed.prefix);
+            prefix.is_some_and(|prefix| newer.all(|(other, _)| !overlap(prefix, &other.prefix)))
+        };
+        let newest: Vec<bool> = (0..sealing.prefixes.len()).map(is_newest).collect();
+        let mut newest = newest.into_iter();
+        sealing.prefixes.retain(|_| newest.next().unwrap_or(true));
+        sealing.lost = find_lost(index, &sealing.prefixes);
         Ok(sealing)
     }
 
@@ -311,16 +431,48 @@ impl Sealing {
         }
     }
 
-    /// Refuses a body with a plain value below a sealed prefix. Whoever builds a body seals such values; if one is left,
-    /// this is what keeps it off the medium.
-    pub(crate) fn admit<'b>(&self, mut records: impl Iterator<Item = Record<'b>>) -> Result<(), Error> {
-        if self.prefixes.is_empty() {
+    /// Refuses a body with a plain value below a sealed prefix or a lost one.
+    ///
+    /// Whatever builds a body seals values below a sealed prefix; this keeps one that was left plain off the medium. A lost
+    /// prefix is forgotten when a value is put there after all its sealed values have been deleted.
+    ///
+    /// # Errors
+    /// [`Error::Locked`]; [`Error::PrefixRecordLost`].
+    pub(crate) fn admit<'b>(
+        &mut self,
+        records: impl Iterator<Item = Record<'b>> + Clone,
+        index: &Index,
+    ) -> Result<(), Error> {
+        if !self.prefixes.is_empty() {
+            let plain = records.clone().find(|record| self.would_be_plain(record));
+            if let Some(sealed) = plain.and_then(|record| self.of(record.key())) {
+                return Err(Error::Locked { prefix: sealed.prefix.clone(), key_id: sealed.current.id });
+            }
+        }
+        if self.lost.is_empty() {
             return Ok(());
         }
-        match records.find(|record| self.would_be_plain(record)).and_then(|record| self.of(record.key())) {
-            Some(sealed) => Err(Error::Locked { prefix: sealed.prefix.clone(), key_id: sealed.current.id }),
-            None => Ok(()),
+        let plain = records.filter_map(|record| match record {
+            Record::Put { key, form: Form::Plain, .. } => Some(key),
+            Record::Put { .. } | Record::Delete { .. } | Record::Kept { .. } | Record::Past { .. } => None,
+        });
+        for key in plain {
+            self.refuse_lost(index, |lost| lost.covers_text(key))?;
         }
+        Ok(())
+    }
+
+    /// Refuses what concerns a lost prefix, and forgets such a prefix if it has no sealed value any more.
+    fn refuse_lost(&mut self, index: &Index, concerns: impl Fn(&Prefix) -> bool) -> Result<(), Error> {
+        while let Some(at) = self.lost.iter().position(&concerns) {
+            let prefix = self.lost.remove(at);
+            let is_lost = |kept: Kept<'_>| kept.form() == Form::Sealed && !self.covers(kept.key());
+            if below(index, &prefix).any(is_lost) {
+                self.lost.insert(at, prefix.clone());
+                return Err(Error::PrefixRecordLost { prefix });
+            }
+        }
+        Ok(())
     }
 
     fn nonce(&mut self) -> Result<[u8; NONCE_LEN], Error> {
@@ -355,6 +507,18 @@ impl Sealing {
         Ok(Check { id: key.id, nonce, tag })
     }
 
+    /// Adds a prefix, or replaces it. Room for it has been reserved.
+    fn insert(&mut self, sealed: Sealed) {
+        match self.prefixes.binary_search_by(|other| other.prefix.cmp(&sealed.prefix)) {
+            Ok(at) => {
+                if let Some(old) = self.prefixes.get_mut(at) {
+                    *old = sealed;
+                }
+            }
+            Err(at) => self.prefixes.insert(at, sealed),
+        }
+    }
+
     fn exactly(&mut self, prefix: &Prefix) -> Result<&mut Sealed, Error> {
         self.prefixes.iter_mut().find(|sealed| sealed.prefix == *prefix).ok_or(Error::NotSealed)
     }
@@ -377,14 +541,13 @@ impl<D: BlockDevice> Store<D> {
     ///
     /// # Errors
     /// [`Error::SealedAlready`]: it lies in a sealed prefix, or one in it. [`Error::PrefixInUse`]: there are keys below it.
-    /// [`Error::PrefixInSnapshot`]: a snapshot has a plain value below it. [`Error::PrefixTooLong`], [`Error::TooManySealed`], [`Error::NoRandom`]. Otherwise as [`Store::put`].
+    /// [`Error::PrefixInSnapshot`]: a snapshot has a plain value below it. [`Error::PrefixRecordLost`]: it overlaps a lost
+    /// prefix ([`Store::lost_prefixes`]). [`Error::PrefixTooLong`], [`Error::TooManySealed`], [`Error::NoRandom`]. Otherwise as [`Store::put`].
     pub fn seal_prefix(&mut self, prefix: &Prefix, key: SealKey) -> Result<Revision, Error> {
-        let overlaps = |other: &Sealed| {
-            prefix.covers_text(other.prefix.as_str()) || other.prefix.covers_text(prefix.as_str())
-        };
-        if self.sealing.prefixes.iter().any(overlaps) {
+        if self.sealing.prefixes.iter().any(|other| overlap(prefix, &other.prefix)) {
             return Err(Error::SealedAlready);
         }
+        self.sealing.refuse_lost(&self.index, |lost| overlap(prefix, lost))?;
         if self.sealing.prefixes.len() >= SEALED_PREFIXES_MAX {
             return Err(Error::TooManySealed { limit: SEALED_PREFIXES_MAX });
         }
@@ -394,15 +557,9 @@ impl<D: BlockDevice> Store<D> {
         let current = self.sealing.check_of(&key, prefix)?;
         self.sealing.reserve()?;
         let revision = self.commit_sealed(&name, &current, None)?;
-        let at = self.sealing.prefixes.partition_point(|other| other.prefix < *prefix);
-        let sealed = Sealed {
-            prefix: prefix.clone(),
-            current,
-            retiring: None,
-            unlocked: alloc::vec![key],
-            rotated_to: None,
-        };
-        self.sealing.prefixes.insert(at, sealed);
+        let prefix = prefix.clone();
+        let unlocked = alloc::vec![key];
+        self.sealing.insert(Sealed { prefix, current, retiring: None, unlocked, rotated_to: None });
         Ok(revision)
     }
 
@@ -423,12 +580,18 @@ impl<D: BlockDevice> Store<D> {
         Ok(revision)
     }
 
+    /// Whether a value is plain and older than the record of the sealed prefix it lies in.
+    pub(crate) fn is_from_before_sealing(&self, kept: &Kept<'_>) -> bool {
+        let sealed = self.sealing.of(kept.key()).filter(|_| kept.form() == Form::Plain);
+        let record = sealed.and_then(|sealed| own_key(SEALED_ROOT, &sealed.prefix).ok());
+        let record = record.and_then(|name| self.index.get(&name).map(|record| record.revision()));
+        record.is_some_and(|sealed| kept.revision() < sealed)
+    }
+
     fn check_unused(&self, prefix: &Prefix) -> Result<(), Error> {
-        let mut from = self.index.from(Bound::Included(prefix.as_str()));
-        let starts = |kept: &crate::index::Kept<'_>| kept.key().starts_with(prefix.as_str());
-        match from.by_ref().take_while(starts).any(|kept| prefix.covers_text(kept.key())) {
-            true => Err(Error::PrefixInUse),
-            false => Ok(()),
+        match below(&self.index, prefix).next() {
+            Some(_) => Err(Error::PrefixInUse),
+            None => Ok(()),
         }
     }
 
@@ -485,6 +648,126 @@ impl<D: BlockDevice> Store<D> {
             (Some(sealed), Form::Sealed) => sealed.reveal(key.as_str(), kept.value()).map(Some),
             (Some(_), Form::Plain) => Err(Error::NotAuthentic { key: key.clone() }),
             (None, Form::Sealed | Form::Plain) => Err(Error::NotSealed),
+        }
+    }
+
+    /// Decrypts the value of a key with a key that is given, whatever the store knows of sealed prefixes; [`None`] if the key
+    /// has no value. This reads values whose prefix is lost ([`Store::lost_prefixes`]).
+    ///
+    /// # Errors
+    /// [`Error::NotSealed`]: the value is plain. [`Error::Locked`]: it names another key than the one that is given.
+    /// [`Error::NotAuthentic`]: it is not what was sealed with this key and put under this name. [`Error::NoMemory`].
+    pub fn reveal_with(&self, key: &Key, with: &SealKey) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+        let Some(kept) = self.index.get(key.as_str()) else { return Ok(None) };
+        if kept.form() == Form::Plain {
+            return Err(Error::NotSealed);
+        }
+        let parts = SealedValue::of(kept.value()).ok_or_else(|| Error::NotAuthentic { key: key.clone() })?;
+        if parts.id != with.id {
+            return Err(Error::Locked { prefix: key.clone().into(), key_id: parts.id });
+        }
+        parts.open(key.as_str(), with).map(Some)
+    }
+
+    /// Lists the prefixes with sealed values of which no record says that they are sealed: damage took it. Where that is in
+    /// another store than this one, [`crate::salvage()`] has passed on the values without it.
+    ///
+    /// The prefix that was sealed is one of these, or lies in one of these: they are the widest prefixes with sealed values
+    /// in which nothing is plain. Beyond [`SEALED_PREFIXES_MAX`] of them it is the root. A value cannot be put there
+    /// ([`Error::PrefixRecordLost`]), because it would be plain on the medium; reading and deleting work. When all sealed
+    /// values below one are deleted, the next put below it works, and it is not listed any more.
+    /// [`Store::restore_prefix`] puts the record back, with the key.
+    pub fn lost_prefixes(&self) -> impl Iterator<Item = &Prefix> {
+        self.sealing.lost.iter()
+    }
+
+    /// Puts back the record of a sealed prefix that damage took, with the key of the prefix, and unlocks it. Afterwards
+    /// everything works as before. If a rotation was running, give its old key as `retiring`, and go on with
+    /// [`Store::rotate_step`].
+    ///
+    /// A record that is there is replaced if a value below the prefix names a key that the record does not: damage took the
+    /// record of a rotation, and the older one is in force.
+    ///
+    /// Every sealed value below the prefix is decrypted once, as a proof that the keys are the right ones. A prefix that is
+    /// narrower than the one that was sealed leaves the values beside it without one.
+    ///
+    /// # Durability
+    /// As [`Store::put`].
+    ///
+    /// # Errors
+    /// Nothing is written. [`Error::SealedAlready`]: it overlaps a sealed prefix. [`Error::PrefixInUse`]: there is a plain
+    /// value below it; [`Error::PrefixInSnapshot`]: a snapshot has one. [`Error::Locked`]: a value names a key that is
+    /// not given. [`Error::WrongKey`]: a key opens none of the values that name it, or both have the same id.
+    /// [`Error::NotAuthentic`]: a value cannot be opened, and others can; delete it. [`Error::PrefixTooLong`],
+    /// [`Error::TooManySealed`], [`Error::NoRandom`]. Otherwise as [`Store::put`].
+    pub fn restore_prefix(
+        &mut self,
+        prefix: &Prefix,
+        current: SealKey,
+        retiring: Option<SealKey>,
+    ) -> Result<Revision, Error> {
+        self.refuse_unless_writable()?;
+        if let Some(key) = retiring.as_ref().filter(|key| key.id == current.id) {
+            return Err(Error::WrongKey { prefix: prefix.clone(), key_id: key.id });
+        }
+        let is_unknown_to = |sealed: &Sealed| {
+            let mut values = below(&self.index, prefix);
+            values.any(|kept| SealedValue::of(kept.value()).is_some_and(|parts| !sealed.knows(parts.id)))
+        };
+        let is_in_the_way = |other: &Sealed| {
+            overlap(prefix, &other.prefix) && !(other.prefix == *prefix && is_unknown_to(other))
+        };
+        if self.sealing.prefixes.iter().any(is_in_the_way) {
+            return Err(Error::SealedAlready);
+        }
+        if !self.sealing.has(prefix.as_str()) && self.sealing.prefixes.len() >= SEALED_PREFIXES_MAX {
+            return Err(Error::TooManySealed { limit: SEALED_PREFIXES_MAX });
+        }
+        if below(&self.index, prefix).any(|kept| kept.form() == Form::Plain) {
+            return Err(Error::PrefixInUse);
+        }
+        self.check_no_plain_past(prefix)?;
+        self.check_opens(prefix, &current)?;
+        if let Some(key) = &retiring {
+            self.check_opens(prefix, key)?;
+        }
+        let given = |id: u32| id == current.id || retiring.as_ref().is_some_and(|key| key.id == id);
+        for kept in below(&self.index, prefix) {
+            let parts = SealedValue::of(kept.value());
+            let parts = parts.ok_or_else(|| Error::NotAuthentic { key: Key::trusted(kept.key()) })?;
+            if !given(parts.id) {
+                return Err(Error::Locked { prefix: prefix.clone(), key_id: parts.id });
+            }
+        }
+        let name = own_key(SEALED_ROOT, prefix)?;
+        let (current, current_key) = (self.sealing.check_of(&current, prefix)?, current);
+        let retiring_check = retiring.as_ref().map(|key| self.sealing.check_of(key, prefix)).transpose()?;
+        self.sealing.reserve()?;
+        let revision = self.commit_sealed(&name, &current, retiring_check.as_ref())?;
+        let unlocked: Vec<SealKey> = [Some(current_key), retiring].into_iter().flatten().collect();
+        let prefix = prefix.clone();
+        let sealed = Sealed { prefix, current, retiring: retiring_check, unlocked, rotated_to: None };
+        self.sealing.insert(sealed);
+        self.sealing.lost = find_lost(&self.index, &self.sealing.prefixes);
+        Ok(revision)
+    }
+
+    /// Refuses a key that does not open the values below a prefix that name it.
+    fn check_opens(&self, prefix: &Prefix, with: &SealKey) -> Result<(), Error> {
+        let (mut opened, mut bad) = (0_usize, None);
+        for kept in below(&self.index, prefix) {
+            let parts = SealedValue::of(kept.value()).filter(|parts| parts.id == with.id);
+            match parts.map(|parts| parts.open(kept.key(), with)) {
+                Some(Ok(_)) => opened += 1,
+                Some(Err(error @ Error::NotAuthentic { .. })) => bad = bad.or(Some(error)),
+                Some(Err(error)) => return Err(error),
+                None => {}
+            }
+        }
+        match bad {
+            Some(_) if opened == 0 => Err(Error::WrongKey { prefix: prefix.clone(), key_id: with.id }),
+            Some(error) => Err(error),
+            None => Ok(()),
         }
     }
 
@@ -647,7 +930,7 @@ mod tests {
         bytes.iter_mut().zip(0..).for_each(|(to, from)| *to = from);
         let key = SealKey::new(0x0403_0201, Zeroizing::new(bytes));
         let prefix = Prefix::parse("/state/s").unwrap();
-        let mut sealing = Sealing { prefixes: Vec::new(), nonces: Some(Box::new(Forty)) };
+        let mut sealing = Sealing { nonces: Some(Box::new(Forty)), ..Sealing::default() };
         let current = sealing.check_of(&key, &prefix).unwrap();
         assert!(current.fits(&key, &prefix) && !current.fits(&key, &Prefix::root()));
         let unlocked = alloc::vec![key];

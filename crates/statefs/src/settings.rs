@@ -110,8 +110,11 @@ impl<D: BlockDevice> Store<D> {
     }
 
     /// Refuses what a prefix does not allow, before anything is written: every body comes by here.
-    pub(crate) fn admit<'r>(&self, all: &(impl Iterator<Item = Record<'r>> + Clone)) -> Result<(), Error> {
-        self.sealing.admit(all.clone())?;
+    pub(crate) fn admit<'r>(
+        &mut self,
+        all: &(impl Iterator<Item = Record<'r>> + Clone),
+    ) -> Result<(), Error> {
+        self.sealing.admit(all.clone(), &self.index)?;
         self.quotas.check(|key| self.totals_ahead_of(key), || all.clone())
     }
 

@@ -233,7 +233,7 @@ impl<D: BlockDevice> Store<D> {
 
     /// Refuses what would not fit, before anything is written. What showing it will change.
     pub(crate) fn check_space<'r>(
-        &self,
+        &mut self,
         body: &[u8],
         all: &(impl Iterator<Item = Record<'r>> + Clone),
     ) -> Result<Delta, Error> {
