@@ -85,7 +85,7 @@ pub fn salvage<D: BlockDevice, E: BlockDevice>(
         salvaged.sealed_without_prefix += u64::from(is_lost);
     }
     let seq = from.journal.next_seq().max(from.last.seq());
-    let value_len = u64::try_from(load.value_len).unwrap_or(u64::MAX);
+    let value_len = u64::try_from(load.limited_len).unwrap_or(u64::MAX);
     let mut to = Forming::begin(to, options, load.charged(), value_len, seq)?;
     for kept in from.index.from(Bound::Unbounded).filter(|kept| takes(&from, kept, suspects)) {
         to.add(&kept.record())?;

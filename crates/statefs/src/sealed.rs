@@ -66,6 +66,12 @@ const NONCE_AT: usize = 5;
 const HEADER_LEN: usize = 29;
 const TAG_LEN: usize = 16;
 const CHECK_LEN: usize = 44;
+
+/// Bytes of an empty value when it is sealed.
+pub(crate) const SEALED_EMPTY_LEN: usize = HEADER_LEN + TAG_LEN;
+
+/// Bytes of the record of a prefix while a rotation runs: the longest value that the store keeps for itself.
+pub(crate) const OWN_VALUE_LEN_MAX: usize = 2 + 2 * CHECK_LEN;
 const NONCE_LEN: usize = HEADER_LEN - NONCE_AT;
 
 const _: () = assert!(HEADER_LEN + TAG_LEN == 45, "what SEALED_OVERHEAD says");

@@ -4,6 +4,7 @@ use journal::Layout;
 
 use crate::limits::Limits;
 use crate::record::{COPIED_LEN_MIN, RECORD_LEN_MAX_WITHOUT_VALUE, RECORDS_MAX};
+use crate::sealed::OWN_VALUE_LEN_MAX;
 
 /// Blocks of a copied frame, where records are not larger.
 const COPIED_FRAME_BLOCKS: u64 = 64;
@@ -27,7 +28,8 @@ pub(crate) struct Space {
 
 impl Space {
     pub(crate) fn of(layout: &Layout, limits: &Limits) -> Self {
-        let value_len = usize::try_from(limits.value_len_max).unwrap_or(usize::MAX);
+        // The store's own records are not limited like users' values.
+        let value_len = usize::try_from(limits.value_len_max).unwrap_or(usize::MAX).max(OWN_VALUE_LEN_MAX);
         let record_len = value_len.saturating_add(RECORD_LEN_MAX_WITHOUT_VALUE);
         let blocks = layout.blocks_of(record_len).saturating_mul(2).max(COPIED_FRAME_BLOCKS);
         let payload_len = layout.payload_len();
@@ -68,5 +70,23 @@ impl Space {
     pub(crate) fn capacity_before(&self, frame_blocks: u64) -> u64 {
         let behind = KEPT_FREE_BLOCKS - 1;
         self.region_blocks.saturating_sub(behind.saturating_add(frame_blocks))
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+
+    /// The estimate holds for the longest record there is, which may be one of the store's own.
+    #[test]
+    fn own_records_count_where_values_are_short() {
+        let geometry = media::Geometry::new(512, 1000).unwrap();
+        let journal = journal::Limits { frame_blocks_max: 4, in_flight_blocks_max: 8 };
+        let layout = Layout::of(geometry, journal).unwrap();
+        let space = |value_len_max| Space::of(&layout, &Limits { value_len_max, ..Limits::default() });
+        let longest = RECORD_LEN_MAX_WITHOUT_VALUE + OWN_VALUE_LEN_MAX;
+        let fill = u64::try_from(layout.body_len_max() - longest).unwrap();
+        assert_eq!(space(0).frame_fill, fill, "a frame ends where the longest record does not fit");
+        assert!(space(91).frame_fill < fill);
     }
 }
