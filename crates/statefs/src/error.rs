@@ -31,10 +31,11 @@ pub enum Error {
         /// What was asked for.
         requested: usize,
     },
-    /// The batch does not fit into one frame, and is not divided. Nothing was written.
+    /// The batch does not fit into one frame, and is not divided; or it only deletes, and the store is so full that one frame
+    /// has no room for all of it. Nothing was written.
     #[error("the batch is too long for one frame: limit={limit} requested={requested}")]
     BatchTooLong {
-        /// The most bytes there may be.
+        /// The most bytes there may be. A batch of deletes that has no more always fits.
         limit: usize,
         /// What was asked for.
         requested: usize,

@@ -48,7 +48,8 @@ use media::BlockDevice;
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use crate::error::Error;
-use crate::index::{Index, Kept};
+use crate::history::charged;
+use crate::index::{Index, Kept, Totals};
 use crate::key::{self, Key, Prefix, SEALED_ROOT};
 use crate::leaf::common_len;
 use crate::record::{Form, Record, Revision};
@@ -150,7 +151,7 @@ impl ZeroizeOnDrop for SealKey {}
 pub enum Rotation {
     /// There is more to do.
     Running,
-    /// Every value is sealed with the new key, and the old one is of no use any more.
+    /// Every current value is sealed with the new key. Only a snapshot from before, and a backup, still need the old one.
     Finished,
 }
 
@@ -179,6 +180,8 @@ struct Sealed {
     unlocked: Vec<SealKey>,
     /// The last key that the rotation has looked at.
     rotated_to: Option<Box<str>>,
+    /// Bytes of the longest record that the rotation writes.
+    rotated_len: usize,
 }
 
 /// All sealed prefixes, in order.
@@ -315,6 +318,27 @@ fn below<'i>(index: &'i Index, prefix: &Prefix) -> impl Iterator<Item = Kept<'i>
     starts.filter(|kept| prefix.covers_text(kept.key()))
 }
 
+/// The values below a prefix that are sealed with the key of this id.
+fn sealed_with<'i>(index: &'i Index, prefix: &Prefix, id: u32) -> impl Iterator<Item = Kept<'i>> {
+    below(index, prefix).filter(move |kept| {
+        kept.form() == Form::Sealed && SealedValue::of(kept.value()).is_some_and(|parts| parts.id == id)
+    })
+}
+
+/// Bytes of the longest record among the values that are sealed with this key.
+fn longest_old(index: &Index, prefix: &Prefix, id: u32) -> usize {
+    sealed_with(index, prefix, id).map(|kept| kept.record_len()).max().unwrap_or(0)
+}
+
+/// Room that is set aside because of a record: that of a prefix with one key may become one with two.
+pub(crate) fn set_aside_for(key: &str, record: Totals) -> Totals {
+    let key_len = u64::try_from(key.len()).unwrap_or(u64::MAX);
+    let value_len = usize::try_from(record.bytes.saturating_sub(key_len)).unwrap_or(usize::MAX);
+    let len = if key.starts_with(SEALED_ROOT) { OWN_VALUE_LEN_MAX.saturating_sub(value_len) } else { 0 };
+    let len = u64::try_from(len).unwrap_or(0);
+    Totals { keys: 0, bytes: len, record_bytes: len }
+}
+
 /// Bytes of the longest ancestor of `key`, itself included, in which `other` lies.
 fn shared_len(key: &str, other: &str) -> usize {
     let (key, other) = (key.as_bytes(), other.as_bytes());
@@ -386,7 +410,9 @@ impl Sealing {
                 Prefix::parse(kept.key().strip_prefix(SEALED_ROOT).unwrap_or("")).map_err(|_| bad())?;
             let (current, retiring) = Sealed::decode(kept.value()).ok_or_else(bad)?;
             sealing.reserve()?;
-            let sealed = Sealed { prefix, current, retiring, unlocked: Vec::new(), rotated_to: None };
+            let rotated_len = retiring.map_or(0, |old| longest_old(index, &prefix, old.id));
+            let unlocked = Vec::new();
+            let sealed = Sealed { prefix, current, retiring, unlocked, rotated_to: None, rotated_len };
             sealing.prefixes.push(sealed);
             revisions.push(kept.revision());
         }
@@ -411,6 +437,18 @@ impl Sealing {
     /// The sealed prefix that a key lies in.
     fn of(&self, key: &str) -> Option<&Sealed> {
         self.prefixes.iter().find(|sealed| sealed.prefix.covers_text(key))
+    }
+
+    /// Room that is set aside for records of prefixes that may become longer.
+    pub(crate) fn set_aside(&self) -> Totals {
+        let count = self.prefixes.iter().filter(|sealed| sealed.retiring.is_none()).count();
+        let len = u64::try_from(count.saturating_mul(CHECK_LEN)).unwrap_or(u64::MAX);
+        Totals { keys: 0, bytes: len, record_bytes: len }
+    }
+
+    /// Bytes of the longest record that a rotation that has begun writes.
+    pub(crate) fn rotated_len_max(&self) -> usize {
+        self.prefixes.iter().map(|sealed| sealed.rotated_len).max().unwrap_or(0)
     }
 
     /// Whether exactly this prefix is sealed.
@@ -565,7 +603,14 @@ impl<D: BlockDevice> Store<D> {
         let revision = self.commit_sealed(&name, &current, None)?;
         let prefix = prefix.clone();
         let unlocked = alloc::vec![key];
-        self.sealing.insert(Sealed { prefix, current, retiring: None, unlocked, rotated_to: None });
+        self.sealing.insert(Sealed {
+            prefix,
+            current,
+            retiring: None,
+            unlocked,
+            rotated_to: None,
+            rotated_len: 0,
+        });
         Ok(revision)
     }
 
@@ -752,7 +797,9 @@ impl<D: BlockDevice> Store<D> {
         let revision = self.commit_sealed(&name, &current, retiring_check.as_ref())?;
         let unlocked: Vec<SealKey> = [Some(current_key), retiring].into_iter().flatten().collect();
         let prefix = prefix.clone();
-        let sealed = Sealed { prefix, current, retiring: retiring_check, unlocked, rotated_to: None };
+        let rotated_len = retiring_check.map_or(0, |old| longest_old(&self.index, &prefix, old.id));
+        let sealed =
+            Sealed { prefix, current, retiring: retiring_check, unlocked, rotated_to: None, rotated_len };
         self.sealing.insert(sealed);
         self.sealing.lost = find_lost(&self.index, &self.sealing.prefixes);
         Ok(revision)
@@ -791,12 +838,18 @@ impl<D: BlockDevice> Store<D> {
     /// Gives a prefix a new key; what is put from now on is sealed with it. The old one stays until every value is sealed
     /// anew. Where this rotation had begun before, it goes on.
     ///
+    /// A rotation that has begun can be brought to its end on a full store as well: values do not grow by it, and until
+    /// it ends no put takes the room that it needs. While a snapshot has the old values, both are kept; keep the old key for
+    /// as long as there is such a snapshot or a backup of it.
+    ///
     /// # Durability
     /// As [`Store::put`]. After a crash, unlock the prefix with both keys and go on.
     ///
     /// # Errors
     /// [`Error::NotSealed`]; [`Error::RotationRuns`], to another key; [`Error::Locked`]: the prefix is not unlocked;
-    /// [`Error::WrongKey`]: the new key has the id of the old one and other bytes. Otherwise as [`Store::put`].
+    /// [`Error::WrongKey`]: the new key has the id of the old one and other bytes. By [`Error::kind`], `NoSpace`: there is no
+    /// room for the longest value beside all that is alive, or for what snapshots keep; nothing was written. Otherwise as
+    /// [`Store::put`].
     pub fn begin_rotation(&mut self, prefix: &Prefix, new: SealKey) -> Result<(), Error> {
         let sealed = self.sealing.exactly(prefix)?;
         if sealed.current.id == new.id {
@@ -808,14 +861,47 @@ impl<D: BlockDevice> Store<D> {
         let retiring = sealed.current;
         sealed.key(retiring.id)?;
         sealed.unlocked.try_reserve(1).map_err(|_| Error::NoMemory { len: size_of::<SealKey>() })?;
-        let current = self.sealing.check_of(&new, prefix)?;
         let name = own_key(SEALED_ROOT, prefix)?;
+        self.check_rotation_fits(prefix, &name, retiring.id)?;
+        let current = self.sealing.check_of(&new, prefix)?;
         self.commit_sealed(&name, &current, Some(&retiring))?;
+        let rotated_len = longest_old(&self.index, prefix, retiring.id);
         let sealed = self.sealing.exactly(prefix)?;
         sealed.current = current;
         sealed.retiring = Some(retiring);
         sealed.rotated_to = None;
+        sealed.rotated_len = rotated_len;
         sealed.unlocked.push(new);
+        Ok(())
+    }
+
+    /// Refuses a rotation that could not come to its end.
+    ///
+    /// A value that is sealed anew is as long as before. So it needs no more room than its frame, unless a snapshot has the
+    /// old one: then both are kept.
+    fn check_rotation_fits(&self, prefix: &Prefix, name: &str, id: u32) -> Result<(), Error> {
+        let (live, past) = self.totals_ahead();
+        let history = self.index.history();
+        let has_snapshots = !history.has_no_snapshots();
+        let used = charged(live, past, has_snapshots);
+        let replaced = sealed_with(&self.index, prefix, id).chain(self.index.get(name));
+        let kept = replaced.filter(|kept| history.keeps(kept.key(), kept.revision()));
+        let past = kept.fold(past, |past, kept| past.plus(kept.totals().as_past()));
+        let next = charged(live, past, has_snapshots).plus(self.sealing.set_aside());
+        let limit = u64::from(self.limits.keys_max);
+        if next.keys > limit && next.keys > used.keys {
+            return Err(Error::TooManyKeys { limit, used: used.keys, requested: next.keys - used.keys });
+        }
+        let limit = self.limits.live_bytes_max;
+        if next.bytes > limit && has_snapshots {
+            return Err(Error::TooManyBytes { limit, used: used.bytes, requested: next.bytes });
+        }
+        let frame_blocks = self.journal.layout().blocks_of(longest_old(&self.index, prefix, id));
+        let limit = self.space.capacity_blocks.min(self.space.capacity_before(frame_blocks));
+        let (used, next) = (self.space.blocks_of(used.record_bytes), self.space.blocks_of(next.record_bytes));
+        if next > limit {
+            return Err(Error::NoSpace { limit, used, requested: next });
+        }
         Ok(())
     }
 
@@ -839,6 +925,7 @@ impl<D: BlockDevice> Store<D> {
             self.commit_sealed(&name, &current, None)?;
             let sealed = self.sealing.exactly(prefix)?;
             sealed.retiring = None;
+            sealed.rotated_len = 0;
             sealed.unlocked.retain(|key| key.id == current.id);
             return Ok(Rotation::Finished);
         }
@@ -854,7 +941,10 @@ impl<D: BlockDevice> Store<D> {
 
     /// The next keys whose values are sealed with an old key, as many as go into a step.
     fn gather_old(&self, prefix: &Prefix, id: u32, after: Option<&str>) -> (Vec<Key>, Option<Box<str>>) {
+        let (live, past) = self.totals_ahead();
+        let used = charged(live, past, !self.index.history().has_no_snapshots());
         let len_max = STEP_LEN.min(self.journal.layout().body_len_max() / 4);
+        let len_max = len_max.min(self.space.len_after(used.record_bytes));
         let (mut keys, mut len, mut last) = (Vec::new(), 0, None);
         let start = after.map_or(Bound::Included(prefix.as_str()), Bound::Excluded);
         let below = self.index.from(start).take_while(|kept| kept.key().starts_with(prefix.as_str()));
@@ -940,7 +1030,14 @@ mod tests {
         let current = sealing.check_of(&key, &prefix).unwrap();
         assert!(current.fits(&key, &prefix) && !current.fits(&key, &Prefix::root()));
         let unlocked = alloc::vec![key];
-        sealing.prefixes.push(Sealed { prefix, current, retiring: None, unlocked, rotated_to: None });
+        sealing.prefixes.push(Sealed {
+            prefix,
+            current,
+            retiring: None,
+            unlocked,
+            rotated_to: None,
+            rotated_len: 0,
+        });
         let sealed = sealing.seal("/state/s/a", b"hello").unwrap();
         assert_eq!(sealed.len(), 5 + usize::try_from(SEALED_OVERHEAD).unwrap());
         assert_eq!(sealed[..NONCE_AT], [1, 1, 2, 3, 4]);

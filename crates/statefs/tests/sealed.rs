@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use journal::Journal;
 use media::{BlockDevice as _, BlockIndex, Geometry, MemDisk, SystemClock, SystemEntropy};
 use statefs::{
-    Access, Batch, Compaction, Error, ErrorKind, Form, KEY_LEN_MAX, Key, NoRandom, Nonces, Options,
+    Access, Batch, Compaction, Error, ErrorKind, Form, KEY_LEN_MAX, Key, Limits, NoRandom, Nonces, Options,
     Precondition, Prefix, QUOTAS_MAX, Rotation, SEALED_OVERHEAD, SEALED_PREFIXES_MAX, SNAPSHOTS_MAX,
     Salvaged, Scrub, SealKey, SharedStore, SnapshotName, Store, StoreId, Suspects, VALUE_LEN_MAX, Zeroizing,
     salvage,
@@ -898,4 +898,118 @@ fn store_d3_lost_prefixes_are_the_widest_that_may_have_been_sealed() {
         }
         assert_eq!(found, wanted, "{round}: {forms:?}");
     }
+}
+
+/// Puts values below `/state/s`, and then plain ones, until nothing fits.
+fn fill_up(store: &mut Store<MemDisk>, name: &str, value_len: usize) {
+    for nth in 0.. {
+        match store.put_buffered(&key(&format!("{name}/{nth:05}")), &vec![7; value_len]) {
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+                break;
+            }
+        }
+    }
+    store.sync().unwrap();
+}
+
+#[test]
+fn store_f3_a_rotation_that_begins_on_a_full_store_comes_to_its_end() {
+    let (mut ended, mut refused) = (0, 0);
+    let limited = Limits { live_bytes_max: 20_000, ..Limits::default() };
+    let shapes = [40, 64, 100, 128, 300, 1024]
+        .into_iter()
+        .flat_map(|blocks| [0, 50, 300, 500, 1000, 4000].map(|value_len| (blocks, value_len)));
+    for ((blocks, value_len), limits) in
+        shapes.flat_map(|shape| [(shape, Limits::default()), (shape, limited)])
+    {
+        let disk = MemDisk::new(Geometry::new(512, blocks).unwrap()).unwrap();
+        drop(Store::format(disk.clone(), &Options { limits, ..options() }).unwrap());
+        let nonces = CountingNonces::default();
+        let mut store = reopen(&disk, &nonces);
+        store.seal_prefix(&prefix("s"), seal_key(1)).unwrap();
+        fill_up(&mut store, "s", value_len);
+        fill_up(&mut store, "p", 1);
+        fill_up(&mut store, "q", 0);
+        let (count, image) = (store.stats().live_keys, disk.image().unwrap());
+        match store.begin_rotation(&prefix("s"), seal_key(2)) {
+            Ok(()) => ended += 1,
+            Err(error) => {
+                assert!(matches!(error, Error::NoSpace { .. }), "{error}");
+                assert!(disk.image().unwrap() == image, "nothing was written");
+                assert!(value_len >= 300, "{blocks} {value_len} {error}");
+                refused += 1;
+                continue;
+            }
+        }
+        // What is put meanwhile, and an open, are not in its way.
+        fill_up(&mut store, "r", 0);
+        drop(store);
+        let mut store = reopen(&disk, &nonces);
+        store.unlock(&prefix("s"), seal_key(1)).unwrap();
+        store.unlock(&prefix("s"), seal_key(2)).unwrap();
+        fill_up(&mut store, "r", 1);
+        while store.rotate_step(&prefix("s")).unwrap() == Rotation::Running {}
+        assert_eq!(store.stats().live_keys, count, "it was full: {blocks} {value_len}");
+        // And the next one has its room again.
+        store.rotate(&prefix("s"), seal_key(3)).unwrap();
+        assert_eq!(store.sealed_prefixes().collect::<Vec<_>>(), [(&prefix("s"), 3)]);
+    }
+    println!("{ended} ended, {refused} refused");
+    assert!(ended > 30 && refused > 0);
+}
+
+/// A sibling: a rotation that begins where there is room, and a store that is filled up while it runs.
+#[test]
+fn store_f3_no_put_takes_the_room_that_a_running_rotation_needs() {
+    for reopens in [false, true] {
+        let disk = MemDisk::new(Geometry::new(512, 128).unwrap()).unwrap();
+        drop(Store::format(disk.clone(), &options()).unwrap());
+        let nonces = CountingNonces::default();
+        let mut store = reopen(&disk, &nonces);
+        store.seal_prefix(&prefix("s"), seal_key(1)).unwrap();
+        for nth in 0..4 {
+            store.put(&key(&format!("s/{nth}")), &[7; 3000]).unwrap();
+        }
+        store.begin_rotation(&prefix("s"), seal_key(2)).unwrap();
+        if reopens {
+            drop(store);
+            store = reopen(&disk, &nonces);
+            store.unlock(&prefix("s"), seal_key(1)).unwrap();
+            store.unlock(&prefix("s"), seal_key(2)).unwrap();
+        }
+        fill_up(&mut store, "p", 300);
+        let used = store.stats().live_keys;
+        while store.rotate_step(&prefix("s")).unwrap() == Rotation::Running {}
+        // Afterwards the room is for all again.
+        fill_up(&mut store, "q", 300);
+        assert!(store.stats().live_keys > used);
+    }
+}
+
+/// A sibling: what a snapshot has is kept beside what is sealed anew, which needs room that is not there.
+#[test]
+fn store_f3_a_rotation_that_a_snapshot_leaves_no_room_for_does_not_begin() {
+    let (disk, nonces) = (MemDisk::new(Geometry::new(512, 128).unwrap()).unwrap(), CountingNonces::default());
+    drop(Store::format(disk.clone(), &options()).unwrap());
+    let mut store = reopen(&disk, &nonces);
+    store.seal_prefix(&prefix("s"), seal_key(1)).unwrap();
+    for nth in 0..40 {
+        store.put(&key(&format!("s/{nth}")), &[7; 300]).unwrap();
+    }
+    let then = SnapshotName::parse("then").unwrap();
+    store.snapshot(&then).unwrap();
+    let image = disk.image().unwrap();
+    let outcome = store.begin_rotation(&prefix("s"), seal_key(2));
+    assert_eq!(kind(outcome), ErrorKind::NoSpace);
+    assert!(disk.image().unwrap() == image, "nothing was written");
+    store.drop_snapshot(&then).unwrap();
+    store.rotate(&prefix("s"), seal_key(2)).unwrap();
+    // With room for both it does.
+    for nth in 10..40 {
+        store.delete(&key(&format!("s/{nth}"))).unwrap();
+    }
+    store.snapshot(&then).unwrap();
+    store.rotate(&prefix("s"), seal_key(3)).unwrap();
 }
