@@ -226,6 +226,9 @@ fn store_hint(error: &Error) -> Option<&'static str> {
         Error::Locked { .. } => {
             Some("give the key with --key-file; `steadfast state seal ls` says which one")
         }
+        Error::PrefixRecordLost { .. } => Some(
+            "`steadfast state seal restore` puts the record back, with the key; `get --key-file` reads without it",
+        ),
         Error::WrongKey { .. } => Some("another key sealed it: another --key-file, or another --key-id"),
         Error::NotAuthentic { .. } => {
             Some("it was changed, or moved here from another key: put it anew, or take it from a backup")
@@ -246,7 +249,7 @@ fn store_hint(error: &Error) -> Option<&'static str> {
              --snapshot",
         ),
         Error::BatchTooLong { .. } | Error::BatchTooLarge { .. } => {
-            Some("a batch is never divided: make several, or take an image with larger blocks")
+            Some("a batch is never divided: make several, or take a larger image, or one with larger blocks")
         }
         _ => of_kind,
     }
