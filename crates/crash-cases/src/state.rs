@@ -470,7 +470,7 @@ fn look(disk: &SimDisk, store: &Store<SimDisk>, cell: &Cell, expected: &Expected
     }
     let key = Key::parse(cell).ok()?;
     match store.certainty(&key) {
-        Certainty::Certain => store.reveal(&key).ok()?.map(|value| Value::bytes(&value)),
+        Certainty::Certain => settings::plain_value(store, &key).ok()?.map(|value| Value::bytes(&value)),
         // Where the store says that it may not be the newest, whatever it should be.
         Certainty::Suspect => expected.allowed(cell).into_iter().next().flatten(),
     }
@@ -482,7 +482,7 @@ fn holds_the_same(first: &SimDisk, second: &SimDisk) -> bool {
         let (store, _) = open(disk, Access::Read).ok()?;
         let values: Option<Vec<(Key, Option<Vec<u8>>)>> = store
             .iter()
-            .map(|(key, _)| Some((key.clone(), store.reveal(&key).ok()?.map(|value| value.to_vec()))))
+            .map(|(key, _)| Some((key.clone(), settings::plain_value(&store, &key).ok()?)))
             .collect();
         Some((values?, snapshots::everything(&store), settings::everything(&store)))
     };

@@ -15,7 +15,7 @@
 //! | 48 | 8 | records | how many there are, what is past included |
 //! | 56 | 8 | bytes | of their keys and values |
 //! | 64 | 8 | room | bytes that a region must have room for: the records, and 8 for each current one where there are snapshots |
-//! | 72 | 4 | value length | of the longest value |
+//! | 72 | 4 | value length | of the longest value, the store's own included |
 //! | 76 | 2 | frame blocks | limit of the journal |
 //! | 78 | 4 | in-flight blocks | limit of the journal |
 //! | 82 | 26 | limits | as in the superblock (`limits.rs`); what the device limited is at its greatest |
@@ -63,6 +63,7 @@ use crate::history::{Cursor, gather};
 use crate::key;
 use crate::limits::{self, Limits};
 use crate::record::{BadRecord, Record, Records, Revision, SEQ_END};
+use crate::sealed::OWN_VALUE_LEN_MAX;
 use crate::snapshot::{self, SnapshotName};
 use crate::store::{Options, Store};
 
@@ -310,7 +311,16 @@ impl BackupInfo {
     }
 
     fn admit(&self, geometry: Geometry, options: &Options) -> Result<(), Error> {
-        admit(geometry, options, self.totals(), u64::from(self.value_len)).map(drop)
+        admit(geometry, options, self.totals(), self.limited_len()).map(drop)
+    }
+
+    /// Bytes of the longest value that the limit of values is about, as far as the header tells: it may be one of the
+    /// store's own that is as long as this, and not a user's. Then each record is looked at when it is restored.
+    fn limited_len(&self) -> u64 {
+        match usize::try_from(self.value_len) {
+            Ok(len) if len <= OWN_VALUE_LEN_MAX => 0,
+            Ok(_) | Err(_) => u64::from(self.value_len),
+        }
     }
 
     fn totals(&self) -> crate::index::Totals {
@@ -596,8 +606,10 @@ pub fn check_backup<E: core::error::Error + 'static>(
 ///
 /// # Errors
 /// By kind, of [`BackupError::Store`]: `NoSpace` and `Invalid`: it does not fit, or the limits do not allow it
-/// ([`BackupInfo::device_blocks_min`] says what would); nothing was written. Any other error behind the header: there is no
-/// store on the device.
+/// ([`BackupInfo::device_blocks_min`] says what would); nothing was written. What a store of some geometry and limits wrote
+/// fits one of the same geometry and limits. Any other error after the header: there is no store on the device. This is also
+/// so for [`Error::ValueTooLong`] where no value has more than 90 bytes, because values that short may be the store's own, and
+/// the header does not tell.
 pub fn restore<D: BlockDevice, E: core::error::Error + 'static>(
     from: impl FnMut(&mut [u8]) -> Result<usize, E>,
     device: D,
@@ -606,8 +618,7 @@ pub fn restore<D: BlockDevice, E: core::error::Error + 'static>(
 ) -> Result<BackupInfo, BackupError<E>> {
     let (mut reading, info) = Reading::begin(from)?;
     let options = options.over(&info);
-    let value_len = u64::from(info.value_len);
-    let mut forming = Forming::begin(device, &options, info.totals(), value_len, info.seq)?;
+    let mut forming = Forming::begin(device, &options, info.totals(), info.limited_len(), info.seq)?;
     while reading.piece(&mut |record| forming.add(record))? {
         progress(info.progress(&reading.load));
     }

@@ -258,15 +258,20 @@ impl<D: BlockDevice> Store<D> {
         Ok(())
     }
 
+    /// Whether the frame that is gathered has room for records of so many bytes more, and the region for the frame.
+    pub(crate) fn fits_after_pending(&self, len: usize, ops: usize) -> bool {
+        let layout = self.journal.layout();
+        let together = self.pending.body.len() + len;
+        together <= layout.body_len_max()
+            && self.pending.ops + ops <= RECORDS_MAX
+            && layout.blocks_of(together) <= self.journal.room()
+    }
+
     /// Sees to it that the frame that is gathered has room for records of so many bytes more; false, if that needs those
     /// before them to be durable first.
     fn make_room_behind_pending(&mut self, len: usize, ops: usize) -> Result<bool, Error> {
         let layout = *self.journal.layout();
-        let together = self.pending.body.len() + len;
-        let fits = together <= layout.body_len_max()
-            && self.pending.ops + ops <= RECORDS_MAX
-            && layout.blocks_of(together) <= self.journal.room();
-        if fits {
+        if self.fits_after_pending(len, ops) {
             return Ok(true);
         }
         if self.unshown.is_any_out() || !self.pending.shows_nothing() {
@@ -320,6 +325,8 @@ impl<D: BlockDevice> Store<D> {
         let durable = self.journal.end_commit(outgoing, outcome).inspect_err(|_| {
             self.unshown.flying.clear();
             self.unshown.newest.clear();
+            // Nothing of these frames will be shown, so nothing of them counts.
+            self.charge_anew();
             self.drop_pending_after_failure();
             self.index.drop_claims();
         })?;

@@ -31,10 +31,11 @@ pub enum Error {
         /// What was asked for.
         requested: usize,
     },
-    /// The batch does not fit into one frame, and is not divided. Nothing was written.
+    /// The batch does not fit into one frame, and is not divided; or it only deletes, and the store is so full that one frame
+    /// has no room for all of it. Nothing was written.
     #[error("the batch is too long for one frame: limit={limit} requested={requested}")]
     BatchTooLong {
-        /// The most bytes there may be.
+        /// The most bytes there may be. A batch of deletes that has no more always fits.
         limit: usize,
         /// What was asked for.
         requested: usize,
@@ -165,7 +166,13 @@ pub enum Error {
     /// There are keys below the prefix. Nothing was written.
     #[error("there are keys below the prefix")]
     PrefixInUse,
-    /// The prefix is not sealed, or the key with a sealed value lies in none that is.
+    /// A snapshot still has plain values below the prefix. Nothing was written.
+    #[error("a snapshot still has the plain value of `{key}`")]
+    PrefixInSnapshot {
+        /// The first key of such a value.
+        key: Key,
+    },
+    /// The prefix is not sealed; or the value is plain, and its key lies below no sealed prefix.
     #[error("the prefix is not sealed")]
     NotSealed,
     /// Another rotation of this prefix has begun and not ended. Nothing was written.
@@ -193,6 +200,13 @@ pub enum Error {
         /// Which key.
         key: Key,
     },
+    /// There are sealed values below the prefix, and the record that says which prefix they belong to is lost. A value put
+    /// there would be plain on the medium. Nothing was written.
+    #[error("`{prefix}` has sealed values, and the record of their sealed prefix is lost")]
+    PrefixRecordLost {
+        /// The widest prefix that may have been the sealed one.
+        prefix: Prefix,
+    },
     /// There are no random bytes to seal with: no source was given, or it failed. Nothing was written.
     #[error("there are no random bytes to seal with")]
     NoRandom,
@@ -201,6 +215,16 @@ pub enum Error {
     BadSetting {
         /// Which, as it is stored.
         key: Box<str>,
+    },
+    /// An image has more of the store's own records of one kind than a store may have. A store never writes so many.
+    #[error("the image has more {what} than there may be: limit={limit} found={found}")]
+    OverLimit {
+        /// The kind of record, in the plural.
+        what: &'static str,
+        /// The most records of this kind.
+        limit: usize,
+        /// The number of records that were found.
+        found: usize,
     },
     /// What is alive would not fit, or not leave room to go on. Nothing was written; deletes work.
     #[error("no space: limit={limit} used={used} requested={requested} blocks")]
@@ -255,7 +279,7 @@ pub enum ErrorKind {
     Conflict,
     /// Delete something, use a larger device, or raise the quota.
     NoSpace,
-    /// Unlock the prefix, with its key.
+    /// Unlock the prefix, with its key; or put its record back, where that is lost.
     Locked,
     /// There is no store, or no snapshot of that name.
     NotFound,
@@ -292,9 +316,10 @@ impl Error {
             | Self::PrefixTooLong { .. }
             | Self::SealedAlready
             | Self::PrefixInUse
+            | Self::PrefixInSnapshot { .. }
             | Self::NotSealed
             | Self::RotationRuns => ErrorKind::Invalid,
-            Self::Locked { .. } | Self::WrongKey { .. } => ErrorKind::Locked,
+            Self::Locked { .. } | Self::WrongKey { .. } | Self::PrefixRecordLost { .. } => ErrorKind::Locked,
             Self::NoRandom => ErrorKind::Io,
             Self::Conflict { .. } | Self::SnapshotExists { .. } | Self::BackupOvertaken => {
                 ErrorKind::Conflict
@@ -310,6 +335,7 @@ impl Error {
             | Self::OtherEngine
             | Self::NotAuthentic { .. }
             | Self::BadSetting { .. }
+            | Self::OverLimit { .. }
             | Self::Damaged => ErrorKind::Corrupt,
             Self::Journal(error) => match error.kind() {
                 JournalErrorKind::Invalid => ErrorKind::Invalid,

@@ -10,7 +10,8 @@ use crate::history::charged;
 use crate::index::Totals;
 use crate::key;
 use crate::limits::Limits;
-use crate::record::{Record, SEQ_END};
+use crate::record::{Form, Record, SEQ_END};
+use crate::sealed::SEALED_EMPTY_LEN;
 use crate::space::Space;
 use crate::store::Options;
 
@@ -26,13 +27,30 @@ pub(crate) struct Load {
     pub(crate) live: Totals,
     pub(crate) past: Totals,
     pub(crate) has_snapshots: bool,
-    /// Bytes of its longest value.
+    /// Bytes of its longest value, the store's own included.
     pub(crate) value_len: usize,
+    /// Bytes of the longest value that the limit of values is about ([`limited_len`]).
+    pub(crate) limited_len: usize,
+}
+
+/// Bytes of a value that the limit of values is about: 0 for what a store writes whatever its limit is. These are its own
+/// records, and an empty value below a sealed prefix.
+fn limited_len(record: &Record<'_>) -> usize {
+    match *record {
+        Record::Put { key, value, form }
+        | Record::Kept { key, value, form, .. }
+        | Record::Past { key, value, form, .. } => {
+            let is_empty = form == Form::Sealed && value.len() <= SEALED_EMPTY_LEN;
+            if is_empty || !key::is_users(key) { 0 } else { value.len() }
+        }
+        Record::Delete { .. } => 0,
+    }
 }
 
 impl Load {
     /// Counts a record.
     pub(crate) fn add(&mut self, record: &Record<'_>) {
+        self.limited_len = self.limited_len.max(limited_len(record));
         match *record {
             Record::Kept { key, value, .. } => {
                 self.live = self.live.plus(Totals::of(key.len(), value.len()));
@@ -53,7 +71,8 @@ impl Load {
     }
 }
 
-/// Limits of a store on a device, if it can have what it is to begin with.
+/// Limits of a store on a device, if it can have what it is to begin with. `value_len` is the length of its longest value
+/// that the limit of values is about.
 pub(crate) fn admit(
     geometry: media::Geometry,
     options: &Options,
@@ -90,6 +109,7 @@ pub(crate) fn admit(
 pub(crate) struct Forming<D> {
     journal: journal::Forming<D>,
     frame_len: usize,
+    value_len_max: u32,
     body: Vec<u8>,
 }
 
@@ -114,11 +134,20 @@ impl<D: BlockDevice> Forming<D> {
         let base_seq = seq.saturating_add(jump);
         let engine = limits.encode();
         let journal = journal::Journal::form(device, options.store_id, options.journal, &engine, base_seq)?;
-        Ok(Self { journal, frame_len: space.frame_len, body: Vec::new() })
+        let value_len_max = limits.value_len_max;
+        Ok(Self { journal, frame_len: space.frame_len, value_len_max, body: Vec::new() })
     }
 
     /// Adds a record: they come in the order of keys, and of each key what is past in order and then what is current.
+    ///
+    /// # Errors
+    /// [`Error::ValueTooLong`]: it is longer than was said when this began. There is no store then, as after any error.
     pub(crate) fn add(&mut self, record: &Record<'_>) -> Result<(), Error> {
+        let limit = u64::from(self.value_len_max);
+        let requested = u64::try_from(limited_len(record)).unwrap_or(u64::MAX);
+        if requested > limit {
+            return Err(Error::ValueTooLong { limit, requested });
+        }
         let before = self.body.len();
         record.encode(&mut self.body)?;
         if self.body.len() > self.frame_len && before > 0 {

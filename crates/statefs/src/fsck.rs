@@ -1,9 +1,12 @@
 //! [`fsck`]: what a store looks like, without touching it.
 
+use alloc::vec::Vec;
+
 use journal::{BlockState, Evidence, Verdict};
 use media::{BlockDevice, BlockIndex};
 
 use crate::error::Error;
+use crate::key::Prefix;
 use crate::store::{Recovery, Store};
 use journal::Access;
 
@@ -64,6 +67,9 @@ pub struct Check {
     pub blocks: Blocks,
     /// What opening it for reading found.
     pub recovery: Recovery,
+    /// Prefixes with sealed values of which no record says that they are sealed: [`Store::lost_prefixes`]. They may come from
+    /// another store that was damaged, so a store that is clean may have some.
+    pub lost_prefixes: Vec<Prefix>,
 }
 
 /// Looks at every block of a store, and reads every record. Nothing is written; a device that cannot be written to will do.
@@ -93,7 +99,8 @@ pub fn fsck<D: BlockDevice>(device: D) -> Result<Check, Error> {
         Verdict::Clean if needs_repair => Health::TornTail,
         Verdict::Clean => Health::Clean,
     };
-    Ok(Check { health, lost, blocks, recovery })
+    let lost_prefixes = store.lost_prefixes().cloned().collect();
+    Ok(Check { health, lost, blocks, recovery, lost_prefixes })
 }
 
 fn lost<D: BlockDevice>(store: &Store<D>, tail: Verdict) -> Option<Lost> {

@@ -234,6 +234,12 @@ impl Index {
         u64::try_from(entries.filter(|entry| entry.gaps < self.gaps).count()).unwrap_or(u64::MAX)
     }
 
+    /// Whether any current value is sealed. Looks at entries only, not at keys or values.
+    pub(crate) fn has_sealed(&self) -> bool {
+        let mut entries = self.leaves.iter().flat_map(Leaf::entries);
+        entries.any(|entry| entry.extent.form() == Form::Sealed)
+    }
+
     /// The leaf in which a key is, if it is anywhere: the last one that does not begin behind it.
     fn leaf_of(&self, key: &[u8]) -> usize {
         let Some(rest) = key.strip_prefix(self.common.as_slice()) else {

@@ -16,7 +16,8 @@
 //!
 //! - what a reader is shown of a durable write, a power cut cannot take back: it is shown after the flush.
 //! - a [`Revision`] is never handed out twice.
-//! - what does not fit is refused before anything is written; deletes always fit.
+//! - what does not fit is refused before anything is written; a delete always fits, and a batch of deletes that does not says
+//!   how long it may be.
 //! - damage is reported and opens read-only; each key then says whether it is certain.
 //! - below a sealed prefix nothing plain is ever written, and what does not authenticate is never returned.
 //! - a quota is exact, after a crash as well, and holds before anything is written.

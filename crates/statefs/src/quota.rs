@@ -27,7 +27,7 @@ use crate::error::Error;
 use crate::index::{Index, Totals};
 use crate::key::{Prefix, QUOTA_ROOT};
 use crate::record::{Form, Record, Revision};
-use crate::settings::{own_key, own_records};
+use crate::settings::{own_key, own_records_within};
 use crate::store::Store;
 
 /// How many quotas there may be. Each write looks at every one.
@@ -199,10 +199,13 @@ fn totals_of(record: &Record<'_>) -> Totals {
 }
 
 impl Quotas {
-    /// What the index says of quotas, counted.
+    /// Loads the quotas from the index, and counts what is used of each.
+    ///
+    /// # Errors
+    /// [`Error::BadSetting`]; [`Error::OverLimit`]; [`Error::NoMemory`].
     pub(crate) fn load(index: &Index) -> Result<Self, Error> {
         let mut quotas = Self::default();
-        for kept in own_records(index, QUOTA_ROOT) {
+        for kept in own_records_within(index, QUOTA_ROOT, "quotas", QUOTAS_MAX)? {
             let bad = || Error::BadSetting { key: kept.key().into() };
             let prefix =
                 Prefix::parse(kept.key().strip_prefix(QUOTA_ROOT).unwrap_or("")).map_err(|_| bad())?;
@@ -221,6 +224,11 @@ impl Quotas {
 
     fn find(&self, prefix: &Prefix) -> Result<usize, usize> {
         self.entries.binary_search_by(|entry| entry.prefix.cmp(prefix))
+    }
+
+    /// Whether a prefix has a quota.
+    pub(crate) fn has(&self, prefix: &str) -> bool {
+        self.entries.iter().any(|entry| entry.prefix.as_str() == prefix)
     }
 
     pub(crate) fn are_none(&self) -> bool {
@@ -260,6 +268,11 @@ impl Quotas {
                 let old = index.get(key).map(|old| old.totals()).unwrap_or_default();
                 entry.used = entry.used.plus(totals).less(old);
             }
+            // A warning about a write that failed is withdrawn; one that still holds says the use that is left.
+            let used = entry.used.bytes;
+            entry.warning =
+                entry.warning.filter(|_| entry.quota.soft.is_some_and(|soft| used > soft)).map(|_| used);
+            entry.watch(self.now);
         }
     }
 

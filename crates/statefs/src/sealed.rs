@@ -19,10 +19,17 @@
 //! prefix`, a zero byte, version, key id and prefix as associated data. So a wrong key is noticed before it is used. New
 //! values are sealed with the first key; the second is there while a rotation runs.
 //!
+//! Where damage took the record of a prefix, its values are there, and it is not known which prefix they belong to: it is an
+//! ancestor of each of them (or the key itself), below which nothing is plain. The widest such ancestors are the **lost
+//! prefixes**. What would be plain below one of them is refused until the record is put back ([`Store::restore_prefix`]), or
+//! the sealed values are deleted.
+//!
 //! Invariants
 //! - nothing plain is ever written below a sealed prefix: [`Sealing::admit`] sees every body.
 //! - no value is sealed with a key that is not in the record of its prefix; the record is durable first.
-//! - sealed prefixes do not lie in each other.
+//! - sealed prefixes do not lie in each other. Of two records that say otherwise the newer is right: the other one's deletion
+//!   was lost.
+//! - every sealed value lies below a sealed prefix or a lost one.
 //! - a nonce comes fresh from the passed-in source for every value that is sealed, and is never derived from anything that
 //!   could return.
 //!
@@ -41,10 +48,12 @@ use media::BlockDevice;
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use crate::error::Error;
-use crate::index::Index;
-use crate::key::{Key, Prefix, SEALED_ROOT};
+use crate::history::charged;
+use crate::index::{Index, Kept, Totals};
+use crate::key::{self, Key, Prefix, SEALED_ROOT};
+use crate::leaf::common_len;
 use crate::record::{Form, Record, Revision};
-use crate::settings::{own_key, own_records};
+use crate::settings::{own_key, own_records_within};
 use crate::store::Store;
 
 /// How many sealed prefixes there may be.
@@ -58,6 +67,12 @@ const NONCE_AT: usize = 5;
 const HEADER_LEN: usize = 29;
 const TAG_LEN: usize = 16;
 const CHECK_LEN: usize = 44;
+
+/// Bytes of an empty value when it is sealed.
+pub(crate) const SEALED_EMPTY_LEN: usize = HEADER_LEN + TAG_LEN;
+
+/// Bytes of the record of a prefix while a rotation runs: the longest value that the store keeps for itself.
+pub(crate) const OWN_VALUE_LEN_MAX: usize = 2 + 2 * CHECK_LEN;
 const NONCE_LEN: usize = HEADER_LEN - NONCE_AT;
 
 const _: () = assert!(HEADER_LEN + TAG_LEN == 45, "what SEALED_OVERHEAD says");
@@ -136,7 +151,7 @@ impl ZeroizeOnDrop for SealKey {}
 pub enum Rotation {
     /// There is more to do.
     Running,
-    /// Every value is sealed with the new key, and the old one is of no use any more.
+    /// Every current value is sealed with the new key. Only a snapshot from before, and a backup, still need the old one.
     Finished,
 }
 
@@ -165,18 +180,25 @@ struct Sealed {
     unlocked: Vec<SealKey>,
     /// The last key that the rotation has looked at.
     rotated_to: Option<Box<str>>,
+    /// Bytes of the longest record that the rotation writes.
+    rotated_len: usize,
 }
 
 /// All sealed prefixes, in order.
 #[derive(Default)]
 pub(crate) struct Sealing {
     prefixes: Vec<Sealed>,
+    /// Lost prefixes: they do not lie in each other, nor in sealed ones.
+    lost: Vec<Prefix>,
     nonces: Option<Box<dyn Nonces>>,
 }
 
 impl fmt::Debug for Sealing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sealing").field("prefixes", &self.prefixes).finish_non_exhaustive()
+        f.debug_struct("Sealing")
+            .field("prefixes", &self.prefixes)
+            .field("lost", &self.lost)
+            .finish_non_exhaustive()
     }
 }
 
@@ -237,41 +259,174 @@ impl Sealed {
         Ok(())
     }
 
-    /// The value in a sealed one.
+    /// Decrypts a value.
     fn reveal(&self, key: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let not_authentic = || Error::NotAuthentic { key: Key::trusted(key) };
-        let parts = |sealed: &[u8]| {
-            let (header, rest) = sealed.split_first_chunk::<HEADER_LEN>()?;
-            let (text, tag) = rest.split_last_chunk::<TAG_LEN>()?;
-            let (id, nonce) = (*header.get(1..)?.first_chunk()?, *header.last_chunk()?);
-            (header.first() == Some(&VERSION)).then_some((u32::from_le_bytes(id), nonce, text.len(), *tag))
-        };
-        let (id, nonce, len, tag) =
-            parts(sealed).filter(|(id, ..)| self.knows(*id)).ok_or_else(not_authentic)?;
-        let seal_key = self.key(id)?;
-        let mut value = Zeroizing::new(Vec::new());
-        value.try_reserve_exact(len).map_err(|_| Error::NoMemory { len })?;
-        value.extend(sealed.iter().skip(HEADER_LEN).take(len));
-        if !seal_key.open(&nonce, &about("steadfast value", id, key), &mut value, &tag) {
-            return Err(not_authentic());
-        }
-        Ok(value)
+        let parts = SealedValue::of(sealed).filter(|parts| self.knows(parts.id));
+        let parts = parts.ok_or_else(|| Error::NotAuthentic { key: Key::trusted(key) })?;
+        parts.open(key, self.key(parts.id)?)
     }
 }
 
+/// The parts of a sealed value.
+#[derive(Clone, Copy)]
+struct SealedValue<'v> {
+    id: u32,
+    nonce: [u8; NONCE_LEN],
+    text: &'v [u8],
+    tag: [u8; TAG_LEN],
+}
+
+impl<'v> SealedValue<'v> {
+    /// Returns the parts; [`None`] where the bytes are not a sealed value.
+    fn of(sealed: &'v [u8]) -> Option<Self> {
+        let (header, rest) = sealed.split_first_chunk::<HEADER_LEN>()?;
+        let (text, tag) = rest.split_last_chunk::<TAG_LEN>()?;
+        let (id, nonce) = (*header.get(1..)?.first_chunk()?, *header.last_chunk()?);
+        (header.first() == Some(&VERSION)).then_some(Self {
+            id: u32::from_le_bytes(id),
+            nonce,
+            text,
+            tag: *tag,
+        })
+    }
+
+    /// Decrypts it with the key that it names.
+    ///
+    /// # Errors
+    /// [`Error::NotAuthentic`]; [`Error::NoMemory`].
+    fn open(&self, key: &str, with: &SealKey) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let (mut value, len) = (Zeroizing::new(Vec::new()), self.text.len());
+        value.try_reserve_exact(len).map_err(|_| Error::NoMemory { len })?;
+        value.extend_from_slice(self.text);
+        if with.open(&self.nonce, &about("steadfast value", self.id, key), &mut value, &self.tag) {
+            Ok(value)
+        } else {
+            Err(Error::NotAuthentic { key: Key::trusted(key) })
+        }
+    }
+}
+
+/// Whether one of two prefixes lies in the other.
+fn overlap(one: &Prefix, other: &Prefix) -> bool {
+    one.covers_text(other.as_str()) || other.covers_text(one.as_str())
+}
+
+/// The current values below a prefix.
+fn below<'i>(index: &'i Index, prefix: &Prefix) -> impl Iterator<Item = Kept<'i>> {
+    let all = index.from(Bound::Included(prefix.as_str()));
+    let starts = all.take_while(|kept| kept.key().starts_with(prefix.as_str()));
+    starts.filter(|kept| prefix.covers_text(kept.key()))
+}
+
+/// The values below a prefix that are sealed with the key of this id.
+fn sealed_with<'i>(index: &'i Index, prefix: &Prefix, id: u32) -> impl Iterator<Item = Kept<'i>> {
+    below(index, prefix).filter(move |kept| {
+        kept.form() == Form::Sealed && SealedValue::of(kept.value()).is_some_and(|parts| parts.id == id)
+    })
+}
+
+/// Bytes of the longest record among the values that are sealed with this key.
+fn longest_old(index: &Index, prefix: &Prefix, id: u32) -> usize {
+    sealed_with(index, prefix, id).map(|kept| kept.record_len()).max().unwrap_or(0)
+}
+
+/// Room that is set aside because of a record: that of a prefix with one key may become one with two.
+pub(crate) fn set_aside_for(key: &str, record: Totals) -> Totals {
+    let key_len = u64::try_from(key.len()).unwrap_or(u64::MAX);
+    let value_len = usize::try_from(record.bytes.saturating_sub(key_len)).unwrap_or(usize::MAX);
+    let len = if key.starts_with(SEALED_ROOT) { OWN_VALUE_LEN_MAX.saturating_sub(value_len) } else { 0 };
+    let len = u64::try_from(len).unwrap_or(0);
+    Totals { keys: 0, bytes: len, record_bytes: len }
+}
+
+/// Bytes of the longest ancestor of `key`, itself included, in which `other` lies.
+fn shared_len(key: &str, other: &str) -> usize {
+    let (key, other) = (key.as_bytes(), other.as_bytes());
+    let len = common_len(key, other);
+    match (key.get(len), other.get(len)) {
+        (None | Some(b'/'), None | Some(b'/')) => len,
+        (_, _) => key.iter().take(len).rposition(|byte| *byte == b'/').unwrap_or(0),
+    }
+}
+
+/// Bytes of the ancestor of `key` that has one component more than the one of `len` bytes.
+fn next_len(key: &str, len: usize) -> usize {
+    let rest = key.as_bytes().iter().skip(len + 1);
+    rest.take_while(|byte| **byte != b'/').count() + (len + 1).min(key.len())
+}
+
+/// Returns the widest prefix in which a sealed value lies, and nothing plain and no sealed prefix; the key itself where
+/// there is no such prefix.
+///
+/// What is found plain makes the prefix narrower, and the search goes on from there: it passes over the index once at most.
+fn widest(index: &Index, prefixes: &[Sealed], key: &str) -> Prefix {
+    let narrower = |len: usize, other: &str| len.max(next_len(key, shared_len(key, other)));
+    let root_len = Prefix::root().as_str().len();
+    let mut len = prefixes.iter().fold(root_len, |len, sealed| narrower(len, sealed.prefix.as_str()));
+    let mut from = "";
+    loop {
+        let prefix = Prefix::from(Key::trusted(key.get(..len).unwrap_or(key)));
+        let start = Bound::Included(from.max(prefix.as_str()));
+        let mut all = index.from(start).take_while(|kept| kept.key().starts_with(prefix.as_str()));
+        let plain = all.find(|kept| kept.form() == Form::Plain && prefix.covers_text(kept.key()));
+        match plain.filter(|_| len < key.len()) {
+            Some(kept) => (len, from) = (narrower(len, kept.key()), kept.key()),
+            None => return prefix,
+        }
+    }
+}
+
+/// Returns the lost prefixes: the root, where there would be too many.
+fn find_lost(index: &Index, prefixes: &[Sealed]) -> Vec<Prefix> {
+    let mut lost: Vec<Prefix> = Vec::new();
+    if !index.has_sealed() {
+        return lost;
+    }
+    for kept in index.from(key::first_of_users()).filter(|kept| kept.form() == Form::Sealed) {
+        let key = kept.key();
+        let is_below = |prefix: &Prefix| prefix.covers_text(key);
+        if prefixes.iter().any(|sealed| is_below(&sealed.prefix)) || lost.iter().any(is_below) {
+            continue;
+        }
+        if lost.len() >= SEALED_PREFIXES_MAX {
+            return alloc::vec![Prefix::root()];
+        }
+        lost.push(widest(index, prefixes, key));
+    }
+    lost
+}
+
 impl Sealing {
-    /// What the index says of sealed prefixes. None of them is unlocked.
+    /// Loads the sealed prefixes from the index. None of them is unlocked.
+    ///
+    /// # Errors
+    /// [`Error::BadSetting`]; [`Error::OverLimit`]; [`Error::NoMemory`].
     pub(crate) fn load(index: &Index) -> Result<Self, Error> {
         let mut sealing = Self::default();
-        for kept in own_records(index, SEALED_ROOT) {
+        let mut revisions: Vec<Revision> = Vec::new();
+        for kept in own_records_within(index, SEALED_ROOT, "sealed prefixes", SEALED_PREFIXES_MAX)? {
             let bad = || Error::BadSetting { key: kept.key().into() };
             let prefix =
                 Prefix::parse(kept.key().strip_prefix(SEALED_ROOT).unwrap_or("")).map_err(|_| bad())?;
             let (current, retiring) = Sealed::decode(kept.value()).ok_or_else(bad)?;
             sealing.reserve()?;
-            let sealed = Sealed { prefix, current, retiring, unlocked: Vec::new(), rotated_to: None };
+            let rotated_len = retiring.map_or(0, |old| longest_old(index, &prefix, old.id));
+            let unlocked = Vec::new();
+            let sealed = Sealed { prefix, current, retiring, unlocked, rotated_to: None, rotated_len };
             sealing.prefixes.push(sealed);
+            revisions.push(kept.revision());
         }
+        let is_newest = |nth: usize| {
+            let all = sealing.prefixes.iter().zip(&revisions);
+            let mut newer =
+                all.filter(|(_, revision)| revisions.get(nth).is_some_and(|this| this < revision));
+            let prefix = sealing.prefixes.get(nth).map(|sealed| &sealed.prefix);
+            prefix.is_some_and(|prefix| newer.all(|(other, _)| !overlap(prefix, &other.prefix)))
+        };
+        let newest: Vec<bool> = (0..sealing.prefixes.len()).map(is_newest).collect();
+        let mut newest = newest.into_iter();
+        sealing.prefixes.retain(|_| newest.next().unwrap_or(true));
+        sealing.lost = find_lost(index, &sealing.prefixes);
         Ok(sealing)
     }
 
@@ -282,6 +437,23 @@ impl Sealing {
     /// The sealed prefix that a key lies in.
     fn of(&self, key: &str) -> Option<&Sealed> {
         self.prefixes.iter().find(|sealed| sealed.prefix.covers_text(key))
+    }
+
+    /// Room that is set aside for records of prefixes that may become longer.
+    pub(crate) fn set_aside(&self) -> Totals {
+        let count = self.prefixes.iter().filter(|sealed| sealed.retiring.is_none()).count();
+        let len = u64::try_from(count.saturating_mul(CHECK_LEN)).unwrap_or(u64::MAX);
+        Totals { keys: 0, bytes: len, record_bytes: len }
+    }
+
+    /// Bytes of the longest record that a rotation that has begun writes.
+    pub(crate) fn rotated_len_max(&self) -> usize {
+        self.prefixes.iter().map(|sealed| sealed.rotated_len).max().unwrap_or(0)
+    }
+
+    /// Whether exactly this prefix is sealed.
+    pub(crate) fn has(&self, prefix: &str) -> bool {
+        self.prefixes.iter().any(|sealed| sealed.prefix.as_str() == prefix)
     }
 
     pub(crate) fn are_none(&self) -> bool {
@@ -303,16 +475,48 @@ impl Sealing {
         }
     }
 
-    /// Refuses a body with a plain value below a sealed prefix. Whoever builds a body seals such values; if one is left,
-    /// this is what keeps it off the medium.
-    pub(crate) fn admit<'b>(&self, mut records: impl Iterator<Item = Record<'b>>) -> Result<(), Error> {
-        if self.prefixes.is_empty() {
+    /// Refuses a body with a plain value below a sealed prefix or a lost one.
+    ///
+    /// Whatever builds a body seals values below a sealed prefix; this keeps one that was left plain off the medium. A lost
+    /// prefix is forgotten when a value is put there after all its sealed values have been deleted.
+    ///
+    /// # Errors
+    /// [`Error::Locked`]; [`Error::PrefixRecordLost`].
+    pub(crate) fn admit<'b>(
+        &mut self,
+        records: impl Iterator<Item = Record<'b>> + Clone,
+        index: &Index,
+    ) -> Result<(), Error> {
+        if !self.prefixes.is_empty() {
+            let plain = records.clone().find(|record| self.would_be_plain(record));
+            if let Some(sealed) = plain.and_then(|record| self.of(record.key())) {
+                return Err(Error::Locked { prefix: sealed.prefix.clone(), key_id: sealed.current.id });
+            }
+        }
+        if self.lost.is_empty() {
             return Ok(());
         }
-        match records.find(|record| self.would_be_plain(record)).and_then(|record| self.of(record.key())) {
-            Some(sealed) => Err(Error::Locked { prefix: sealed.prefix.clone(), key_id: sealed.current.id }),
-            None => Ok(()),
+        let plain = records.filter_map(|record| match record {
+            Record::Put { key, form: Form::Plain, .. } => Some(key),
+            Record::Put { .. } | Record::Delete { .. } | Record::Kept { .. } | Record::Past { .. } => None,
+        });
+        for key in plain {
+            self.refuse_lost(index, |lost| lost.covers_text(key))?;
         }
+        Ok(())
+    }
+
+    /// Refuses what concerns a lost prefix, and forgets such a prefix if it has no sealed value any more.
+    fn refuse_lost(&mut self, index: &Index, concerns: impl Fn(&Prefix) -> bool) -> Result<(), Error> {
+        while let Some(at) = self.lost.iter().position(&concerns) {
+            let prefix = self.lost.remove(at);
+            let is_lost = |kept: Kept<'_>| kept.form() == Form::Sealed && !self.covers(kept.key());
+            if below(index, &prefix).any(is_lost) {
+                self.lost.insert(at, prefix.clone());
+                return Err(Error::PrefixRecordLost { prefix });
+            }
+        }
+        Ok(())
     }
 
     fn nonce(&mut self) -> Result<[u8; NONCE_LEN], Error> {
@@ -347,6 +551,18 @@ impl Sealing {
         Ok(Check { id: key.id, nonce, tag })
     }
 
+    /// Adds a prefix, or replaces it. Room for it has been reserved.
+    fn insert(&mut self, sealed: Sealed) {
+        match self.prefixes.binary_search_by(|other| other.prefix.cmp(&sealed.prefix)) {
+            Ok(at) => {
+                if let Some(old) = self.prefixes.get_mut(at) {
+                    *old = sealed;
+                }
+            }
+            Err(at) => self.prefixes.insert(at, sealed),
+        }
+    }
+
     fn exactly(&mut self, prefix: &Prefix) -> Result<&mut Sealed, Error> {
         self.prefixes.iter_mut().find(|sealed| sealed.prefix == *prefix).ok_or(Error::NotSealed)
     }
@@ -360,44 +576,46 @@ impl<D: BlockDevice> Store<D> {
 
     /// Seals a prefix: from now on what is put below it is encrypted, and it is unlocked with this key.
     ///
-    /// Nothing may be there yet. Values that were plain would stay on the medium for as long as they are not overwritten,
-    /// so sealing them afterwards would promise too much: seal the prefix first, or move them, delete the old ones, and
-    /// [`Store::scrub`].
+    /// Nothing may be there yet, in a snapshot neither. Values that were plain would stay on the medium for as long as they
+    /// are not overwritten, and a compaction copies what a snapshot has, so sealing them afterwards would promise too much:
+    /// seal the prefix first, or move them, delete the old ones, drop the snapshots that have them, and [`Store::scrub`].
     ///
     /// # Durability
     /// As [`Store::put`].
     ///
     /// # Errors
     /// [`Error::SealedAlready`]: it lies in a sealed prefix, or one in it. [`Error::PrefixInUse`]: there are keys below it.
-    /// [`Error::PrefixTooLong`], [`Error::TooManySealed`], [`Error::NoRandom`]. Otherwise as [`Store::put`].
+    /// [`Error::PrefixInSnapshot`]: a snapshot has a plain value below it. [`Error::PrefixRecordLost`]: it overlaps a lost
+    /// prefix ([`Store::lost_prefixes`]). [`Error::PrefixTooLong`], [`Error::TooManySealed`], [`Error::NoRandom`]. Otherwise as [`Store::put`].
     pub fn seal_prefix(&mut self, prefix: &Prefix, key: SealKey) -> Result<Revision, Error> {
-        let overlaps = |other: &Sealed| {
-            prefix.covers_text(other.prefix.as_str()) || other.prefix.covers_text(prefix.as_str())
-        };
-        if self.sealing.prefixes.iter().any(overlaps) {
+        if self.sealing.prefixes.iter().any(|other| overlap(prefix, &other.prefix)) {
             return Err(Error::SealedAlready);
         }
+        self.sealing.refuse_lost(&self.index, |lost| overlap(prefix, lost))?;
         if self.sealing.prefixes.len() >= SEALED_PREFIXES_MAX {
             return Err(Error::TooManySealed { limit: SEALED_PREFIXES_MAX });
         }
         self.check_unused(prefix)?;
+        self.check_no_plain_past(prefix)?;
         let name = own_key(SEALED_ROOT, prefix)?;
         let current = self.sealing.check_of(&key, prefix)?;
         self.sealing.reserve()?;
         let revision = self.commit_sealed(&name, &current, None)?;
-        let at = self.sealing.prefixes.partition_point(|other| other.prefix < *prefix);
-        let sealed = Sealed {
-            prefix: prefix.clone(),
+        let prefix = prefix.clone();
+        let unlocked = alloc::vec![key];
+        self.sealing.insert(Sealed {
+            prefix,
             current,
             retiring: None,
-            unlocked: alloc::vec![key],
+            unlocked,
             rotated_to: None,
-        };
-        self.sealing.prefixes.insert(at, sealed);
+            rotated_len: 0,
+        });
         Ok(revision)
     }
 
-    /// Makes a sealed prefix an ordinary one again, below which nothing may be.
+    /// Makes a sealed prefix an ordinary one again, below which nothing may be. A snapshot may have sealed values below it:
+    /// a snapshot has the record of the prefix as well, and a backup of it, restored, has both.
     ///
     /// # Durability
     /// As [`Store::put`].
@@ -413,12 +631,31 @@ impl<D: BlockDevice> Store<D> {
         Ok(revision)
     }
 
+    /// Whether a value is plain and older than the record of the sealed prefix it lies in.
+    pub(crate) fn is_from_before_sealing(&self, kept: &Kept<'_>) -> bool {
+        let sealed = self.sealing.of(kept.key()).filter(|_| kept.form() == Form::Plain);
+        let record = sealed.and_then(|sealed| own_key(SEALED_ROOT, &sealed.prefix).ok());
+        let record = record.and_then(|name| self.index.get(&name).map(|record| record.revision()));
+        record.is_some_and(|sealed| kept.revision() < sealed)
+    }
+
     fn check_unused(&self, prefix: &Prefix) -> Result<(), Error> {
-        let mut from = self.index.from(Bound::Included(prefix.as_str()));
-        let starts = |kept: &crate::index::Kept<'_>| kept.key().starts_with(prefix.as_str());
-        match from.by_ref().take_while(starts).any(|kept| prefix.covers_text(kept.key())) {
-            true => Err(Error::PrefixInUse),
-            false => Ok(()),
+        match below(&self.index, prefix).next() {
+            Some(_) => Err(Error::PrefixInUse),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a prefix below which a snapshot has a plain value.
+    fn check_no_plain_past(&self, prefix: &Prefix) -> Result<(), Error> {
+        let all = self.index.versions(Bound::Included(prefix.as_str()));
+        let below = all.take_while(|versions| versions.key.starts_with(prefix.as_str()));
+        let mut past = below
+            .filter(|versions| prefix.covers_text(versions.key))
+            .flat_map(|versions| versions.past_records(self.index.arena()));
+        match past.find(|record| matches!(record, Record::Past { form: Form::Plain, .. })) {
+            Some(record) => Err(Error::PrefixInSnapshot { key: Key::trusted(record.key()) }),
+            None => Ok(()),
         }
     }
 
@@ -445,24 +682,145 @@ impl<D: BlockDevice> Store<D> {
         self.sealing.prefixes.iter().map(|sealed| (&sealed.prefix, sealed.current.id))
     }
 
-    /// The value of a key as it was put, decrypted if it is sealed; [`None`] if it has none.
+    /// Decrypts the value of a key; [`None`] if the key has none. Only for keys below a sealed prefix: [`Store::get`] is
+    /// for the others.
+    ///
+    /// What this returns was put by a caller that had the key of the prefix. That is why a plain value is refused where no
+    /// prefix is sealed: whoever can write to the device can take the record of a prefix away and put a plain value in
+    /// place of a sealed one.
     ///
     /// # Errors
-    /// [`Error::Locked`]: the key to it is not there. [`Error::NotAuthentic`]: it is not what was put under this key,
-    /// whatever it is; a plain value below a sealed prefix is not either. [`Error::NotSealed`]: it is sealed, and lies in no
-    /// sealed prefix. [`Error::NoMemory`].
+    /// [`Error::Locked`]: the prefix is not unlocked with the key that the value is sealed with. [`Error::NotAuthentic`]:
+    /// the value is not what was put under this key; a plain value below a sealed prefix never is. [`Error::NotSealed`]: the
+    /// key lies below no sealed prefix. [`Error::NoMemory`].
     pub fn reveal(&self, key: &Key) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
         let Some(kept) = self.index.get(key.as_str()) else { return Ok(None) };
         match (self.sealing.of(key.as_str()), kept.form()) {
             (Some(sealed), Form::Sealed) => sealed.reveal(key.as_str(), kept.value()).map(Some),
             (Some(_), Form::Plain) => Err(Error::NotAuthentic { key: key.clone() }),
-            (None, Form::Sealed) => Err(Error::NotSealed),
-            (None, Form::Plain) => {
-                let (mut value, len) = (Zeroizing::new(Vec::new()), kept.value_len());
-                value.try_reserve_exact(len).map_err(|_| Error::NoMemory { len })?;
-                value.extend_from_slice(kept.value());
-                Ok(Some(value))
+            (None, Form::Sealed | Form::Plain) => Err(Error::NotSealed),
+        }
+    }
+
+    /// Decrypts the value of a key with a key that is given, whatever the store knows of sealed prefixes; [`None`] if the key
+    /// has no value. This reads values whose prefix is lost ([`Store::lost_prefixes`]).
+    ///
+    /// # Errors
+    /// [`Error::NotSealed`]: the value is plain. [`Error::Locked`]: it names another key than the one that is given.
+    /// [`Error::NotAuthentic`]: it is not what was sealed with this key and put under this name. [`Error::NoMemory`].
+    pub fn reveal_with(&self, key: &Key, with: &SealKey) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+        let Some(kept) = self.index.get(key.as_str()) else { return Ok(None) };
+        if kept.form() == Form::Plain {
+            return Err(Error::NotSealed);
+        }
+        let parts = SealedValue::of(kept.value()).ok_or_else(|| Error::NotAuthentic { key: key.clone() })?;
+        if parts.id != with.id {
+            return Err(Error::Locked { prefix: key.clone().into(), key_id: parts.id });
+        }
+        parts.open(key.as_str(), with).map(Some)
+    }
+
+    /// Lists the prefixes with sealed values of which no record says that they are sealed: damage took it. Where that is in
+    /// another store than this one, [`crate::salvage()`] has passed on the values without it.
+    ///
+    /// The prefix that was sealed is one of these, or lies in one of these: they are the widest prefixes with sealed values
+    /// in which nothing is plain. Beyond [`SEALED_PREFIXES_MAX`] of them it is the root. A value cannot be put there
+    /// ([`Error::PrefixRecordLost`]), because it would be plain on the medium; reading and deleting work. When all sealed
+    /// values below one are deleted, the next put below it works, and it is not listed any more.
+    /// [`Store::restore_prefix`] puts the record back, with the key.
+    pub fn lost_prefixes(&self) -> impl Iterator<Item = &Prefix> {
+        self.sealing.lost.iter()
+    }
+
+    /// Puts back the record of a sealed prefix that damage took, with the key of the prefix, and unlocks it. Afterwards
+    /// everything works as before. If a rotation was running, give its old key as `retiring`, and go on with
+    /// [`Store::rotate_step`].
+    ///
+    /// A record that is there is replaced if a value below the prefix names a key that the record does not: damage took the
+    /// record of a rotation, and the older one is in force.
+    ///
+    /// Every sealed value below the prefix is decrypted once, as a proof that the keys are the right ones. A prefix that is
+    /// narrower than the one that was sealed leaves the values beside it without one.
+    ///
+    /// # Durability
+    /// As [`Store::put`].
+    ///
+    /// # Errors
+    /// Nothing is written. [`Error::SealedAlready`]: it overlaps a sealed prefix. [`Error::PrefixInUse`]: there is a plain
+    /// value below it; [`Error::PrefixInSnapshot`]: a snapshot has one. [`Error::Locked`]: a value names a key that is
+    /// not given. [`Error::WrongKey`]: a key opens none of the values that name it, or both have the same id.
+    /// [`Error::NotAuthentic`]: a value cannot be opened, and others can; delete it. [`Error::PrefixTooLong`],
+    /// [`Error::TooManySealed`], [`Error::NoRandom`]. Otherwise as [`Store::put`].
+    pub fn restore_prefix(
+        &mut self,
+        prefix: &Prefix,
+        current: SealKey,
+        retiring: Option<SealKey>,
+    ) -> Result<Revision, Error> {
+        self.refuse_unless_writable()?;
+        if let Some(key) = retiring.as_ref().filter(|key| key.id == current.id) {
+            return Err(Error::WrongKey { prefix: prefix.clone(), key_id: key.id });
+        }
+        let is_unknown_to = |sealed: &Sealed| {
+            let mut values = below(&self.index, prefix);
+            values.any(|kept| SealedValue::of(kept.value()).is_some_and(|parts| !sealed.knows(parts.id)))
+        };
+        let is_in_the_way = |other: &Sealed| {
+            overlap(prefix, &other.prefix) && !(other.prefix == *prefix && is_unknown_to(other))
+        };
+        if self.sealing.prefixes.iter().any(is_in_the_way) {
+            return Err(Error::SealedAlready);
+        }
+        if !self.sealing.has(prefix.as_str()) && self.sealing.prefixes.len() >= SEALED_PREFIXES_MAX {
+            return Err(Error::TooManySealed { limit: SEALED_PREFIXES_MAX });
+        }
+        if below(&self.index, prefix).any(|kept| kept.form() == Form::Plain) {
+            return Err(Error::PrefixInUse);
+        }
+        self.check_no_plain_past(prefix)?;
+        self.check_opens(prefix, &current)?;
+        if let Some(key) = &retiring {
+            self.check_opens(prefix, key)?;
+        }
+        let given = |id: u32| id == current.id || retiring.as_ref().is_some_and(|key| key.id == id);
+        for kept in below(&self.index, prefix) {
+            let parts = SealedValue::of(kept.value());
+            let parts = parts.ok_or_else(|| Error::NotAuthentic { key: Key::trusted(kept.key()) })?;
+            if !given(parts.id) {
+                return Err(Error::Locked { prefix: prefix.clone(), key_id: parts.id });
             }
+        }
+        let name = own_key(SEALED_ROOT, prefix)?;
+        let (current, current_key) = (self.sealing.check_of(&current, prefix)?, current);
+        let retiring_check = retiring.as_ref().map(|key| self.sealing.check_of(key, prefix)).transpose()?;
+        self.sealing.reserve()?;
+        let revision = self.commit_sealed(&name, &current, retiring_check.as_ref())?;
+        let unlocked: Vec<SealKey> = [Some(current_key), retiring].into_iter().flatten().collect();
+        let prefix = prefix.clone();
+        let rotated_len = retiring_check.map_or(0, |old| longest_old(&self.index, &prefix, old.id));
+        let sealed =
+            Sealed { prefix, current, retiring: retiring_check, unlocked, rotated_to: None, rotated_len };
+        self.sealing.insert(sealed);
+        self.sealing.lost = find_lost(&self.index, &self.sealing.prefixes);
+        Ok(revision)
+    }
+
+    /// Refuses a key that does not open the values below a prefix that name it.
+    fn check_opens(&self, prefix: &Prefix, with: &SealKey) -> Result<(), Error> {
+        let (mut opened, mut bad) = (0_usize, None);
+        for kept in below(&self.index, prefix) {
+            let parts = SealedValue::of(kept.value()).filter(|parts| parts.id == with.id);
+            match parts.map(|parts| parts.open(kept.key(), with)) {
+                Some(Ok(_)) => opened += 1,
+                Some(Err(error @ Error::NotAuthentic { .. })) => bad = bad.or(Some(error)),
+                Some(Err(error)) => return Err(error),
+                None => {}
+            }
+        }
+        match bad {
+            Some(_) if opened == 0 => Err(Error::WrongKey { prefix: prefix.clone(), key_id: with.id }),
+            Some(error) => Err(error),
+            None => Ok(()),
         }
     }
 
@@ -480,12 +838,18 @@ impl<D: BlockDevice> Store<D> {
     /// Gives a prefix a new key; what is put from now on is sealed with it. The old one stays until every value is sealed
     /// anew. Where this rotation had begun before, it goes on.
     ///
+    /// A rotation that has begun can be brought to its end on a full store as well: values do not grow by it, and until
+    /// it ends no put takes the room that it needs. While a snapshot has the old values, both are kept; keep the old key for
+    /// as long as there is such a snapshot or a backup of it.
+    ///
     /// # Durability
     /// As [`Store::put`]. After a crash, unlock the prefix with both keys and go on.
     ///
     /// # Errors
     /// [`Error::NotSealed`]; [`Error::RotationRuns`], to another key; [`Error::Locked`]: the prefix is not unlocked;
-    /// [`Error::WrongKey`]: the new key has the id of the old one and other bytes. Otherwise as [`Store::put`].
+    /// [`Error::WrongKey`]: the new key has the id of the old one and other bytes. By [`Error::kind`], `NoSpace`: there is no
+    /// room for the longest value beside all that is alive, or for what snapshots keep; nothing was written. Otherwise as
+    /// [`Store::put`].
     pub fn begin_rotation(&mut self, prefix: &Prefix, new: SealKey) -> Result<(), Error> {
         let sealed = self.sealing.exactly(prefix)?;
         if sealed.current.id == new.id {
@@ -497,14 +861,47 @@ impl<D: BlockDevice> Store<D> {
         let retiring = sealed.current;
         sealed.key(retiring.id)?;
         sealed.unlocked.try_reserve(1).map_err(|_| Error::NoMemory { len: size_of::<SealKey>() })?;
-        let current = self.sealing.check_of(&new, prefix)?;
         let name = own_key(SEALED_ROOT, prefix)?;
+        self.check_rotation_fits(prefix, &name, retiring.id)?;
+        let current = self.sealing.check_of(&new, prefix)?;
         self.commit_sealed(&name, &current, Some(&retiring))?;
+        let rotated_len = longest_old(&self.index, prefix, retiring.id);
         let sealed = self.sealing.exactly(prefix)?;
         sealed.current = current;
         sealed.retiring = Some(retiring);
         sealed.rotated_to = None;
+        sealed.rotated_len = rotated_len;
         sealed.unlocked.push(new);
+        Ok(())
+    }
+
+    /// Refuses a rotation that could not come to its end.
+    ///
+    /// A value that is sealed anew is as long as before. So it needs no more room than its frame, unless a snapshot has the
+    /// old one: then both are kept.
+    fn check_rotation_fits(&self, prefix: &Prefix, name: &str, id: u32) -> Result<(), Error> {
+        let (live, past) = self.totals_ahead();
+        let history = self.index.history();
+        let has_snapshots = !history.has_no_snapshots();
+        let used = charged(live, past, has_snapshots);
+        let replaced = sealed_with(&self.index, prefix, id).chain(self.index.get(name));
+        let kept = replaced.filter(|kept| history.keeps(kept.key(), kept.revision()));
+        let past = kept.fold(past, |past, kept| past.plus(kept.totals().as_past()));
+        let next = charged(live, past, has_snapshots).plus(self.sealing.set_aside());
+        let limit = u64::from(self.limits.keys_max);
+        if next.keys > limit && next.keys > used.keys {
+            return Err(Error::TooManyKeys { limit, used: used.keys, requested: next.keys - used.keys });
+        }
+        let limit = self.limits.live_bytes_max;
+        if next.bytes > limit && has_snapshots {
+            return Err(Error::TooManyBytes { limit, used: used.bytes, requested: next.bytes });
+        }
+        let frame_blocks = self.journal.layout().blocks_of(longest_old(&self.index, prefix, id));
+        let limit = self.space.capacity_blocks.min(self.space.capacity_before(frame_blocks));
+        let (used, next) = (self.space.blocks_of(used.record_bytes), self.space.blocks_of(next.record_bytes));
+        if next > limit {
+            return Err(Error::NoSpace { limit, used, requested: next });
+        }
         Ok(())
     }
 
@@ -528,6 +925,7 @@ impl<D: BlockDevice> Store<D> {
             self.commit_sealed(&name, &current, None)?;
             let sealed = self.sealing.exactly(prefix)?;
             sealed.retiring = None;
+            sealed.rotated_len = 0;
             sealed.unlocked.retain(|key| key.id == current.id);
             return Ok(Rotation::Finished);
         }
@@ -543,7 +941,10 @@ impl<D: BlockDevice> Store<D> {
 
     /// The next keys whose values are sealed with an old key, as many as go into a step.
     fn gather_old(&self, prefix: &Prefix, id: u32, after: Option<&str>) -> (Vec<Key>, Option<Box<str>>) {
+        let (live, past) = self.totals_ahead();
+        let used = charged(live, past, !self.index.history().has_no_snapshots());
         let len_max = STEP_LEN.min(self.journal.layout().body_len_max() / 4);
+        let len_max = len_max.min(self.space.len_after(used.record_bytes));
         let (mut keys, mut len, mut last) = (Vec::new(), 0, None);
         let start = after.map_or(Bound::Included(prefix.as_str()), Bound::Excluded);
         let below = self.index.from(start).take_while(|kept| kept.key().starts_with(prefix.as_str()));
@@ -625,11 +1026,18 @@ mod tests {
         bytes.iter_mut().zip(0..).for_each(|(to, from)| *to = from);
         let key = SealKey::new(0x0403_0201, Zeroizing::new(bytes));
         let prefix = Prefix::parse("/state/s").unwrap();
-        let mut sealing = Sealing { prefixes: Vec::new(), nonces: Some(Box::new(Forty)) };
+        let mut sealing = Sealing { nonces: Some(Box::new(Forty)), ..Sealing::default() };
         let current = sealing.check_of(&key, &prefix).unwrap();
         assert!(current.fits(&key, &prefix) && !current.fits(&key, &Prefix::root()));
         let unlocked = alloc::vec![key];
-        sealing.prefixes.push(Sealed { prefix, current, retiring: None, unlocked, rotated_to: None });
+        sealing.prefixes.push(Sealed {
+            prefix,
+            current,
+            retiring: None,
+            unlocked,
+            rotated_to: None,
+            rotated_len: 0,
+        });
         let sealed = sealing.seal("/state/s/a", b"hello").unwrap();
         assert_eq!(sealed.len(), 5 + usize::try_from(SEALED_OVERHEAD).unwrap());
         assert_eq!(sealed[..NONCE_AT], [1, 1, 2, 3, 4]);

@@ -10,11 +10,12 @@ use media::BlockDevice;
 
 use crate::error::Error;
 use crate::index::{Index, Kept, Totals};
-use crate::key::Prefix;
+use crate::key::{Prefix, QUOTA_ROOT, SEALED_ROOT, SNAPSHOT_ROOT};
 use crate::limits::KEY_LEN_MAX;
 use crate::quota::Quotas;
 use crate::record::{Form, Record};
 use crate::sealed::{SEALED_OVERHEAD, Sealing};
+use crate::snapshot::SNAPSHOTS_MAX;
 use crate::store::Store;
 use crate::write::records;
 
@@ -33,12 +34,48 @@ pub(crate) fn own_records<'i>(index: &'i Index, root: &'static str) -> impl Iter
     index.from(Bound::Included(root)).take_while(move |kept| kept.key().starts_with(root))
 }
 
+/// Returns the records under one of the store's roots, `limit` of them at most.
+///
+/// In a damaged store a record may be back because its deletion was lost. Such a record is suspect, and is left out where
+/// there are too many. The records that are certain were all there at the same time, so a store that has too many of those
+/// was not written by this crate.
+///
+/// # Errors
+/// [`Error::OverLimit`]: more than `limit` records are certain.
+pub(crate) fn own_records_within<'i>(
+    index: &'i Index,
+    root: &'static str,
+    what: &'static str,
+    limit: usize,
+) -> Result<impl Iterator<Item = Kept<'i>>, Error> {
+    let found = own_records(index, root).filter(|kept| !index.is_suspect_value(kept)).count();
+    let mut suspects_max = limit.checked_sub(found).ok_or(Error::OverLimit { what, limit, found })?;
+    Ok(own_records(index, root).filter(move |kept| {
+        if !index.is_suspect_value(kept) {
+            return true;
+        }
+        let has_room = suspects_max > 0;
+        suspects_max = suspects_max.saturating_sub(1);
+        has_room
+    }))
+}
+
 impl<D: BlockDevice> Store<D> {
-    /// Takes from the index what it says of prefixes.
+    /// Loads quotas and sealed prefixes from the index, and checks how many snapshots there are.
+    ///
+    /// # Errors
+    /// [`Error::BadSetting`]; [`Error::OverLimit`]; [`Error::NoMemory`].
     pub(crate) fn load_settings(&mut self) -> Result<(), Error> {
+        drop(own_records_within(&self.index, SNAPSHOT_ROOT, "snapshots", SNAPSHOTS_MAX)?);
         self.quotas = Quotas::load(&self.index)?;
         self.sealing = Sealing::load(&self.index)?;
         Ok(())
+    }
+
+    /// Whether a record of the store's own is one of a quota or of a sealed prefix that is in force.
+    pub(crate) fn has_setting(&self, key: &str) -> bool {
+        key.strip_prefix(QUOTA_ROOT).is_some_and(|prefix| self.quotas.has(prefix))
+            || key.strip_prefix(SEALED_ROOT).is_some_and(|prefix| self.sealing.has(prefix))
     }
 
     /// The most bytes that the value of a key may have.
@@ -73,8 +110,11 @@ impl<D: BlockDevice> Store<D> {
     }
 
     /// Refuses what a prefix does not allow, before anything is written: every body comes by here.
-    pub(crate) fn admit<'r>(&self, all: &(impl Iterator<Item = Record<'r>> + Clone)) -> Result<(), Error> {
-        self.sealing.admit(all.clone())?;
+    pub(crate) fn admit<'r>(
+        &mut self,
+        all: &(impl Iterator<Item = Record<'r>> + Clone),
+    ) -> Result<(), Error> {
+        self.sealing.admit(all.clone(), &self.index)?;
         self.quotas.check(|key| self.totals_ahead_of(key), || all.clone())
     }
 
@@ -103,7 +143,6 @@ impl<D: BlockDevice> Store<D> {
 mod tests {
     use super::*;
     use crate::changes::{CHANGES_LEN_MAX, CHANGES_MAX};
-    use crate::key::{QUOTA_ROOT, SEALED_ROOT};
     use crate::limits::VALUE_LEN_MAX;
     use crate::quota::{QUOTA_WINDOW, QUOTAS_MAX};
     use crate::sealed::SEALED_PREFIXES_MAX;

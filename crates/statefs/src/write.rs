@@ -14,6 +14,7 @@ use crate::history::charged;
 use crate::index::Totals;
 use crate::key::{self, Key};
 use crate::record::{Form, Record, Records, Revision};
+use crate::sealed::set_aside_for;
 use crate::store::{Idle, Store};
 
 /// How long nothing is written before a seal makes the loss of even the last commit evident.
@@ -40,7 +41,7 @@ impl<D: BlockDevice> Store<D> {
     /// As [`Store::put`], for [`None`] as well: a key that is not there now is not there after a power cut.
     ///
     /// # Errors
-    /// As [`Store::put`], and never `NoSpace` for want of room for live data.
+    /// As [`Store::put`], and never `NoSpace` for want of room for live data: a delete always fits.
     pub fn delete(&mut self, key: &Key) -> Result<Option<Revision>, Error> {
         self.delete_stored(key.as_str())
     }
@@ -84,6 +85,10 @@ impl<D: BlockDevice> Store<D> {
     /// # Errors
     /// [`Error::Conflict`], [`Error::EmptyBatch`], [`Error::BatchTooLarge`], [`Error::BatchTooLong`],
     /// [`Error::DuplicateKey`]: nothing was written. Otherwise as [`Store::put`].
+    ///
+    /// A batch of deletes is never `NoSpace`. On a store that is nearly full a long one may be [`Error::BatchTooLong`]; divided
+    /// into batches of `limit` bytes it fits, where a delete has two bytes and its key. That is at least a block, and from
+    /// 8,420 blocks of a device on it is the limit of every batch.
     pub fn batch(&mut self, batch: &Batch) -> Result<Revision, Error> {
         self.refuse_unless_writable()?;
         let sealed = self.check_batch(batch)?;
@@ -233,7 +238,7 @@ impl<D: BlockDevice> Store<D> {
 
     /// Refuses what would not fit, before anything is written. What showing it will change.
     pub(crate) fn check_space<'r>(
-        &self,
+        &mut self,
         body: &[u8],
         all: &(impl Iterator<Item = Record<'r>> + Clone),
     ) -> Result<Delta, Error> {
@@ -241,21 +246,31 @@ impl<D: BlockDevice> Store<D> {
         let history = self.index.history();
         let mut delta = Delta::default();
         let mut has_snapshots = !history.has_no_snapshots();
+        let set_aside = self.sealing.set_aside();
+        let mut next_set_aside = set_aside;
+        let (mut ops, mut has_puts) = (0, false);
         for record in all.clone() {
+            ops += 1;
             if let Some((revision, old)) = self.ahead(record.key()) {
                 delta.less = delta.less.plus(old);
+                next_set_aside = next_set_aside.less(set_aside_for(record.key(), old));
                 if history.keeps(record.key(), revision) {
                     delta.past = delta.past.plus(old.as_past());
                 }
             }
             if let Record::Put { key, value, .. } = record {
-                delta.more = delta.more.plus(Totals::of(key.len(), value.len()));
+                has_puts = true;
+                let new = Totals::of(key.len(), value.len());
+                delta.more = delta.more.plus(new);
+                next_set_aside = next_set_aside.plus(set_aside_for(key, new));
                 has_snapshots |= key::snapshot_of(key).is_some();
             }
         }
         let (live, past) = self.totals_ahead();
-        let used = charged(live, past, !history.has_no_snapshots());
+        let copied = charged(live, past, !history.has_no_snapshots());
+        let used = copied.plus(set_aside);
         let next = charged(live.plus(delta.more).less(delta.less), past.plus(delta.past), has_snapshots);
+        let next = next.plus(next_set_aside);
         let keys_max = u64::from(self.limits.keys_max);
         if next.keys > keys_max && next.keys > used.keys {
             let requested = next.keys - used.keys;
@@ -267,17 +282,23 @@ impl<D: BlockDevice> Store<D> {
         }
         let (used_blocks, next_blocks) =
             (self.space.blocks_of(used.record_bytes), self.space.blocks_of(next.record_bytes));
-        let limit = self.space.capacity_blocks;
+        let layout = self.journal.layout();
+        let rotated_blocks = layout.blocks_of(self.sealing.rotated_len_max());
+        let limit = self.space.capacity_blocks.min(self.space.capacity_before(rotated_blocks));
         if next_blocks > limit && next_blocks > used_blocks {
             return Err(Error::NoSpace { limit, used: used_blocks, requested: next_blocks });
         }
-        // Behind a copy of what is alive now there must be room for the frame.
-        let frame_blocks = self.journal.layout().blocks_of(body.len());
-        let limit = self.space.capacity_before(frame_blocks);
-        if used_blocks > limit {
-            return Err(Error::NoSpace { limit, used: used_blocks, requested: used_blocks + frame_blocks });
+        // After a copy of what is alive now there must be room for the frame.
+        let frame_blocks = layout.blocks_of(body.len());
+        let (limit, used) =
+            (self.space.capacity_before(frame_blocks), self.space.blocks_of(copied.record_bytes));
+        if used <= limit || (!has_puts && self.fits_after_pending(body.len(), ops)) {
+            return Ok(delta);
         }
-        Ok(delta)
+        if has_puts {
+            return Err(Error::NoSpace { limit, used, requested: used + frame_blocks });
+        }
+        Err(Error::BatchTooLong { limit: self.space.shrinking_len(), requested: body.len() })
     }
 
     pub(crate) fn commit_records(&mut self, all: &[Record<'_>]) -> Result<Revision, Error> {

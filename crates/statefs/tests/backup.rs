@@ -805,3 +805,109 @@ fn every_flush_of_a_restore_is_needed() {
     // Behind the wiped roots, behind the region, behind the new roots, behind the seal. The seal's covers the roots as well.
     assert_eq!(missed, [true, true, false, false], "{all:?}");
 }
+
+/// A store with everything that it keeps for itself: a quota, a snapshot, and a sealed prefix whose rotation runs.
+fn with_own_records(disk: &MemDisk, limits: Limits) -> Store<MemDisk> {
+    let mut store = Store::format(disk.clone(), &Options { limits, ..options() }).unwrap();
+    store.set_nonces(Box::new(Arc::new(SystemEntropy)));
+    let (quota, sealed) = (Prefix::parse("/state/a").unwrap(), Prefix::parse("/state/s").unwrap());
+    store.set_quota(&quota, Quota { keys: Some(1000), ..Quota::default() }).unwrap();
+    store.seal_prefix(&sealed, SealKey::new(1, Zeroizing::new([1; 32]))).unwrap();
+    store.put(&key("s/empty"), b"").unwrap();
+    store.snapshot(&snapshot_name("x")).unwrap();
+    store.begin_rotation(&sealed, SealKey::new(2, Zeroizing::new([2; 32]))).unwrap();
+    store
+}
+
+/// What a store wrote fits a store of the same geometry and limits: restored from a backup, and salvaged.
+fn comes_back(disk: &MemDisk, limits: Limits) {
+    let store = open(disk.clone());
+    let bytes = backup(&store, Source::Now);
+    let to = MemDisk::new(disk.geometry()).unwrap();
+    let info = restore_to(&bytes, to.clone()).unwrap();
+    let blocks_min = info.device_blocks_min(512, &OTHER).unwrap();
+    assert!(blocks_min <= disk.geometry().block_count(), "{blocks_min}");
+    let mut restored = open(to);
+    assert_eq!(all(&restored), all(&store));
+    assert_eq!(restored.limits(), store.limits());
+    assert!(restored.quotas().eq(store.quotas()) && restored.sealed_prefixes().eq(store.sealed_prefixes()));
+    let bytes = backup(&store, Source::Snapshot(&snapshot_name("x")));
+    restore_to(&bytes, MemDisk::new(disk.geometry()).unwrap()).unwrap();
+    let to = MemDisk::new(disk.geometry()).unwrap();
+    let saved = salvage(disk.clone(), to.clone(), &Options { limits, ..options() }, Suspects::Leave).unwrap();
+    let salvaged = open(to);
+    assert_eq!(saved.certain, salvaged.stats().live_keys);
+    assert!(salvaged.iter().eq(store.iter()));
+    // Where it was full, deletes work.
+    let keys: Vec<Key> = restored.iter().map(|(key, _)| key).collect();
+    for key in &keys {
+        restored.delete(key).unwrap();
+    }
+}
+
+#[test]
+fn store_f2_own_records_are_not_limited_like_values_of_users() {
+    for value_len_max in [0, 1, 24, 45, 89, 90, 91] {
+        let limits = Limits { value_len_max, ..Limits::default() };
+        let disk = disk(64);
+        let mut store = with_own_records(&disk, limits);
+        let longest = usize::try_from(value_len_max).unwrap();
+        store.put(&key("a/longest"), &vec![1; longest]).unwrap();
+        assert!(store.put(&key("a/longest"), &vec![1; longest + 1]).is_err());
+        store.close().unwrap();
+        comes_back(&disk, limits);
+    }
+}
+
+#[test]
+fn store_f2_a_store_that_is_at_a_limit_comes_back() {
+    let none = Limits::default();
+    let at_limits = [
+        Limits { keys_max: 30, value_len_max: 20, ..none },
+        Limits { live_bytes_max: 2000, ..none },
+        Limits { live_bytes_max: 2000, value_len_max: 20, ..none },
+        none,
+        Limits { value_len_max: 20, ..none },
+    ];
+    for (limits, value_len) in at_limits.into_iter().flat_map(|limits| [(limits, 0), (limits, 17)]) {
+        let disk = disk(64);
+        let mut store = with_own_records(&disk, limits);
+        let mut nth = 0;
+        // Smaller and smaller, until not even an empty value fits.
+        for len in (0..=value_len).rev() {
+            loop {
+                match store.put_buffered(&key(&format!("a/{nth:04}")), &vec![1; len]) {
+                    Ok(_) => nth += 1,
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+                        break;
+                    }
+                }
+            }
+        }
+        assert!(nth > 5, "{limits:?}");
+        store.close().unwrap();
+        comes_back(&disk, limits);
+    }
+}
+
+/// What the header says of the longest value may be about a record of the store's own; a user's value is looked at itself.
+#[test]
+fn store_f2_a_value_that_is_too_long_for_other_limits_is_refused_as_before() {
+    for (len, is_wiped) in [(90, true), (91, false)] {
+        let from = disk(64);
+        let mut store = with_own_records(&from, Limits::default());
+        store.put(&key("a/b"), &vec![1; len]).unwrap();
+        let bytes = backup(&store, Source::Now);
+        let to = disk(64);
+        drop(Store::format(to.clone(), &options()).unwrap());
+        let limits = Some(Limits { value_len_max: 20, ..Limits::default() });
+        let outcome =
+            restore(reading_from(bytes.as_slice()), to.clone(), &RestoreOptions { limits, ..OTHER }, |_| {});
+        let requested = u64::try_from(len).unwrap();
+        let Err(BackupError::Store(Error::ValueTooLong { limit: 20, requested: found })) = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!((found, Store::open(to, Access::Read).is_err()), (requested, is_wiped));
+    }
+}

@@ -1,9 +1,11 @@
 //! Quotas: what is refused, what is warned about, what always works.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
-use media::{Geometry, MemDisk};
+use media::{BlockDevice, BlockIndex, DeviceError, Geometry, MemDisk};
 use statefs::{
     Access, Batch, Error, ErrorKind, KEY_LEN_MAX, Key, Options, Prefix, QUOTA_WINDOW, QUOTAS_MAX, Quota,
     QuotaUse, Store, StoreId, Warning,
@@ -220,4 +222,100 @@ fn warnings_that_nobody_takes_are_one_for_each_quota() {
     assert_eq!(prefixes, ["/state/a", "/state/b"]);
     let (mut store, _) = Store::open(disk, Access::Write).unwrap();
     assert_eq!(store.take_warnings().len(), 1, "what is over its limit at an open is said once");
+}
+
+/// A device that refuses writes and flushes while it is broken.
+#[derive(Debug, Clone)]
+struct BreakingDisk {
+    disk: MemDisk,
+    is_broken: Rc<Cell<bool>>,
+}
+
+impl BreakingDisk {
+    fn step(&self) -> Result<(), DeviceError> {
+        match self.is_broken.get() {
+            true => Err(DeviceError::FlushFailed { cause: std::io::Error::from_raw_os_error(5).into() }),
+            false => Ok(()),
+        }
+    }
+}
+
+impl BlockDevice for BreakingDisk {
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
+    }
+    fn read(&self, at: BlockIndex, into: &mut [u8]) -> Result<(), DeviceError> {
+        self.disk.read(at, into)
+    }
+    fn write(&self, at: BlockIndex, from: &[u8]) -> Result<(), DeviceError> {
+        self.step()?;
+        self.disk.write(at, from)
+    }
+    fn flush(&self) -> Result<(), DeviceError> {
+        self.step()?;
+        self.disk.flush()
+    }
+}
+
+/// A store on a device that can break, with a quota on `/state/a`.
+fn breaking(quota: Quota) -> (BreakingDisk, Store<BreakingDisk>) {
+    let disk = MemDisk::new(Geometry::new(4096, 256).unwrap()).unwrap();
+    let disk = BreakingDisk { disk, is_broken: Rc::default() };
+    let mut store = Store::format(disk.clone(), &Options::new(StoreId(*b"a store of tests"))).unwrap();
+    store.set_quota(&prefix("/state/a"), quota).unwrap();
+    (disk, store)
+}
+
+/// What a quota of `/state/a` must say: a recount of what readers see.
+fn recount(store: &Store<BreakingDisk>) -> (u64, u64) {
+    let covered = store.iter().filter(|(key, _)| prefix("/state/a").covers(key));
+    covered.fold((0, 0), |(bytes, keys), (key, value)| {
+        (bytes + u64::try_from(key.as_str().len() + value.bytes.len()).unwrap(), keys + 1)
+    })
+}
+
+#[test]
+fn store_f6_after_a_poison_the_use_is_a_recount_of_what_readers_see() {
+    let mut batch = Batch::new();
+    batch.put(&key("a/x"), &[0; 90]).unwrap();
+    batch.delete(&key("a/y")).unwrap();
+    batch.put(&key("a/z"), b"").unwrap();
+    type Write<'w> = dyn Fn(&mut Store<BreakingDisk>) -> Result<(), Error> + 'w;
+    let writes: [&Write<'_>; 6] = [
+        &|store| store.put(&key("a/x"), &[0; 20]).map(drop),
+        &|store| store.delete(&key("a/y")).map(drop),
+        &|store| store.batch(&batch).map(drop),
+        &|store| store.put_buffered(&key("a/b"), &[0; 20]).and_then(|_| store.sync()).map(drop),
+        &|store| store.put_buffered(&key("a/b"), b"").and_then(|_| store.put(&key("a/c"), b"")).map(drop),
+        &|store| {
+            store.put_buffered(&key("a/b"), b"")?;
+            store.compact_step()?;
+            store.compact_step().map(drop)
+        },
+    ];
+    for (nth, write) in writes.into_iter().enumerate() {
+        let (disk, mut store) = breaking(hard(1000));
+        store.put(&key("a/x"), &[0; 10]).unwrap();
+        store.put(&key("a/y"), &[0; 10]).unwrap();
+        disk.is_broken.set(true);
+        let error = write(&mut store).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Poisoned, "{nth}: {error}");
+        let quota = store.quotas().next().unwrap();
+        assert_eq!((quota.used_bytes, quota.used_keys), recount(&store), "{nth}");
+    }
+}
+
+#[test]
+fn store_f6_a_write_that_failed_does_not_warn() {
+    let (disk, mut store) = breaking(soft(50));
+    store.put(&key("a/x"), &[0; 30]).unwrap();
+    disk.is_broken.set(true);
+    assert_eq!(store.put(&key("a/y"), &[0; 30]).unwrap_err().kind(), ErrorKind::Poisoned);
+    assert_eq!(store.take_warnings(), [], "readers see 40 bytes, and 50 are allowed");
+    // One that holds without the write that failed says what readers see.
+    let (disk, mut store) = breaking(soft(20));
+    store.put(&key("a/x"), &[0; 30]).unwrap();
+    disk.is_broken.set(true);
+    assert!(store.put(&key("a/y"), &[0; 30]).is_err());
+    assert_eq!(store.take_warnings(), [Warning { prefix: prefix("/state/a"), limit: 20, used: 40 }]);
 }

@@ -621,3 +621,83 @@ fn a_copy_of_very_many_very_small_values_can_be_read_again() {
     let (_, recovery) = Store::open(disk, Access::Read).unwrap();
     assert_eq!(recovery.live_keys, u64::from(count));
 }
+
+fn deletes(keys: &[Key]) -> Batch {
+    let mut batch = Batch::new();
+    keys.iter().for_each(|key| batch.delete(key).unwrap());
+    batch
+}
+
+fn all_keys<D: BlockDevice>(store: &Store<D>) -> Vec<Key> {
+    store.iter().map(|(key, _)| key).collect()
+}
+
+#[test]
+fn store_f3_a_batch_of_deletes_fits_a_full_store_or_says_how_long_it_may_be() {
+    for (block_size, blocks, value_len) in
+        [(512, 40, 0), (512, 256, 10), (512, 1024, 0), (4096, 64, 10), (4096, 1024, 0), (512, 8420, 100)]
+    {
+        let disk = disk(block_size, blocks);
+        let limits = Limits { batch_ops_max: u16::MAX, ..Limits::default() };
+        let mut store = Store::format(disk.clone(), &Options { limits, ..Options::new(ID) }).unwrap();
+        fill(&mut store, value_len);
+        let mut last = None;
+        // Whatever room there is in the region in force, from the least to the most.
+        for round in 0..4 {
+            if round != 1 {
+                while store.compact_step().unwrap() == Compaction::Running {}
+            }
+            for _ in 0..round * 3 {
+                store.put(&key("000000"), &vec![2; value_len]).unwrap();
+            }
+            store.sync().unwrap();
+            let image = disk.image().unwrap();
+            let keys = all_keys(&store);
+            // A frame has no more than that.
+            let frame = &keys[..keys.len().min(usize::try_from(block_size * 10).unwrap())];
+            let batch = deletes(frame);
+            match store.batch(&batch) {
+                Ok(_) => assert_eq!(all_keys(&store).len(), keys.len() - frame.len()),
+                Err(Error::BatchTooLong { limit, requested }) => {
+                    assert_eq!(requested, frame.iter().map(|key| key.as_str().len() + 2).sum());
+                    assert!(limit >= usize::try_from(block_size).unwrap() - 48 && blocks < 8420, "{limit}");
+                    assert!(disk.image().unwrap() == image, "nothing was written");
+                    assert_eq!(*last.get_or_insert(limit), limit, "it is always the same");
+                    // That much always fits, again and again, and so do single ones.
+                    let count = limit / (frame[0].as_str().len() + 2);
+                    for frame in keys.chunks(count) {
+                        store.batch(&deletes(frame)).unwrap();
+                    }
+                    assert_eq!(store.stats().live_keys, 0);
+                }
+                Err(error) => panic!("{error}"),
+            }
+            for key in &all_keys(&store) {
+                store.delete_buffered(key).unwrap();
+            }
+            fill(&mut store, value_len);
+        }
+        println!("{block_size} B, {blocks} blocks: {last:?}");
+        assert_eq!(last.is_none(), blocks == 8420, "of {blocks} blocks every batch of deletes fits");
+    }
+}
+
+/// Where the region in force has room for the frame, a batch of deletes need not fit after a copy.
+#[test]
+fn store_f3_a_batch_of_deletes_may_take_the_room_that_is_there() {
+    let disk = disk(512, 32);
+    let journal = journal::Limits { frame_blocks_max: 4, in_flight_blocks_max: 4 };
+    let mut store = Store::format(disk, &Options { journal, ..Options::new(ID) }).unwrap();
+    store.put(&key("a"), &[1; 700]).unwrap();
+    let long = |nth: usize| key(&format!("{nth}{}", "k".repeat(200)));
+    for nth in 0..5 {
+        store.put(&long(nth), b"").unwrap();
+    }
+    assert!(store.put(&key("b"), &[1; 100]).is_err(), "it is full");
+    assert_eq!((store.stats().live_blocks, store.stats().capacity_blocks), (5, 6));
+    while store.compact_step().unwrap() == Compaction::Running {}
+    // Three blocks do not fit after the most that a copy may take; but the copy took less.
+    let keys: Vec<Key> = (0..5).map(long).collect();
+    store.batch(&deletes(&keys)).unwrap();
+    assert_eq!(store.stats().live_keys, 1);
+}

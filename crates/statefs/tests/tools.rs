@@ -108,8 +108,16 @@ fn salvage_takes_what_is_certain_and_the_rest_only_where_it_is_told_to() {
     flip(&disk, first);
     let before = disk.image().unwrap();
     for (suspects, wanted, keys) in [
-        (Suspects::Leave, Salvaged { certain: 1, suspect_taken: 0, suspect_left: 3 }, 1),
-        (Suspects::Take, Salvaged { certain: 1, suspect_taken: 3, suspect_left: 0 }, 4),
+        (
+            Suspects::Leave,
+            Salvaged { certain: 1, suspect_taken: 0, suspect_left: 3, sealed_without_prefix: 0 },
+            1,
+        ),
+        (
+            Suspects::Take,
+            Salvaged { certain: 1, suspect_taken: 3, suspect_left: 0, sealed_without_prefix: 0 },
+            4,
+        ),
     ] {
         let to = self::disk();
         let other = Options::new(StoreId([6; 16]));

@@ -15,9 +15,9 @@ mod txn;
 pub(crate) use content::{At, ContentCommand, ContentInit, ContentLs, ContentPut, ContentRm, Place};
 pub(crate) use crash::{CrashCommand, CrashRun};
 pub(crate) use state::{
-    QuotaCommand, QuotaSet, SealCommand, SealRotate, SealedWith, SnapshotCommand, StateBackup, StateBatch,
-    StateCas, StateCommand, StateGet, StateInit, StateLs, StatePut, StateRestore, StateRm, StateSalvage,
-    StateWatch,
+    QuotaCommand, QuotaSet, SealCommand, SealRestore, SealRotate, SealedWith, SnapshotCommand, StateBackup,
+    StateBatch, StateCas, StateCommand, StateGet, StateInit, StateLs, StatePut, StateRestore, StateRm,
+    StateSalvage, StateWatch,
 };
 pub(crate) use txn::Txn;
 

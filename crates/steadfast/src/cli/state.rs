@@ -207,7 +207,7 @@ pub(crate) enum SealCommand {
         /// The prefix.
         prefix: String,
     },
-    /// List the sealed prefixes, and which key each needs.
+    /// List the sealed prefixes, and which key each needs; and those whose record is lost.
     Ls {
         /// The image.
         image: PathBuf,
@@ -219,6 +219,34 @@ pub(crate) enum SealCommand {
     ///
     /// Example: steadfast state seal rotate app.img /state/keys --key-file app.key --new-key-file new.key --new-key-id 2
     Rotate(SealRotate),
+    /// Put back the record of a sealed prefix that damage took, with the key.
+    ///
+    /// Until then the values below the prefix can be read with `get --key-file`, and none can be put there. `seal ls` lists the
+    /// widest prefixes that it may have been. Every value is decrypted once as a proof that the key is the right one. If the
+    /// prefix was being rotated, give the old key as well, and go on with `seal rotate`.
+    ///
+    /// Example: steadfast state seal restore saved.img /state/keys --key-file app.key
+    Restore(SealRestore),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SealRestore {
+    /// The image.
+    pub(crate) image: PathBuf,
+    /// The prefix.
+    pub(crate) prefix: String,
+    /// The key: 32 bytes, or 64 hexadecimal digits.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: PathBuf,
+    /// The number of the key, as it was when the values were put.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) key_id: u32,
+    /// The old key, if the prefix was being rotated.
+    #[arg(long, value_name = "FILE", requires = "old_key_id")]
+    pub(crate) old_key_file: Option<PathBuf>,
+    /// The number of the old key.
+    #[arg(long, value_name = "N", requires = "old_key_file")]
+    pub(crate) old_key_id: Option<u32>,
 }
 
 #[derive(Debug, Args)]

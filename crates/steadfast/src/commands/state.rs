@@ -291,11 +291,21 @@ fn done(words: impl std::fmt::Display, mut fields: Value, revision: Revision, ou
 fn get(args: &StateGet, medium: &Medium, output: &Output) -> Outcome {
     let key = key_of(&args.key)?;
     let (mut store, _) = image::reader(medium, &args.image)?;
-    seal::unlock(&mut store, &[&key], &args.sealed, &args.image, medium)?;
     let absent = store.certainty(&key);
-    // What is stored of a sealed value is nobody's value. Without the key this says which one it needs.
+    if let Some(revealed) = seal::reveal_lost(&store, &key, &args.sealed, &args.image)? {
+        let value = store.get(&key);
+        let value = value.map(|value| statefs::Value { bytes: &revealed, form: Form::Plain, ..value });
+        return print_value(&key, value, absent, &args.image, output);
+    }
+    seal::unlock(&mut store, &[&key], &args.sealed, &args.image, medium)?;
+    let value = store.get(&key);
+    let is_covered = store.sealed_prefixes().any(|(prefix, _)| prefix.covers(&key));
+    if !is_covered && value.is_none_or(|value| value.form == Form::Plain) {
+        return print_value(&key, value, absent, &args.image, output);
+    }
+    // The bytes that are stored of a sealed value are of no use. Without the key this says which one it needs.
     let revealed = store.reveal(&key).map_err(|error| Failure::state(&args.image, error))?;
-    let value = store.get(&key).zip(revealed.as_deref());
+    let value = value.zip(revealed.as_deref());
     let value = value.map(|(value, bytes)| statefs::Value { bytes, form: Form::Plain, ..value });
     print_value(&key, value, absent, &args.image, output)
 }

@@ -226,6 +226,9 @@ fn store_hint(error: &Error) -> Option<&'static str> {
         Error::Locked { .. } => {
             Some("give the key with --key-file; `steadfast state seal ls` says which one")
         }
+        Error::PrefixRecordLost { .. } => Some(
+            "`steadfast state seal restore` puts the record back, with the key; `get --key-file` reads without it",
+        ),
         Error::WrongKey { .. } => Some("another key sealed it: another --key-file, or another --key-id"),
         Error::NotAuthentic { .. } => {
             Some("it was changed, or moved here from another key: put it anew, or take it from a backup")
@@ -235,6 +238,9 @@ fn store_hint(error: &Error) -> Option<&'static str> {
         Error::PrefixInUse => {
             Some("remove the keys below it; what was plain stays on the medium until a scrub")
         }
+        Error::PrefixInSnapshot { .. } => Some(
+            "drop the snapshots that have it with `steadfast state snapshot drop`; it stays on the medium until a scrub",
+        ),
         Error::RotationRuns => Some("end the one that has begun first, with the same new key"),
         Error::TooManySealed { .. } => Some("make one ordinary again with `steadfast state seal rm`"),
         Error::TooManyQuotas { .. } => Some("remove one with `steadfast state quota rm`"),
@@ -243,7 +249,7 @@ fn store_hint(error: &Error) -> Option<&'static str> {
              --snapshot",
         ),
         Error::BatchTooLong { .. } | Error::BatchTooLarge { .. } => {
-            Some("a batch is never divided: make several, or take an image with larger blocks")
+            Some("a batch is never divided: make several, or take a larger image, or one with larger blocks")
         }
         _ => of_kind,
     }

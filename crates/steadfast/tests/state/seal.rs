@@ -143,3 +143,57 @@ fn a_rotation_that_is_killed_goes_on() {
     expect(dir, &["get", "image", "/state/s/a", "--key-file", "key"], 7);
     expect(dir, &["get", "image", "/state/s/a", "--key-file", "key", "--key-id", "1"], 7);
 }
+
+#[test]
+fn store_d3_a_lost_record_of_a_prefix_is_told_and_put_back() {
+    let root = sealed();
+    let dir = root.path();
+    key(dir, "other", 8);
+    expect(dir, &["put", "image", "/state/s/a", "a secret value", "--key-file", "key"], 0);
+    expect(dir, &["put", "image", "/state/plain", "a plain value"], 0);
+    let mut image = fs::read(dir.join("image")).unwrap();
+    let [at] = places(&image, b"/sealed/state/s")[..] else { panic!("not once") };
+    image[at] ^= 1;
+    set(dir.join("image"), &image);
+
+    // Of the damaged store.
+    let told = "/state/s: has sealed values, and the record of their prefix is lost";
+    assert!(expect(dir, &["fsck", "image"], 3).0.contains(told));
+    assert_eq!(json(dir, &["fsck", "image"], 3)["lost_prefixes"][0], "/state/s");
+    let saved = json(dir, &["salvage", "image", "saved"], 0);
+    assert_eq!((&saved["certain"], &saved["sealed_without_prefix"]), (&2.into(), &1.into()));
+    assert!(
+        expect(dir, &["salvage", "image", "again"], 0).1.contains("1 sealed value(s) have lost the record")
+    );
+
+    // Of the salvaged one.
+    let listed = expect(dir, &["seal", "ls", "saved"], 0).0;
+    assert!(listed.starts_with(told) && listed.contains("seal restore"), "{listed}");
+    let listed = json(dir, &["seal", "ls", "saved"], 0);
+    assert_eq!((&listed["prefix"], &listed["is_record_lost"]), (&"/state/s".into(), &true.into()));
+    assert_eq!(json(dir, &["stats", "saved"], 0)["lost_prefixes"], 1);
+    assert!(expect(dir, &["stats", "saved"], 0).0.contains("the record of 1 sealed prefix(es)"));
+    let checked = expect(dir, &["fsck", "saved"], 0).0;
+    assert!(checked.contains(told) && !checked.contains("everything is as it should be"), "{checked}");
+    let (_, words) = expect(dir, &["put", "saved", "/state/s/b", "a secret value"], 7);
+    assert!(words.contains("record") && words.contains("seal restore"), "{words}");
+    expect(dir, &["get", "saved", "/state/s/a"], 7);
+    expect(dir, &["get", "saved", "/state/s/a", "--key-file", "other"], 3);
+    expect(dir, &["get", "saved", "/state/s/a", "--key-file", "key", "--key-id", "2"], 7);
+    assert_eq!(expect(dir, &["get", "saved", "/state/s/a", "--key-file", "key"], 0).0, "a secret value");
+    assert!(places(&fs::read(dir.join("saved")).unwrap(), b"a secret").is_empty());
+
+    let restore = ["seal", "restore", "saved", "/state/s", "--key-file"];
+    expect(dir, &[&restore[..], &["other"]].concat(), 7);
+    expect(dir, &[&restore[..], &["key", "--key-id", "2"]].concat(), 7);
+    expect(dir, &["seal", "restore", "saved", "/state", "--key-file", "key"], 2);
+    expect(dir, &[&restore[..], &["key", "--old-key-file", "other"]].concat(), 2);
+    let restored = json(dir, &[&restore[..], &["key"]].concat(), 0);
+    assert_eq!((&restored["key_id"], &restored["durability"]), (&1.into(), &"durable".into()));
+    assert_eq!(expect(dir, &["seal", "ls", "saved"], 0).0, "/state/s: key 1\n");
+    expect(dir, &[&restore[..], &["key"]].concat(), 2);
+    expect(dir, &["put", "saved", "/state/s/b", "a secret value", "--key-file", "key"], 0);
+    assert_eq!(expect(dir, &["get", "saved", "/state/s/a", "--key-file", "key"], 0).0, "a secret value");
+    assert!(places(&fs::read(dir.join("saved")).unwrap(), b"a secret").is_empty());
+    assert!(expect(dir, &["fsck", "saved"], 0).0.contains("everything is as it should be"));
+}

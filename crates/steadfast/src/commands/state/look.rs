@@ -5,10 +5,10 @@ use std::path::Path;
 use media::Access;
 use serde_json::{Value, json};
 use statefs::{
-    Check, Error, Evidence, Health, Key, Lost, Page, Recovery, Salvaged, Suspects, Verdict, Verified,
+    Check, Error, Evidence, Health, Key, Lost, Page, Prefix, Recovery, Salvaged, Suspects, Verdict, Verified,
 };
 
-use super::{entry, image, prefix_of};
+use super::{entry, image, prefix_of, seal};
 use crate::cli::{StateLs, StateSalvage};
 use crate::commands::bytes_words;
 use crate::failure::{Exit, Failure, Outcome, shown};
@@ -95,6 +95,7 @@ pub(super) fn stats(path: &Path, medium: &Medium, output: &Output) -> Outcome {
             "durable_revision": store.durable_revision().get(),
             "snapshots": stats.snapshots, "past_values": stats.past_values, "past_bytes": stats.past_bytes,
             "quotas": store.quotas().count(), "sealed_prefixes": store.sealed_prefixes().count(),
+            "lost_prefixes": store.lost_prefixes().count(),
         });
         output.object(true, fields)?;
         return Ok(exit);
@@ -117,6 +118,10 @@ pub(super) fn stats(path: &Path, medium: &Medium, output: &Output) -> Outcome {
     let sealed = store.sealed_prefixes().count();
     if sealed > 0 {
         output.line(format_args!("sealed      {sealed} prefix(es)"))?;
+    }
+    let lost = store.lost_prefixes().count();
+    if lost > 0 {
+        output.line(format_args!("lost        the record of {lost} sealed prefix(es)"))?;
     }
     let (blocks, blocks_max) = (stats.live_blocks, stats.capacity_blocks);
     output.line(format_args!(
@@ -151,6 +156,9 @@ pub(super) fn fsck(path: &Path, verify: bool, medium: &Medium, output: &Output) 
     }
     let (keys, suspect) = (check.recovery.live_keys, check.recovery.suspect_keys);
     output.line(format_args!("{keys} key(s) with a value, {suspect} of them suspect"))?;
+    for prefix in &check.lost_prefixes {
+        output.line(seal::lost_words(prefix))?;
+    }
     if let Some(verified) = &verified {
         output.line(verified_words(verified))?;
     }
@@ -179,6 +187,9 @@ fn verified_words(verified: &Verified) -> String {
 fn check_words(check: &Check) -> Vec<String> {
     let Some(lost) = check.lost else {
         let words = match check.health {
+            Health::Clean if !check.lost_prefixes.is_empty() => {
+                "clean, but the record of a sealed prefix is lost"
+            }
             Health::Clean => "clean: everything is as it should be",
             Health::TornTail | Health::Damaged => {
                 "a crash cut short the making of a superblock; nothing is lost, the next write puts it right"
@@ -246,6 +257,7 @@ fn check_json(word: &str, check: &Check, verified: Option<&Verified>) -> Value {
         "lost": lost,
         "keys": recovery.live_keys,
         "suspect_keys": recovery.suspect_keys,
+        "lost_prefixes": check.lost_prefixes.iter().map(Prefix::as_str).collect::<Vec<_>>(),
         "roots_valid": recovery.roots_valid,
         "compaction_to_finish": recovery.switch_finished,
         "blocks": {
@@ -268,15 +280,21 @@ pub(super) fn salvage(args: &StateSalvage, medium: &Medium, output: &Output) -> 
     let saved = image::create(medium, output, &args.new, geometry, |to, options| {
         statefs::salvage(from, to, options, suspects).map_err(|error| Failure::state(&args.new, error))
     })?;
-    let Salvaged { certain, suspect_taken, suspect_left } = saved;
+    let Salvaged { certain, suspect_taken, suspect_left, sealed_without_prefix } = saved;
     if suspect_left > 0 {
         output.warn(format_args!("{suspect_left} suspect key(s) were left behind; --suspects takes them"))?;
+    }
+    if sealed_without_prefix > 0 {
+        output.warn(format_args!(
+            "{sealed_without_prefix} sealed value(s) have lost the record of their prefix; `steadfast state seal restore` \
+             puts it back, with the key"
+        ))?;
     }
     output.done(
         format_args!("saved {} key(s) into `{}`, durable", certain + suspect_taken, args.new.display()),
         json!({
             "image": shown(&args.new), "certain": certain, "suspect_taken": suspect_taken,
-            "suspect_left": suspect_left, "durability": "durable",
+            "suspect_left": suspect_left, "sealed_without_prefix": sealed_without_prefix, "durability": "durable",
         }),
     )?;
     Ok(Exit::Ok)

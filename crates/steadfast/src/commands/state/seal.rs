@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use media::{BlockDevice, FileDisk};
 use serde_json::json;
-use statefs::{Error, Key, Prefix, Rotation, SealKey, Store, Zeroizing};
+use statefs::{Error, Form, Key, Prefix, Rotation, SealKey, Store, Zeroizing};
 
 use super::{close, done, image, look, prefix_of};
-use crate::cli::{SealCommand, SealRotate, SealedWith};
+use crate::cli::{SealCommand, SealRestore, SealRotate, SealedWith};
 use crate::failure::{Exit, Failure, Outcome, StateTrouble};
 use crate::interrupt::Interrupt;
 use crate::medium::Medium;
@@ -27,6 +27,7 @@ pub(super) fn run(command: &SealCommand, medium: &Medium, output: &Output, inter
         SealCommand::Rm { image, prefix } => rm(image, prefix, medium, output),
         SealCommand::Ls { image } => ls(image, medium, output),
         SealCommand::Rotate(args) => rotate(args, medium, output, interrupt),
+        SealCommand::Restore(args) => restore(args, medium, output),
     }
 }
 
@@ -151,12 +152,71 @@ fn ls(path: &Path, medium: &Medium, output: &Output) -> Outcome {
     let exit = look::warn_if_damaged(&recovery, output)?;
     for (prefix, key_id) in store.sealed_prefixes() {
         if output.is_json() {
-            output.object(true, json!({ "prefix": prefix.as_str(), "key_id": key_id }))?;
+            let fields = json!({ "prefix": prefix.as_str(), "key_id": key_id, "is_record_lost": false });
+            output.object(true, fields)?;
         } else {
             output.line(format_args!("{prefix}: key {key_id}"))?;
         }
     }
+    for prefix in store.lost_prefixes() {
+        if output.is_json() {
+            let fields = json!({ "prefix": prefix.as_str(), "key_id": null, "is_record_lost": true });
+            output.object(true, fields)?;
+        } else {
+            output.line(lost_words(prefix))?;
+        }
+    }
     Ok(exit)
+}
+
+/// Says that a prefix is lost.
+pub(super) fn lost_words(prefix: &Prefix) -> String {
+    format!(
+        "{prefix}: has sealed values, and the record of their prefix is lost; `steadfast state seal restore` puts it back"
+    )
+}
+
+/// Decrypts a value of which no record says that its prefix is sealed; [`None`] if the value is another one.
+pub(super) fn reveal_lost(
+    store: &Store<FileDisk>,
+    key: &Key,
+    with: &SealedWith,
+    path: &Path,
+) -> Outcome<Option<Zeroizing<Vec<u8>>>> {
+    let Some(lost) = store.lost_prefixes().find(|prefix| prefix.covers(key)) else { return Ok(None) };
+    let is_covered = store.sealed_prefixes().any(|(prefix, _)| prefix.covers(key));
+    if is_covered || store.get(key).is_none_or(|value| value.form == Form::Plain) {
+        return Ok(None);
+    }
+    let fail = |error| Failure::state(path, error);
+    let Some(file) = &with.key_file else {
+        return Err(fail(Error::PrefixRecordLost { prefix: lost.clone() }));
+    };
+    let bytes = read_key(file)?;
+    let open = |id: u32| store.reveal_with(key, &SealKey::new(id, bytes.clone()));
+    match (open(with.key_id.unwrap_or(1)), with.key_id) {
+        // The value says which key it is sealed with.
+        (Err(Error::Locked { key_id, .. }), None) => open(key_id).map_err(fail),
+        (outcome, _) => outcome.map_err(fail),
+    }
+}
+
+fn restore(args: &SealRestore, medium: &Medium, output: &Output) -> Outcome {
+    let prefix = prefix_of(&args.prefix)?;
+    let current = SealKey::new(args.key_id, read_key(&args.key_file)?);
+    let old = args.old_key_file.as_deref().zip(args.old_key_id);
+    let old = old.map(|(file, id)| read_key(file).map(|bytes| SealKey::new(id, bytes))).transpose()?;
+    let mut store = image::writer(medium, &args.image)?;
+    give_nonces(&mut store, medium);
+    let restored = store.restore_prefix(&prefix, current, old);
+    let revision = restored.map_err(|error| Failure::state(&args.image, error))?;
+    close(store, &args.image, output)?;
+    done(
+        format_args!("put back the record of `{prefix}`, which is sealed with key {} (durable)", args.key_id),
+        json!({ "prefix": prefix.as_str(), "key_id": args.key_id, "old_key_id": args.old_key_id }),
+        revision,
+        output,
+    )
 }
 
 fn rotate(args: &SealRotate, medium: &Medium, output: &Output, interrupt: &Interrupt) -> Outcome {
