@@ -37,7 +37,7 @@ pub use env::{
 };
 #[cfg(feature = "std")]
 pub use fs::{
-    Access, Alignment, Dir, DiskFacts, DiskMedium, Entry, File, FileId, FileKind, Fs, LockWait, Metadata,
-    Mode, MountFacts, NAME_LEN_MAX, OsFs, Owner, Reason, RenameMode, Timestamp, describe_mount,
+    Access, Alignment, Dir, DiskAlias, DiskFacts, DiskMedium, Entry, File, FileId, FileKind, Fs, LockWait,
+    Metadata, Mode, MountFacts, NAME_LEN_MAX, OsFs, Owner, Reason, RenameMode, Timestamp, describe_mount,
     single_component, write_all_at,
 };

@@ -830,7 +830,8 @@ impl File for Picky {
     fn as_disk(&self, _: u32) -> io::Result<DiskFacts> {
         let Some(direct) = self.direct else { return Err(io::ErrorKind::Unsupported.into()) };
         let len = self.inner.metadata()?.len;
-        Ok(DiskFacts { medium: DiskMedium::File, len, direct: Some(direct), write_durable: true })
+        let medium = DiskMedium::File;
+        Ok(DiskFacts { medium, len, direct: Some(direct), write_durable: true, allocated: None })
     }
     fn write_at_durable(&self, offset: u64, from: &[u8]) -> io::Result<usize> {
         self.heard("durable", offset, from)?;

@@ -369,6 +369,7 @@ fn look(file: &dyn File, block_size: u32) -> io::Result<Look> {
             len: metadata.len,
             direct: None,
             write_durable: false,
+            allocated: None,
         }),
         other => Look::Other(other),
     })
