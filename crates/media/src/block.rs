@@ -12,7 +12,9 @@ mod file;
 mod mem;
 
 #[cfg(feature = "std")]
-pub use file::{CreateStep, DiskMode, FileDisk, FileDiskError, Leftover};
+pub use file::{
+    BlockSize, CreateStep, DiskMode, FileDisk, FileDiskError, Holder, Leftover, Probe, ProbeError, ReadAt,
+};
 pub use mem::MemDisk;
 
 /// A medium of numbered blocks of one size.
@@ -456,6 +458,8 @@ pub enum DeviceErrorKind {
     Denied,
     /// Choose another name, or use what is there.
     Exists,
+    /// Another writer has it: wait until that one ends.
+    Held,
     /// The medium failed: check it.
     Io,
     /// Stop writing and re-open: what the last writes came to is unknown.

@@ -29,7 +29,9 @@ pub use block::{
     BlockDevice, BlockIndex, DeviceCause, DeviceError, DeviceErrorKind, DeviceOp, Geometry, MemDisk,
 };
 #[cfg(feature = "std")]
-pub use block::{CreateStep, DiskMode, FileDisk, FileDiskError, Leftover};
+pub use block::{
+    BlockSize, CreateStep, DiskMode, FileDisk, FileDiskError, Holder, Leftover, Probe, ProbeError, ReadAt,
+};
 #[cfg(feature = "std")]
 pub use env::{
     Clock, Entropy, Env, HostIdentity, Liveness, OsHost, OsPool, ProcessIdentity, SyncPool, SystemClock,

@@ -1,4 +1,4 @@
-//! `FileDisk` for its one writer: what becomes of a disk whose file is changed under it.
+//! `FileDisk` for its one writer: `open_locked`, and what becomes of a disk whose file is changed under it.
 
 #![expect(
     clippy::unwrap_used,
@@ -6,12 +6,13 @@
 )]
 
 use std::ffi::OsStr;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 
-use media::doubles::{FailNth, Lasting, Op};
+use media::doubles::{FailNth, Lasting, Op, Recorder};
 use media::{
-    Access, BlockDevice as _, BlockIndex, DeviceError, DeviceErrorKind, DeviceOp, Dir, FileDisk, Fs, Geometry,
-    OsFs,
+    Access, BlockDevice as _, BlockIndex, BlockSize, DeviceError, DeviceErrorKind, DeviceOp, Dir, FileDisk,
+    FileDiskError, Fs, Geometry, Holder, LockWait, Mode, OsFs, ProbeError,
 };
 
 const EIO: i32 = 5;
@@ -53,6 +54,9 @@ impl Room {
         std::fs::metadata(self.temp.path().join(name())).unwrap().len()
     }
 
+    fn open_locked(&self, block_size: BlockSize<'_>) -> Result<FileDisk, FileDiskError> {
+        FileDisk::open_locked(&*self.dir, name(), block_size)
+    }
 }
 
 fn name() -> &'static OsStr {
@@ -186,4 +190,143 @@ fn store_f6_holes_are_told_and_a_created_disk_has_none() {
 fn store_f6_holes_are_unknown_where_the_file_does_not_say() {
     let (_, fs) = FailNth::new(0, ENOTSUP).only(Op::AsDisk).lasting(Lasting::Forever).over(OsFs::shared());
     assert_eq!(Room::on(fs).disk().has_holes(), None);
+}
+
+// ---- open_locked
+
+#[test]
+fn store_f7_a_second_writer_is_held_before_anything_is_read() {
+    let (recorder, fs) = Recorder::over(OsFs::shared());
+    let room = Room::on(fs);
+    drop(room.disk());
+    recorder.clear();
+    let probe = |len: u64, read: &media::ReadAt<'_>| {
+        assert_eq!(len, 32_768);
+        let mut byte = [0];
+        read(4096, &mut byte)?;
+        assert_eq!(byte, [1]);
+        Ok(Some(4096))
+    };
+    let first = room.open_locked(BlockSize::Probed(&probe)).unwrap();
+    let expected = [
+        "OpenDisk disk ReadWrite",
+        "Metadata disk (handle)",
+        "Lock disk DoNotWait",
+        "DiskAlias disk",
+        "AsDisk disk 512",
+        "ReadAt disk @4096",
+        "AsDisk disk 4096",
+    ];
+    assert_eq!(recorder.lines(|line| line), expected);
+    assert_eq!((first.geometry().block_size(), first.geometry().block_count()), (BLOCK, 8));
+
+    recorder.clear();
+    let never =
+        |_: u64, _: &media::ReadAt<'_>| -> Result<Option<u32>, ProbeError> { panic!("it was probed") };
+    for block_size in [BlockSize::Is(4096), BlockSize::Probed(&never)] {
+        let error = room.open_locked(block_size).unwrap_err();
+        assert_eq!(error.kind(), DeviceErrorKind::Held);
+        assert!(matches!(error, FileDiskError::Held { by: Holder::Lock }), "{error:?}");
+    }
+    assert_eq!(recorder.count(Op::ReadAt) + recorder.count(Op::AsDisk), 0);
+    // What the second one did took nothing from the first.
+    first.write(BlockIndex::ZERO, &[1; BLOCK]).unwrap();
+    let third = room.dir.open(name(), Access::Read).unwrap();
+    third.lock(LockWait::DoNotWait).unwrap_err();
+    drop(first);
+    third.lock(LockWait::DoNotWait).unwrap();
+}
+
+#[test]
+fn store_f7_after_an_open_that_failed_the_lock_is_free() {
+    let room = Room::new();
+    drop(room.disk());
+    let says = |answer: Result<Option<u32>, fn() -> ProbeError>| {
+        move |_: u64, _: &media::ReadAt<'_>| answer.map_err(|why| why())
+    };
+    let none = says(Ok(None));
+    let odd = says(Ok(Some(1000)));
+    let too_long = says(Ok(Some(65_536)));
+    let refuses = says(Err(|| ProbeError::Refused("two stores".into())));
+    let unreadable = says(Err(|| ProbeError::Read(io::Error::from_raw_os_error(EIO))));
+    let past_the_end = |len: u64, read: &media::ReadAt<'_>| {
+        read(len - 2, &mut [0; 2])?;
+        read(len - 1, &mut [0; 2])?;
+        Ok(Some(4096))
+    };
+    let error = |probe: &media::Probe<'_>| {
+        let error = room.open_locked(BlockSize::Probed(probe)).unwrap_err();
+        drop(room.open_locked(BlockSize::Is(4096)).unwrap());
+        error
+    };
+    assert!(matches!(error(&none), FileDiskError::NoBlockSize { len: 32_768 }));
+    assert!(matches!(error(&odd), FileDiskError::BlockSize { block_size: 1000 }));
+    assert!(matches!(error(&too_long), FileDiskError::Length { len: 32_768, block_size: 65_536 }));
+    match error(&refuses) {
+        FileDiskError::Refused { why } => assert_eq!(why.to_string(), "two stores"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(error(&unreadable).kind(), DeviceErrorKind::Io);
+    assert!(matches!(error(&past_the_end), FileDiskError::Open { .. }));
+    // And of lengths that no block fits.
+    for len in [0, 511, 32_769] {
+        room.set_len(len);
+        for block_size in [BlockSize::Is(4096), BlockSize::Probed(&none)] {
+            let error = room.open_locked(block_size).unwrap_err();
+            assert!(matches!(error, FileDiskError::Length { len: found, .. } if found == len), "{error:?}");
+        }
+        room.dir.open(name(), Access::Read).unwrap().lock(LockWait::DoNotWait).unwrap();
+    }
+}
+
+/// The answer of a probe may need any bytes, and the handle may be past the page cache.
+#[test]
+fn store_f7_a_probe_reads_what_is_not_aligned() {
+    let room = Room::new();
+    drop(room.disk());
+    let bytes: Vec<u8> = (0..=250).cycle().take(32_768).collect();
+    std::fs::File::create(room.temp.path().join(name())).unwrap().write_all(&bytes).unwrap();
+    let probe = |_: u64, read: &media::ReadAt<'_>| {
+        for (offset, len) in [(0_usize, 1_usize), (511, 2), (4095, 2), (4000, 9000), (32_767, 1), (0, 32_768)]
+        {
+            let mut found = vec![0xEE; len];
+            read(offset.try_into().unwrap(), &mut found)?;
+            assert!(found == bytes[offset..offset + len], "{len} bytes at {offset}");
+        }
+        Ok(Some(512))
+    };
+    assert_eq!(room.open_locked(BlockSize::Probed(&probe)).unwrap().geometry().block_count(), 64);
+}
+
+#[test]
+fn store_f7_a_created_disk_takes_the_same_lock() {
+    let room = Room::new();
+    let mut disk = room.disk();
+    // Twice is once.
+    disk.lock().unwrap();
+    disk.lock().unwrap();
+    assert!(matches!(room.open_locked(BlockSize::Is(4096)), Err(FileDiskError::Held { by: Holder::Lock })));
+    assert!(disk.backing_file().is_none());
+}
+
+#[test]
+#[cfg(unix)]
+fn store_f7_a_link_to_a_file_or_to_anything_but_a_block_device_is_refused() {
+    let room = Room::new();
+    drop(room.disk());
+    drop(room.dir.create_exclusive(OsStr::new("other"), Mode::PRIVATE).unwrap());
+    for target in ["disk", "missing", "/dev/null", ".", "link"] {
+        let link = room.temp.path().join("link");
+        std::os::unix::fs::symlink(target, &link).unwrap();
+        let error = FileDisk::open_locked(&*room.dir, OsStr::new("link"), BlockSize::Is(4096)).unwrap_err();
+        assert!(matches!(error, FileDiskError::Link), "{target}: {error:?}");
+        assert_eq!(error.kind(), DeviceErrorKind::Invalid);
+        std::fs::remove_file(link).unwrap();
+    }
+    let missing = FileDisk::open_locked(&*room.dir, OsStr::new("missing"), BlockSize::Is(4096)).unwrap_err();
+    assert!(matches!(missing, FileDiskError::Open { .. }), "{missing:?}");
+    let pipe = room.temp.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
+    let error = FileDisk::open_locked(&*room.dir, OsStr::new("pipe"), BlockSize::Is(4096)).unwrap_err();
+    assert!(matches!(error, FileDiskError::NotRegular { .. }), "{error:?}");
 }

@@ -15,9 +15,12 @@ use super::{BlockDevice, BlockIndex, DeviceCause, DeviceError, DeviceErrorKind, 
 use crate::{Alignment, Dir, DiskFacts, DiskMedium, File, FileKind, Mode, Reason};
 
 mod bounce;
+mod locked;
 mod plain;
 
 use bounce::{Bounce, NoMemory};
+use locked::Hold;
+pub use locked::{BlockSize, Holder, Probe, ProbeError, ReadAt};
 use plain::PlainWrites;
 
 /// What one call of the zero-writing loop writes; a multiple of every block size.
@@ -88,6 +91,8 @@ pub struct FileDisk {
     /// The process that opened it.
     owner: u32,
     allocated: Option<u64>,
+    /// See [`FileDisk::open_locked`].
+    hold: Option<Hold>,
 }
 
 /// Which way a [`FileDisk`] works.
@@ -230,6 +235,7 @@ impl FileDisk {
             plain: PlainWrites::default(),
             owner: std::process::id(),
             allocated: facts.allocated,
+            hold: None,
         }
     }
 
@@ -583,8 +589,8 @@ pub enum FileDiskError {
         #[source]
         cause: DeviceCause,
     },
-    /// The file cannot be examined.
-    #[error("cannot examine the disk file")]
+    /// The file cannot be opened, locked or examined.
+    #[error("cannot open or examine the disk file")]
     Open {
         /// Why.
         #[source]
@@ -611,6 +617,28 @@ pub enum FileDiskError {
         /// The size asked for.
         block_size: u32,
     },
+    /// The name is a symbolic link that does not lead to a block device.
+    #[error("a symbolic link, and not one to a block device")]
+    Link,
+    /// Another writer has the disk.
+    #[error("the disk is held: {by}")]
+    Held {
+        /// What keeps the caller out.
+        by: Holder,
+    },
+    /// The [`Probe`] found nothing that tells the block size.
+    #[error("nothing in the file tells its block size: len={len}")]
+    NoBlockSize {
+        /// The length of the file.
+        len: u64,
+    },
+    /// The [`Probe`] refused what it read.
+    #[error("the block size cannot be told")]
+    Refused {
+        /// The reason that the probe gave.
+        #[source]
+        why: Box<dyn core::error::Error + Send + Sync>,
+    },
 }
 
 impl FileDiskError {
@@ -619,9 +647,13 @@ impl FileDiskError {
     pub fn kind(&self) -> DeviceErrorKind {
         match self {
             Self::Create { cause, .. } | Self::Open { cause } => cause.kind(),
+            Self::Held { .. } => DeviceErrorKind::Held,
             Self::NotRegular { .. }
             | Self::Length { .. }
-            | Self::BlockSize { .. } => DeviceErrorKind::Invalid,
+            | Self::BlockSize { .. }
+            | Self::Link
+            | Self::NoBlockSize { .. }
+            | Self::Refused { .. } => DeviceErrorKind::Invalid,
         }
     }
 }

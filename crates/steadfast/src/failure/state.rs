@@ -84,6 +84,7 @@ impl StateTrouble {
                 DeviceErrorKind::Exists => Exit::NotSo,
                 DeviceErrorKind::NoSpace => Exit::NoSpace,
                 DeviceErrorKind::Denied => Exit::Denied,
+                DeviceErrorKind::Held => Exit::Held,
                 DeviceErrorKind::Unsupported
                 | DeviceErrorKind::NoMemory
                 | DeviceErrorKind::Io
