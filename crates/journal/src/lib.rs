@@ -31,6 +31,7 @@ pub mod frame;
 mod layout;
 mod open;
 mod outgoing;
+pub mod probe;
 pub mod replay;
 pub mod superblock;
 mod survey;
