@@ -275,7 +275,10 @@ fn store_f7_after_an_open_that_failed_the_lock_is_free() {
             let error = room.open_locked(block_size).unwrap_err();
             assert!(matches!(error, FileDiskError::Length { len: found, .. } if found == len), "{error:?}");
         }
-        room.dir.open(name(), Access::Read).unwrap().lock(LockWait::DoNotWait).unwrap();
+        let file = room.dir.open(name(), Access::Read).unwrap();
+        file.lock(LockWait::DoNotWait).unwrap();
+        // Not by closing it: a process that another test is starting has the descriptor too, for a moment.
+        file.unlock().unwrap();
     }
 }
 
