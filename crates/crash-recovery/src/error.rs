@@ -212,6 +212,7 @@ impl Error {
                 media::DeviceErrorKind::NoSpace => Kind::NoSpace,
                 media::DeviceErrorKind::Denied => Kind::Denied,
                 media::DeviceErrorKind::Exists => Kind::Exists,
+                media::DeviceErrorKind::Held => Kind::Held,
                 media::DeviceErrorKind::NoMemory
                 | media::DeviceErrorKind::Io
                 | media::DeviceErrorKind::Poisoned => Kind::Io,

@@ -501,6 +501,10 @@ fn is_no_place(error: &FileDiskError) -> bool {
         FileDiskError::Open { .. }
         | FileDiskError::NotRegular { .. }
         | FileDiskError::Length { .. }
-        | FileDiskError::BlockSize { .. } => false,
+        | FileDiskError::BlockSize { .. }
+        | FileDiskError::Link
+        | FileDiskError::Held { .. }
+        | FileDiskError::NoBlockSize { .. }
+        | FileDiskError::Refused { .. } => false,
     }
 }

@@ -183,6 +183,7 @@ fn file_faults(op: Op) -> Vec<Fault> {
         | Op::Open
         | Op::OpenDisk
         | Op::AsDisk
+        | Op::DiskAlias
         | Op::ReadLink
         | Op::List
         | Op::DirMetadata

@@ -10,11 +10,14 @@
 //! as a copy that was completed. From then on there is no store until there is a root. The header of the region comes behind
 //! everything else of it, because a header without a root looks like a store that has lost its roots.
 
-use media::BlockDevice;
+use alloc::vec::Vec;
+
+use media::{BlockDevice, BlockIndex, DeviceError};
 
 use crate::error::JournalError;
 use crate::frame::{Format, Kind, StoreId};
 use crate::layout::{Layout, Limits, RESERVE_BLOCKS, SLOTS, Side};
+use crate::probe::probe;
 use crate::superblock::{ENGINE_LEN_MAX, Superblock};
 use crate::writer::{Barrier, Journal, Place};
 
@@ -27,7 +30,7 @@ pub struct Forming<D> {
 }
 
 impl<D: BlockDevice> Journal<D> {
-    /// Begins to make a store: wipes whatever roots there are. What the store is to hold from the beginning is handed over
+    /// Begins to make a store: wipes whatever roots there are, of stores with blocks of any size. What the store is to hold from the beginning is handed over
     /// with [`Forming::copy`].
     ///
     /// `store` must be random. `engine` are up to [`ENGINE_LEN_MAX`] bytes that are found again at every open. `base_seq` is
@@ -71,12 +74,33 @@ impl<D: BlockDevice> Journal<D> {
         for slot in 0..SLOTS {
             device.write(layout.slot(slot), &zeros)?;
         }
+        for at in slots_of_others(&device) {
+            device.write(at, &zeros)?;
+        }
         device.flush()?;
         for side in [Side::A, Side::B] {
             device.write(layout.block(side, 0), &zeros)?;
         }
         Ok(Forming { journal: Journal::over(device, layout, root), base_seq })
     }
+}
+
+/// The blocks that hold superblocks of a store with blocks of any size. One with blocks of another size has its slots in
+/// other places, and would be found first by whoever tries its size first.
+fn slots_of_others<D: BlockDevice>(device: &D) -> Vec<BlockIndex> {
+    let geometry = device.geometry();
+    let block_size = u64::try_from(geometry.block_size()).unwrap_or(u64::MAX);
+    let mut block = alloc::vec![0; geometry.block_size()];
+    let found = probe(geometry.byte_len(), |offset, into| {
+        device.read(BlockIndex::new(offset / block_size), &mut block)?;
+        let within = usize::try_from(offset % block_size).unwrap_or(usize::MAX);
+        let from = block.get(within..).and_then(|rest| rest.get(..into.len()));
+        into.copy_from_slice(from.unwrap_or(&[0; 512]));
+        Ok::<_, DeviceError>(())
+    });
+    // Where nothing can be read, nothing is found: there is no store that another open would find either.
+    let found = found.unwrap_or_default();
+    found.iter().map(|root| BlockIndex::new(root.offset / block_size)).collect()
 }
 
 impl<D: BlockDevice> Forming<D> {

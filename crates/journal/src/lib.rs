@@ -34,6 +34,7 @@ mod layout;
 mod marks;
 mod open;
 mod outgoing;
+pub mod probe;
 pub mod replay;
 pub mod superblock;
 mod survey;

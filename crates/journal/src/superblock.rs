@@ -32,7 +32,7 @@
 
 use alloc::vec::Vec;
 
-use media::{BlockDevice, DeviceErrorKind, Geometry};
+use media::{BlockDevice, BlockIndex, DeviceErrorKind, Geometry};
 
 use crate::checksum;
 use crate::frame::{Format, Owner, StoreId, put, u16_at, u32_at, u64_at};
@@ -213,16 +213,27 @@ pub(crate) enum Slot {
 /// are always in the same place, the others are looked for where a valid one says, and where the device ends.
 pub(crate) fn read_slots<D: BlockDevice>(device: &D) -> [Slot; SLOTS] {
     let geometry = device.geometry();
-    let mut slots = [Slot::Invalid, Slot::Invalid, Slot::Invalid, Slot::Invalid];
     let mut block = alloc::vec![0; geometry.block_size()];
-    let mut read = |at: media::BlockIndex, slot: usize| match device.read(at, &mut block) {
+    slots_with(geometry, |at, _, decode| match device.read(at, &mut block) {
         // A device too small to have the slot has nothing in it.
         Err(error) if error.kind() == DeviceErrorKind::Invalid => Slot::Invalid,
         Err(_) => Slot::Unreadable,
-        Ok(()) => Superblock::decode(&block, slot).map_or(Slot::Invalid, Slot::Valid),
+        Ok(()) => decode(&block),
+    })
+}
+
+/// Looks at all four slots of a device with that geometry. `look` reads a block, or the first 512 bytes of it, as a slot and
+/// hands them to the decoder that it is given.
+pub(crate) fn slots_with(
+    geometry: Geometry,
+    mut look: impl FnMut(BlockIndex, usize, &dyn Fn(&[u8]) -> Slot) -> Slot,
+) -> [Slot; SLOTS] {
+    let mut slots = [Slot::Invalid, Slot::Invalid, Slot::Invalid, Slot::Invalid];
+    let mut read = |at: BlockIndex, slot: usize| {
+        look(at, slot, &|block| Superblock::decode(block, slot).map_or(Slot::Invalid, Slot::Valid))
     };
     for (slot, found) in slots.iter_mut().enumerate().take(2) {
-        *found = read(media::BlockIndex::new(u64::try_from(slot).unwrap_or(0)), slot);
+        *found = read(BlockIndex::new(u64::try_from(slot).unwrap_or(0)), slot);
     }
     let told = slots.iter().find_map(|slot| match slot {
         Slot::Valid(superblock) => superblock.layout(geometry),
@@ -235,6 +246,9 @@ pub(crate) fn read_slots<D: BlockDevice>(device: &D) -> [Slot; SLOTS] {
     };
     for layout in places.into_iter().flatten() {
         for (slot, found) in slots.iter_mut().enumerate().skip(2) {
+            if matches!(found, Slot::Valid(_)) {
+                continue;
+            }
             let here = read(layout.slot(slot), slot);
             if matches!(here, Slot::Valid(_)) || *found == Slot::Invalid {
                 *found = here;

@@ -12,7 +12,9 @@ mod file;
 mod mem;
 
 #[cfg(feature = "std")]
-pub use file::{CreateStep, DiskMode, FileDisk, FileDiskError, Leftover};
+pub use file::{
+    BlockSize, CreateStep, DiskMode, FileDisk, FileDiskError, Holder, Leftover, Probe, ProbeError, ReadAt,
+};
 pub use mem::MemDisk;
 
 /// A medium of numbered blocks of one size.
@@ -96,7 +98,9 @@ pub trait BlockDevice {
     /// # Errors
     /// [`DeviceErrorKind::Unsupported`], and nothing written, where [`Geometry::write_durable`] is false;
     /// otherwise as [`write`](Self::write), and the blocks' durability is unknown. After it, as after a failed flush, a
-    /// flush that succeeds proves nothing about what was written before: stop writing, re-open.
+    /// flush that succeeds proves nothing about what was written before: stop writing, re-open. The exception is
+    /// [`DeviceErrorKind::NoSpace`] while no earlier write is outstanding: there is nothing else it could be about, so
+    /// a device need not refuse later writes, and what was durable before stays so.
     fn write_durable(&self, _at: BlockIndex, _from: &[u8]) -> Result<(), DeviceError> {
         Err(DeviceError::Unsupported { operation: DeviceOp::WriteDurable })
     }
@@ -403,6 +407,31 @@ pub enum DeviceError {
         #[source]
         cause: DeviceCause,
     },
+    /// The process that opened the device is the parent of this one: the device was inherited over `fork`. Nothing was
+    /// changed. Parent and child would overwrite each other's blocks, because neither knows what the other writes; open
+    /// the device in this process, once the parent has closed it.
+    #[error(
+        "no {operation} in process {process}: process {owner} opened the device, and this one inherited it by fork"
+    )]
+    Inherited {
+        /// What was refused.
+        operation: DeviceOp,
+        /// The process that opened the device.
+        owner: u32,
+        /// The process that made the call.
+        process: u32,
+    },
+    /// The file under the device has become shorter than the device, so blocks of it are gone, durable ones perhaps among
+    /// them. The device takes no writes any more.
+    #[error("after a {operation} the file is shorter than the device: len={len} expected={expected}")]
+    Shortened {
+        /// The call that found out.
+        operation: DeviceOp,
+        /// Bytes that the file has.
+        len: u64,
+        /// Bytes that the device has.
+        expected: u64,
+    },
     /// An earlier flush or durable write failed, and the device takes no writes since. Nothing was changed by this call.
     #[error("the device takes no {operation} since a barrier failed; re-open it")]
     Poisoned {
@@ -429,6 +458,8 @@ pub enum DeviceErrorKind {
     Denied,
     /// Choose another name, or use what is there.
     Exists,
+    /// Another writer has it: wait until that one ends.
+    Held,
     /// The medium failed: check it.
     Io,
     /// Stop writing and re-open: what the last writes came to is unknown.
@@ -450,7 +481,10 @@ impl DeviceError {
             Self::Unsupported { .. } => DeviceErrorKind::Unsupported,
             Self::Io { cause, .. } => cause.kind(),
             // Whatever the reason was, the remedy is the same, and it is not "try again".
-            Self::FlushFailed { .. } | Self::Poisoned { .. } => DeviceErrorKind::Poisoned,
+            Self::FlushFailed { .. }
+            | Self::Poisoned { .. }
+            | Self::Inherited { .. }
+            | Self::Shortened { .. } => DeviceErrorKind::Poisoned,
         }
     }
 
@@ -468,7 +502,9 @@ impl DeviceError {
             | Self::TooLarge { .. }
             | Self::WrongImageLength { .. }
             | Self::NoMemory { .. }
-            | Self::Unsupported { .. } => None,
+            | Self::Unsupported { .. }
+            | Self::Inherited { .. }
+            | Self::Shortened { .. } => None,
         }
     }
 }

@@ -17,8 +17,8 @@ mod durable_bytes;
 pub use durable_bytes::DurableBytes;
 
 use crate::{
-    Access, Clock, Dir, DiskFacts, Entropy, Entry, File, Fs, HostIdentity, Liveness, LockWait, Metadata,
-    Mode, Owner, ProcessIdentity, RenameMode, SyncPool, Timestamp,
+    Access, Clock, Dir, DiskAlias, DiskFacts, Entropy, Entry, File, Fs, HostIdentity, Liveness, LockWait,
+    Metadata, Mode, Owner, ProcessIdentity, RenameMode, SyncPool, Timestamp,
 };
 
 /// Declares [`Op`] with its list and its names, so that none of the three can fall behind the others.
@@ -81,6 +81,7 @@ ops! {
     AsDisk = "as_disk",
     WriteAtDurable = "write_at_durable",
     ForgetCached = "forget_cached",
+    DiskAlias = "disk_alias",
     Lock = "lock",
     Unlock = "unlock",
 }
@@ -415,6 +416,18 @@ impl File for TapFile {
 
     fn forget_cached(&self) -> io::Result<()> {
         self.tap.call(Op::ForgetCached, &self.label, "", || self.inner.forget_cached())
+    }
+
+    /// The backing file is tapped too; its label is that of the device and `(backing)`.
+    fn disk_alias(&self) -> io::Result<DiskAlias> {
+        let found = self.tap.call(Op::DiskAlias, &self.label, "", || self.inner.disk_alias())?;
+        Ok(match found {
+            DiskAlias::Backing(inner) => {
+                let label = format!("{} (backing)", self.label);
+                DiskAlias::Backing(Arc::new(Self { inner, label, tap: self.tap.clone() }))
+            }
+            other => other,
+        })
     }
 
     fn lock(&self, wait: LockWait) -> io::Result<()> {

@@ -130,7 +130,11 @@ pub trait Dir: Any + Send + Sync + fmt::Debug {
     /// is then **claimed**, so that no other opener for writing that claims it, and no mount, gets it before this handle
     /// is gone, whatever name it uses. Opening for reading claims nothing and is refused by no claim.
     ///
-    /// An implementation without block devices opens as [`Dir::open`] does; this is what is written here.
+    /// A symbolic link in the last component is followed **to a block device only**: names such as
+    /// `/dev/disk/by-id/...` and `/dev/mapper/...` are links. A link to a regular file stays refused, because a
+    /// writer that follows it writes a file that somebody else chose.
+    ///
+    /// An implementation without block devices opens as [`Dir::open`] does, which is the default here.
     ///
     /// # Errors
     /// As [`Dir::open`]; [`Reason::Busy`]: the block device is claimed by another handle or mounted.
@@ -378,8 +382,22 @@ pub trait File: Any + Send + Sync + fmt::Debug {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    /// Looks for a loop device that gives access to the same blocks as this handle. Two handles of one file
+    /// exclude each other with [`File::lock`]; a loop device has a lock of its own, so a loop device and its backing
+    /// file need this look as well.
+    ///
+    /// The default finds nothing. On Linux `/sys` is asked; where it is not mounted nothing is found. A device mapper or
+    /// a second loop device between the two is not seen through.
+    ///
+    /// # Errors
+    /// Of looking at this handle. What cannot be reached (a backing file that was removed) is not an error.
+    fn disk_alias(&self) -> io::Result<DiskAlias> {
+        Ok(DiskAlias::None)
+    }
+
     /// Takes the exclusive advisory lock of this file, bound to this open handle: released by
-    /// [`File::unlock`], by dropping the handle, and by the kernel when the process dies.
+    /// [`File::unlock`], by dropping the handle, and by the kernel when the process dies. A child made with `fork`
+    /// shares the handle: the lock then lasts until both have closed it, and either can unlock it.
     ///
     /// # Errors
     /// [`Reason::WouldBlock`] with [`LockWait::DoNotWait`] while another handle holds it;
@@ -420,6 +438,20 @@ pub struct DiskFacts {
     pub direct: Option<Alignment>,
     /// Whether [`File::write_at_durable`] is offered, and no slower than a write and [`File::sync_data`].
     pub write_durable: bool,
+    /// Bytes that the file system has allocated for the file, its own notes among them; `None` where it does not say,
+    /// and of a block device.
+    pub allocated: Option<u64>,
+}
+
+/// Another way to the blocks of a disk, as [`File::disk_alias`] finds it.
+#[derive(Debug, Clone)]
+pub enum DiskAlias {
+    /// None is known.
+    None,
+    /// This is a loop device, and the blocks are in this file, which was opened for reading. Its lock is not taken.
+    Backing(Arc<dyn File>),
+    /// A loop device with this name (`loop3`) is attached to this file.
+    LoopDevice(OsString),
 }
 
 /// What holds the blocks of a disk.

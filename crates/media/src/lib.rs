@@ -29,7 +29,9 @@ pub use block::{
     BlockDevice, BlockIndex, DeviceCause, DeviceError, DeviceErrorKind, DeviceOp, Geometry, MemDisk,
 };
 #[cfg(feature = "std")]
-pub use block::{CreateStep, DiskMode, FileDisk, FileDiskError, Leftover};
+pub use block::{
+    BlockSize, CreateStep, DiskMode, FileDisk, FileDiskError, Holder, Leftover, Probe, ProbeError, ReadAt,
+};
 #[cfg(feature = "std")]
 pub use env::{
     Clock, Entropy, Env, HostIdentity, Liveness, OsHost, OsPool, ProcessIdentity, SyncPool, SystemClock,
@@ -37,7 +39,7 @@ pub use env::{
 };
 #[cfg(feature = "std")]
 pub use fs::{
-    Access, Alignment, Dir, DiskFacts, DiskMedium, Entry, File, FileId, FileKind, Fs, LockWait, Metadata,
-    Mode, MountFacts, NAME_LEN_MAX, OsFs, Owner, Reason, RenameMode, Timestamp, describe_mount,
+    Access, Alignment, Dir, DiskAlias, DiskFacts, DiskMedium, Entry, File, FileId, FileKind, Fs, LockWait,
+    Metadata, Mode, MountFacts, NAME_LEN_MAX, OsFs, Owner, Reason, RenameMode, Timestamp, describe_mount,
     single_component, write_all_at,
 };

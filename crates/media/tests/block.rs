@@ -307,7 +307,8 @@ fn a_write_is_one_call_and_a_flush_is_one_data_barrier() {
     disk.write(BlockIndex::new(3), &[1; 8192]).unwrap();
     assert_eq!(lines(&recorder), ["WriteAt disk @12288+8192"]);
     disk.flush().unwrap();
-    assert_eq!(lines(&recorder), ["SyncData disk"]);
+    // The look at the length: a file that was cut must not be told durable.
+    assert_eq!(lines(&recorder), ["SyncData disk", "Metadata disk (handle)"]);
     let mut bytes = [0; 4096];
     disk.read(BlockIndex::new(4), &mut bytes).unwrap();
     assert_eq!(lines(&recorder), ["ReadAt disk @16384"]);
@@ -830,7 +831,8 @@ impl File for Picky {
     fn as_disk(&self, _: u32) -> io::Result<DiskFacts> {
         let Some(direct) = self.direct else { return Err(io::ErrorKind::Unsupported.into()) };
         let len = self.inner.metadata()?.len;
-        Ok(DiskFacts { medium: DiskMedium::File, len, direct: Some(direct), write_durable: true })
+        let medium = DiskMedium::File;
+        Ok(DiskFacts { medium, len, direct: Some(direct), write_durable: true, allocated: None })
     }
     fn write_at_durable(&self, offset: u64, from: &[u8]) -> io::Result<usize> {
         self.heard("durable", offset, from)?;
@@ -991,6 +993,39 @@ fn a_failed_durable_write_latches_as_a_failed_flush_does() {
         }
         assert_eq!(file.calls(), [""; 0], "what is refused reaches no file");
         disk.read(BlockIndex::ZERO, &mut [0; 512]).unwrap();
+    }
+}
+
+/// A hole has no space of its own. With nothing else outstanding the error can only be about this write.
+#[test]
+fn store_f6_a_durable_write_that_finds_no_space_does_not_latch_while_no_other_write_is_outstanding() {
+    for (code, latches) in [(ENOSPC, false), (EDQUOT, false), (EIO, true), (EINTR, true)] {
+        for outstanding in [false, true] {
+            let room = Room::new();
+            let (_, disk) = Picky::disk(&room, 8, PAGE, Some(code));
+            disk.write(BlockIndex::ZERO, &[1; 512]).unwrap();
+            disk.flush().unwrap();
+            if outstanding {
+                disk.write(BlockIndex::new(2), &[1; 512]).unwrap();
+            }
+            let error = disk.write_durable(BlockIndex::new(1), &[2; 512]).unwrap_err();
+            assert_eq!(error.kind(), kind_of(code));
+            let next = disk.write(BlockIndex::new(3), &[3; 512]).and_then(|()| disk.flush());
+            let is_latched = matches!(next, Err(DeviceError::Poisoned { .. }));
+            assert_eq!(is_latched, latches || outstanding, "code={code} outstanding={outstanding}");
+            assert!(is_latched || next.is_ok(), "{next:?}");
+        }
+    }
+}
+
+#[test]
+fn store_f6_a_write_without_space_says_so_by_its_kind() {
+    for code in [ENOSPC, EDQUOT] {
+        let (_, fs) = FailNth::new(1, code).only(Op::WriteAt).over(OsFs::shared());
+        let disk = Room::on(fs).create(geometry(512, 8)).unwrap();
+        let error = disk.write(BlockIndex::new(5), &[1; 512]).unwrap_err();
+        assert_eq!(error.kind(), DeviceErrorKind::NoSpace);
+        disk.flush().unwrap();
     }
 }
 

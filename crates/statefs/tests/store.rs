@@ -364,8 +364,9 @@ fn what_each_operation_asks_of_the_device() {
         drop(store);
         let (store, _) = Store::open(disk.clone(), Access::Read).unwrap();
         // Four superblocks, the header of the other region, and both regions in pieces of 256 blocks: after a format the
-        // other one has no header that says how old it is.
-        assert_eq!(disk.take(), [9, 0, 0, 0], "open, to read");
+        // other one has no header that says how old it is. A reader looks at the superblocks again: a writer may have
+        // switched meanwhile.
+        assert_eq!(disk.take(), [13, 0, 0, 0], "open, to read");
         drop(store);
         let (store, _) = Store::open(disk.clone(), Access::Write).unwrap();
         // The flush before anything is trusted, and the record of the open.
@@ -535,7 +536,7 @@ fn no_put_waits_for_a_whole_compaction() {
     println!("{puts} puts, {slow} of them with a step of a compaction; at most {most} blocks");
     assert_eq!(store.stats().compactions_given_up, 0);
     assert!(store.stats().live_blocks > 400);
-    assert!((60..=66).contains(&most), "its own block and a step of 64: {most}");
+    assert!((60..=68).contains(&most), "its own block, a step of 64, and two copies of a mark: {most}");
 }
 
 /// A device whose write or flush number `at` fails, once.

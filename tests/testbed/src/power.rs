@@ -393,6 +393,7 @@ fn changes_the_medium(op: Op) -> bool {
         | Op::Open
         | Op::OpenDisk
         | Op::AsDisk
+        | Op::DiskAlias
         | Op::ReadLink
         | Op::List
         | Op::DirMetadata

@@ -172,7 +172,8 @@ impl File for SimFile {
         }
         let entered = self.enter(Op::AsDisk)?;
         let len = entered.state.visible.file_len(self.ino).ok_or_else(|| os(code::EINVAL))?;
-        entered.answer(DiskFacts { medium: DiskMedium::File, len, direct: None, write_durable: true })
+        let (medium, allocated) = (DiskMedium::File, None);
+        entered.answer(DiskFacts { medium, len, direct: None, write_durable: true, allocated })
     }
 
     fn write_at_durable(&self, offset: u64, from: &[u8]) -> io::Result<usize> {

@@ -15,8 +15,13 @@ use super::{BlockDevice, BlockIndex, DeviceCause, DeviceError, DeviceErrorKind, 
 use crate::{Alignment, Dir, DiskFacts, DiskMedium, File, FileKind, Mode, Reason};
 
 mod bounce;
+mod locked;
+mod plain;
 
 use bounce::{Bounce, NoMemory};
+use locked::Hold;
+pub use locked::{BlockSize, Holder, Probe, ProbeError, ReadAt};
+use plain::PlainWrites;
 
 /// What one call of the zero-writing loop writes; a multiple of every block size.
 static ZEROS: [u8; 65_536] = [0; 65_536];
@@ -49,6 +54,25 @@ static ZEROS: [u8; 65_536] = [0; 65_536];
 /// have been that of an earlier plain write, which the next flush would declare durable. The latch is one of this value;
 /// re-open the file to look at what survived.
 ///
+/// A durable write that fails for want of space ([`DeviceErrorKind::NoSpace`]) is the one exception: it does not latch if
+/// every plain write was covered by a flush before, because then the error can only be about the write itself. That
+/// happens in a file [with holes](FileDisk::has_holes).
+///
+/// # A file that becomes shorter
+///
+/// A write past the end of a regular file grows it, so a journal in a file that was cut (`truncate`, a
+/// careless copy) could be told `Ok` for frames whose store is gone. After each barrier that succeeded, and before a write
+/// of the last block, which would give a cut file its length back, the length is looked at. If it is less than the
+/// disk's, the disk latches and answers [`DeviceError::Shortened`]. A file that is cut **and** grown again between two
+/// barriers is not noticed.
+///
+/// # Fork
+///
+/// A child made with `fork` inherits the open file, its lock and its claim, and a copy of whatever an engine believes
+/// about the blocks. So writes and flushes in another process than the one that opened the disk are refused with
+/// [`DeviceError::Inherited`], before anything is asked of the file. Reads go on. The check compares process ids, so it
+/// does not help if parent and child have the same id in different pid namespaces.
+///
 /// The file system below decides what an interrupted block looks like, and nobody can ask it, so the geometry
 /// always has [`torn_blocks`](Geometry::torn_blocks).
 #[derive(Debug)]
@@ -63,6 +87,12 @@ pub struct FileDisk {
     barrier: Mutex<()>,
     /// Why the first barrier that failed did. Not behind `barrier`: writes go on while a flush runs.
     failed_barrier: OnceLock<DeviceCause>,
+    plain: PlainWrites,
+    /// The process that opened it.
+    owner: u32,
+    allocated: Option<u64>,
+    /// See [`FileDisk::open_locked`].
+    hold: Option<Hold>,
 }
 
 /// Which way a [`FileDisk`] works.
@@ -175,6 +205,18 @@ impl FileDisk {
         DiskMode { medium: self.medium, is_direct: self.direct.is_some() }
     }
 
+    /// Whether the file had **holes** when the disk was opened: ranges for which the file system has allocated nothing.
+    /// `None` where it does not say, and on a block device.
+    ///
+    /// A hole reads as zeros, and a write into it can fail for want of space, however much room the store in the file has
+    /// left. [`FileDisk::create`] leaves none. Files made by `truncate` or a copy that keeps holes have them. File
+    /// systems that compress may report holes where there are none, and one that is small enough to be hidden by the
+    /// file system's own notes about the file is not reported.
+    #[must_use]
+    pub fn has_holes(&self) -> Option<bool> {
+        self.allocated.map(|allocated| allocated < self.geometry.byte_len())
+    }
+
     fn over(file: Arc<dyn File>, sizes: Geometry, facts: DiskFacts) -> Self {
         let geometry = Geometry {
             block_shift: sizes.block_shift,
@@ -190,7 +232,63 @@ impl FileDisk {
             bounce: Bounce::default(),
             barrier: Mutex::new(()),
             failed_barrier: OnceLock::new(),
+            plain: PlainWrites::default(),
+            owner: std::process::id(),
+            allocated: facts.allocated,
+            hold: None,
         }
+    }
+
+    /// As it is in a child made with `fork`.
+    #[cfg(test)]
+    fn with_owner_pid(self, owner: u32) -> Self {
+        Self { owner, ..self }
+    }
+
+    /// Refuses a process that inherited the disk. Called before any lock is taken: in a child the thread that holds it may
+    /// not exist.
+    fn refuse_if_inherited(&self, operation: DeviceOp) -> Result<(), DeviceError> {
+        let process = std::process::id();
+        if process == self.owner {
+            return Ok(());
+        }
+        Err(DeviceError::Inherited { operation, owner: self.owner, process })
+    }
+
+    /// Keeps the cause of the first barrier that failed.
+    fn latch(&self, cause: DeviceCause) -> &DeviceCause {
+        self.failed_barrier.get_or_init(|| cause)
+    }
+
+    /// Latches if the file has become shorter than the disk, or does not say how long it is.
+    fn check_len(
+        &self,
+        operation: DeviceOp,
+        unknown: impl FnOnce(DeviceCause) -> DeviceError,
+    ) -> Result<(), DeviceError> {
+        if self.medium != DiskMedium::File {
+            return Ok(());
+        }
+        let expected = self.geometry.byte_len();
+        match self.file.metadata() {
+            Ok(found) if found.len >= expected => Ok(()),
+            Ok(found) => {
+                let error = DeviceError::Shortened { operation, len: found.len, expected };
+                self.latch(io::Error::other(error.clone()).into());
+                Err(error)
+            }
+            Err(error) => Err(unknown(self.latch(error.into()).clone())),
+        }
+    }
+
+    /// A write that ends where the disk ends would give a file that was cut its length back, and no later look would notice.
+    fn check_len_before(&self, operation: DeviceOp, at: BlockIndex, len: usize) -> Result<(), DeviceError> {
+        let blocks = u64::try_from(len / self.geometry.block_size()).ok();
+        let end = blocks.and_then(|blocks| at.checked_add(blocks));
+        if len == 0 || end.is_some_and(|end| end.get() < self.geometry.block_count()) {
+            return Ok(());
+        }
+        self.check_len(operation, |cause| DeviceError::Io { operation, at, len, cause })
     }
 
     fn refuse_if_poisoned(&self, operation: DeviceOp) -> Result<(), DeviceError> {
@@ -295,20 +393,28 @@ impl BlockDevice for FileDisk {
     }
 
     fn write(&self, at: BlockIndex, from: &[u8]) -> Result<(), DeviceError> {
+        let operation = DeviceOp::Write;
         let offset = self.geometry.locate(at, from.len())?;
-        self.refuse_if_poisoned(DeviceOp::Write)?;
+        self.refuse_if_inherited(operation)?;
+        self.refuse_if_poisoned(operation)?;
+        self.check_len_before(operation, at, from.len())?;
         // A flush that fails from here on does not make this write wrong: no flush that covers it has begun.
+        self.plain.begin();
         let written = self.put(|file, offset, from| file.write_at(offset, from), offset, from);
-        written.map_err(|trouble| trouble.of(DeviceOp::Write, at, from.len()))
+        self.plain.end();
+        written.map_err(|trouble| trouble.of(operation, at, from.len()))
     }
 
     fn flush(&self) -> Result<(), DeviceError> {
+        self.refuse_if_inherited(DeviceOp::Flush)?;
         let _alone = self.one_barrier_at_a_time();
         self.refuse_if_poisoned(DeviceOp::Flush)?;
-        self.file.sync_data().map_err(|error| {
-            let cause = self.failed_barrier.get_or_init(|| error.into());
-            DeviceError::FlushFailed { cause: cause.clone() }
-        })
+        let completed = self.plain.completed();
+        let failed = |cause: DeviceCause| DeviceError::FlushFailed { cause };
+        self.file.sync_data().map_err(|error| failed(self.latch(error.into()).clone()))?;
+        self.check_len(DeviceOp::Flush, failed)?;
+        self.plain.cover(completed);
+        Ok(())
     }
 
     fn write_durable(&self, at: BlockIndex, from: &[u8]) -> Result<(), DeviceError> {
@@ -317,18 +423,26 @@ impl BlockDevice for FileDisk {
             return Err(DeviceError::Unsupported { operation });
         }
         let offset = self.geometry.locate(at, from.len())?;
+        self.refuse_if_inherited(operation)?;
         // First this lock and then a buffer: who waits for a barrier keeps no buffer from plain writes.
         let _alone = self.one_barrier_at_a_time();
         self.refuse_if_poisoned(operation)?;
+        self.check_len_before(operation, at, from.len())?;
         let written = self.put(|file, offset, from| file.write_at_durable(offset, from), offset, from);
         written.map_err(|trouble| {
             let error = trouble.of(operation, at, from.len());
-            if let Some(cause) = error.cause() {
+            let is_about_this_write =
+                error.kind() == DeviceErrorKind::NoSpace && self.plain.are_all_covered();
+            if let Some(cause) = error.cause().filter(|_| !is_about_this_write) {
                 // Under the lock, so this is the first.
-                let _first = self.failed_barrier.get_or_init(|| cause.clone());
+                self.latch(cause.clone());
             }
             error
-        })
+        })?;
+        if from.is_empty() {
+            return Ok(());
+        }
+        self.check_len(operation, |cause| DeviceError::Io { operation, at, len: from.len(), cause })
     }
 
     /// Past the page cache there is nothing to forget. Through it, the system is asked to; it may keep what another
@@ -369,6 +483,7 @@ fn look(file: &dyn File, block_size: u32) -> io::Result<Look> {
             len: metadata.len,
             direct: None,
             write_durable: false,
+            allocated: None,
         }),
         other => Look::Other(other),
     })
@@ -474,8 +589,8 @@ pub enum FileDiskError {
         #[source]
         cause: DeviceCause,
     },
-    /// The file cannot be examined.
-    #[error("cannot examine the disk file")]
+    /// The file cannot be opened, locked or examined.
+    #[error("cannot open or examine the disk file")]
     Open {
         /// Why.
         #[source]
@@ -502,6 +617,28 @@ pub enum FileDiskError {
         /// The size asked for.
         block_size: u32,
     },
+    /// The name is a symbolic link that does not lead to a block device.
+    #[error("a symbolic link, and not one to a block device")]
+    Link,
+    /// Another writer has the disk.
+    #[error("the disk is held: {by}")]
+    Held {
+        /// What keeps the caller out.
+        by: Holder,
+    },
+    /// The [`Probe`] found nothing that tells the block size.
+    #[error("nothing in the file tells its block size: len={len}")]
+    NoBlockSize {
+        /// The length of the file.
+        len: u64,
+    },
+    /// The [`Probe`] refused what it read.
+    #[error("the block size cannot be told")]
+    Refused {
+        /// The reason that the probe gave.
+        #[source]
+        why: Box<dyn core::error::Error + Send + Sync>,
+    },
 }
 
 impl FileDiskError {
@@ -510,9 +647,13 @@ impl FileDiskError {
     pub fn kind(&self) -> DeviceErrorKind {
         match self {
             Self::Create { cause, .. } | Self::Open { cause } => cause.kind(),
-            Self::NotRegular { .. } | Self::Length { .. } | Self::BlockSize { .. } => {
-                DeviceErrorKind::Invalid
-            }
+            Self::Held { .. } => DeviceErrorKind::Held,
+            Self::NotRegular { .. }
+            | Self::Length { .. }
+            | Self::BlockSize { .. }
+            | Self::Link
+            | Self::NoBlockSize { .. }
+            | Self::Refused { .. } => DeviceErrorKind::Invalid,
         }
     }
 }
@@ -592,5 +733,52 @@ impl fmt::Display for Leftover {
                 write!(f, "the unfinished file is still there, removing it failed too ({cleanup})")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::OsFs;
+    use crate::doubles::Recorder;
+
+    #[test]
+    fn store_f7_fork_another_process_writes_nothing_and_reads_on() {
+        let root = tempfile::tempdir().unwrap();
+        let (recorder, fs) = Recorder::over(OsFs::shared());
+        let dir = fs.open_dir(root.path()).unwrap();
+        let disk = FileDisk::create(&*dir, OsStr::new("disk"), Geometry::new(512, 8).unwrap()).unwrap();
+        disk.write(BlockIndex::ZERO, &[1; 512]).unwrap();
+        disk.flush().unwrap();
+        let here = std::process::id();
+        let mut disk = disk.with_owner_pid(here + 1);
+        // So that the durable write is not refused for another reason.
+        disk.geometry = disk.geometry.with_write_durable();
+        recorder.clear();
+        let refused = || {
+            for (operation, outcome) in [
+                (DeviceOp::Write, disk.write(BlockIndex::ZERO, &[2; 512])),
+                (DeviceOp::Flush, disk.flush()),
+                (DeviceOp::WriteDurable, disk.write_durable(BlockIndex::ZERO, &[2; 512])),
+            ] {
+                let error = outcome.unwrap_err();
+                assert_eq!(error.kind(), DeviceErrorKind::Poisoned);
+                match error {
+                    DeviceError::Inherited { operation: refused, owner, process } => {
+                        assert_eq!((refused, owner, process), (operation, here + 1, here));
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        refused();
+        // As in a child: a thread that does not exist there was inside a flush. Nothing waits for it.
+        let gone = disk.barrier.lock().unwrap();
+        refused();
+        drop(gone);
+        assert_eq!(recorder.total(), 0, "the file was asked for something");
+        let mut found = [0; 512];
+        disk.read(BlockIndex::ZERO, &mut found).unwrap();
+        assert_eq!(found, [1; 512]);
     }
 }

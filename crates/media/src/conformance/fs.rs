@@ -11,8 +11,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::{
-    Access, Alignment, DiskMedium, File, FileKind, Fs, LockWait, Metadata, Mode, NAME_LEN_MAX, Reason,
-    RenameMode,
+    Access, Alignment, DiskAlias, DiskMedium, File, FileKind, Fs, LockWait, Metadata, Mode, NAME_LEN_MAX,
+    Reason, RenameMode,
 };
 
 mod ground;
@@ -71,7 +71,7 @@ pub fn file_system(fs: &Arc<dyn Fs>, root: &Path, symlinks: Symlinks) -> FileSys
 
 type Check = (&'static str, fn(&mut Ground) -> Outcome);
 
-const CHECKS: [Check; 45] = [
+const CHECKS: [Check; 46] = [
     ("create_exclusive makes an empty file, for reading and writing", create_makes_an_empty_file),
     ("create_exclusive refuses what exists and leaves it alone", create_refuses_what_exists),
     ("create takes the umask off the mode", create_takes_the_umask_off),
@@ -92,6 +92,7 @@ const CHECKS: [Check; 45] = [
     ("as_disk changes nothing and reads and writes aligned requests", as_disk),
     ("write_at_durable is a write", durable_write),
     ("forget_cached loses nothing", forget_cached),
+    ("a file that no loop device is attached to has no other way to it", disk_alias),
     ("rename Replace takes the place of a file", rename_replace),
     ("rename onto the same name changes nothing", rename_to_itself),
     ("rename moves between directories", rename_across),
@@ -368,6 +369,20 @@ fn durable_write(ground: &mut Ground) -> Outcome {
     let reader = ground.open("file", Access::Read)?;
     ensure("a handle for reading refuses a durable write", reader.write_at_durable(0, b"x").is_err())?;
     ground.holds("file", b"012abc6789de")
+}
+
+fn disk_alias(ground: &mut Ground) -> Outcome {
+    let file = ground.create("file", b"0123456789")?;
+    let handle = must("open_disk", ground.dir.open_disk("file".as_ref(), Access::Read))?;
+    for handle in [&file, &handle] {
+        let found = must("disk_alias", handle.disk_alias())?;
+        ensure("nothing is found", matches!(found, DiskAlias::None))?;
+    }
+    // A look takes no lock.
+    let locked = file.lock(LockWait::DoNotWait);
+    ground.optional("lock", locked)?;
+    must("disk_alias of a locked file", handle.disk_alias())?;
+    ground.holds("file", b"0123456789")
 }
 
 fn forget_cached(ground: &mut Ground) -> Outcome {

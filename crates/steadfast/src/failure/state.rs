@@ -5,7 +5,7 @@ use std::error::Error as _;
 use std::fmt;
 use std::path::Path;
 
-use media::{DeviceErrorKind, FileDiskError};
+use media::{DeviceErrorKind, FileDiskError, Holder};
 use serde_json::{Value, json};
 use statefs::{BadBackup, Error, ErrorKind};
 
@@ -61,7 +61,11 @@ impl From<Error> for StateTrouble {
 
 impl From<FileDiskError> for StateTrouble {
     fn from(error: FileDiskError) -> Self {
-        Self::Disk(error)
+        match error {
+            FileDiskError::Held { by: Holder::Lock } => Self::Held,
+            FileDiskError::Held { by: Holder::Claim } => Self::InUse,
+            error => Self::Disk(error),
+        }
     }
 }
 
@@ -79,11 +83,14 @@ impl StateTrouble {
             },
             // A store has whole blocks: the file was cut off, or never held one.
             Self::Disk(FileDiskError::Length { .. }) => Exit::Corrupt,
+            // Superblocks of two stores: which of them is meant, nobody can tell.
+            Self::Disk(FileDiskError::Refused { .. }) => Exit::Corrupt,
             Self::Disk(error) => match error.kind() {
                 DeviceErrorKind::Invalid => Exit::Usage,
                 DeviceErrorKind::Exists => Exit::NotSo,
                 DeviceErrorKind::NoSpace => Exit::NoSpace,
                 DeviceErrorKind::Denied => Exit::Denied,
+                DeviceErrorKind::Held => Exit::Held,
                 DeviceErrorKind::Unsupported
                 | DeviceErrorKind::NoMemory
                 | DeviceErrorKind::Io
@@ -118,6 +125,7 @@ impl StateTrouble {
                 Exit::NoSpace => "no_space",
                 Exit::Denied => "denied",
                 Exit::Corrupt => "corrupt",
+                Exit::Held => "locked",
                 _ => "io",
             },
             Self::Damaged => "damaged",
@@ -145,6 +153,15 @@ impl StateTrouble {
             }
             Self::Disk(error) if error.kind() == DeviceErrorKind::Exists => {
                 "an image is never overwritten: choose another name, or remove the file first"
+            }
+            Self::Disk(FileDiskError::Held { by: Holder::LoopDevice(_) }) => {
+                "name the device instead of the file, or detach it with `losetup --detach`"
+            }
+            Self::Disk(FileDiskError::Held { .. }) => {
+                "try again when the other one has ended; readers need no lock"
+            }
+            Self::Disk(FileDiskError::Refused { .. }) => {
+                "a store was made over an older one with other blocks: restore a backup into a new image"
             }
             Self::Damaged => {
                 "`steadfast state fsck` says what is lost, `steadfast state salvage` saves the rest"

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 mod backup;
 mod batch;
+mod image;
 mod seal;
 mod tools;
 mod watch;
@@ -84,10 +85,19 @@ fn json_lines(dir: &Path, arguments: &[&str]) -> Vec<Value> {
 }
 
 /// A lock on the image of that name, as a writer holds it.
-fn hold(dir: &Path, image: &str) -> std::sync::Arc<dyn media::File> {
+struct Held(std::sync::Arc<dyn media::File>);
+
+fn hold(dir: &Path, image: &str) -> Held {
     let held = OsFs.open_dir(dir).unwrap().open(image.as_ref(), Access::ReadWrite).unwrap();
     held.lock(LockWait::DoNotWait).unwrap();
-    held
+    Held(held)
+}
+
+impl Drop for Held {
+    /// A process that another test is starting has the descriptor too, for a moment: closing it here would not be enough.
+    fn drop(&mut self) {
+        self.0.unlock().unwrap();
+    }
 }
 
 /// A directory with an empty store in `image`.

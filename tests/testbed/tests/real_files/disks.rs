@@ -123,7 +123,7 @@ fn a_raw_device_has_one_writer_whatever_name_it_uses() {
     let refused = open(&node, Access::ReadWrite).unwrap_err();
     assert_eq!(Reason::of(&refused), Reason::Busy);
     drop(first);
-    drop(disk(device.path(), Access::ReadWrite, 4096));
+    drop(crate::one_writer::soon(|| open(device.path(), Access::ReadWrite)));
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod attributes;
 mod disks;
 mod full;
 mod names;
+mod one_writer;
 mod refused;
 mod secret;
 mod system_calls;

@@ -191,26 +191,36 @@ fn a_new_file_is_nine_system_calls() {
     assert_no_time_is_asked_for(&calls);
 }
 
+/// Beside it a look at who asks (a child made with `fork` may not write) and, after the barrier, one at the length (a
+/// file that was cut may not be called durable).
 #[test]
-fn a_durable_write_is_one_system_call_and_no_sync() {
+fn a_durable_write_is_one_write_and_no_sync() {
     for (kind, size) in [(FsKind::Ext4, 64 << 20), (FsKind::Xfs, 300 << 20)] {
         let fs = need!(LoopFs::mount(kind, size));
         let calls = need!(traced_child(DISK_CHILD, "durable", fs.root()));
-        let [write] = calls.as_slice() else { panic!("{kind:?}: {calls:#?}") };
+        let [who, write, len] = calls.as_slice() else { panic!("{kind:?}: {calls:#?}") };
         assert!(write.starts_with("pwritev2(") && write.contains("iov_len=4096"), "{write}");
         // One block at its place, durable, and taken whole; nothing is allocated for its copy, and nobody woken.
         assert!(write.ends_with(", 1, 12288, RWF_DSYNC) = 4096"), "{write}");
+        assert!(who.starts_with("getpid(") && len.starts_with("statx("), "{calls:#?}");
+        assert_eq!(descriptor(len), descriptor(write));
+        assert_no_time_is_asked_for(&calls);
     }
 }
 
 #[test]
-fn a_plain_write_and_a_flush_are_two_system_calls() {
+fn a_plain_write_and_a_flush_are_one_write_and_one_sync() {
     for (kind, size) in [(FsKind::Ext4, 64 << 20), (FsKind::Tmpfs, 16 << 20)] {
         let fs = need!(LoopFs::mount(kind, size));
         let calls = need!(traced_child(DISK_CHILD, "plain", fs.root()));
-        let [write, sync] = calls.as_slice() else { panic!("{kind:?}: {calls:#?}") };
+        let [who, write, who_again, sync, len] = calls.as_slice() else { panic!("{kind:?}: {calls:#?}") };
         assert!(write.starts_with("pwrite64(") && write.ends_with(", 4096, 12288) = 4096"), "{write}");
         assert_eq!(sync.split('(').next(), Some("fdatasync"), "{sync}");
         assert_eq!(descriptor(sync), descriptor(write));
+        for who in [who, who_again] {
+            assert!(who.starts_with("getpid("), "{calls:#?}");
+        }
+        assert!(len.starts_with("statx("), "{calls:#?}");
+        assert_no_time_is_asked_for(&calls);
     }
 }

@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 #[cfg(target_os = "linux")]
 mod disk;
+#[cfg(target_os = "linux")]
+mod loops;
 
 #[cfg(target_os = "linux")]
 use disk::Claim;
@@ -21,12 +23,12 @@ use rustix::fs::StatxFlags;
 use rustix::fs::{AtFlags, FileType, FlockOperation, OFlags, RenameFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 
-#[cfg(target_os = "linux")]
-use crate::fs::DiskFacts;
 use crate::fs::{
     Access, Dir, Entry, File, FileId, FileKind, Fs, LockWait, Metadata, Mode, Owner, RenameMode, Timestamp,
     single_component,
 };
+#[cfg(target_os = "linux")]
+use crate::fs::{DiskAlias, DiskFacts, Reason};
 
 /// The longest value of an extended attribute that Linux allows (`XATTR_SIZE_MAX`), and of a list of names.
 const XATTR_LEN_MAX: usize = 65_536;
@@ -97,8 +99,29 @@ impl OsDir {
             Access::Append => OFlags::RDWR | OFlags::APPEND,
         };
         // Without NONBLOCK the open of a FIFO waits for its other end; regular files ignore it.
-        let flags = access | more | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let flags = access | more | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         Ok(retry_on_intr(|| sys::openat(&self.fd, name, flags, sys::Mode::empty()))?)
+    }
+
+    /// Opens the block device that the symbolic link `name` leads to; `None` if it does not lead to one.
+    #[cfg(target_os = "linux")]
+    fn open_linked_device(&self, name: &OsStr, access: Access, more: OFlags) -> io::Result<Option<OwnedFd>> {
+        let number = |fd: &OwnedFd| {
+            let stat = sys::fstat(fd)?;
+            let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
+            Ok::<_, io::Error>(is_device.then_some(stat.st_rdev))
+        };
+        // A path descriptor first, because opening something else is already an action: a tape rewinds, a watchdog
+        // is armed.
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let target = single_component(name)?;
+        let Ok(seen) = retry_on_intr(|| sys::openat(&self.fd, target, flags, sys::Mode::empty())) else {
+            return Ok(None);
+        };
+        let Some(wanted) = number(&seen)? else { return Ok(None) };
+        let fd = self.open_with(name, access, more)?;
+        // The link may have been changed between the two.
+        Ok((number(&fd)? == Some(wanted)).then_some(fd))
     }
 }
 
@@ -114,13 +137,19 @@ impl Dir for OsDir {
     }
 
     fn open(&self, name: &OsStr, access: Access) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(OsFile::plain(self.open_with(name, access, OFlags::empty())?, access)))
+        Ok(Arc::new(OsFile::plain(self.open_with(name, access, OFlags::NOFOLLOW)?, access)))
     }
 
     #[cfg(target_os = "linux")]
     fn open_disk(&self, name: &OsStr, access: Access) -> io::Result<Arc<dyn File>> {
         let claim = Claim::for_access(access);
-        Ok(Arc::new(OsFile { claim, ..OsFile::plain(self.open_with(name, access, claim.flags())?, access) }))
+        let fd = match self.open_with(name, access, claim.flags() | OFlags::NOFOLLOW) {
+            Err(error) if Reason::of(&error) == Reason::SymlinkLoop => {
+                self.open_linked_device(name, access, claim.flags())?.ok_or(error)?
+            }
+            outcome => outcome?,
+        };
+        Ok(Arc::new(OsFile { claim, ..OsFile::plain(fd, access) }))
     }
 
     fn create_dir(&self, name: &OsStr, mode: Mode) -> io::Result<()> {
@@ -329,6 +358,11 @@ impl File for OsFile {
     #[cfg(target_os = "linux")]
     fn forget_cached(&self) -> io::Result<()> {
         Ok(sys::fadvise(&self.fd, 0, None, sys::Advice::DontNeed)?)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn disk_alias(&self) -> io::Result<DiskAlias> {
+        loops::alias(self.fd.as_fd())
     }
 
     fn lock(&self, wait: LockWait) -> io::Result<()> {

@@ -42,7 +42,7 @@ pub(in crate::commands) fn demonstrate(path: &Path, medium: &Medium, output: &Ou
     list(&store, path, output)?;
     // Not closed: as after a power cut, whoever looks next finds out how it ended.
     drop(store);
-    let found = image::open(medium, path, media::Access::Read)?.with_disk(fsck)?;
+    let found = image::open(medium, path)?.with_disk(fsck)?;
     let health = match found.health {
         Health::Clean => "clean",
         Health::TornTail => "a torn tail",

@@ -1,14 +1,16 @@
 //! Images: files and raw block devices that hold a store. Making them, opening them to read or to write.
 
 use std::ffi::OsStr;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use journal::probe::{self, BLOCK_SIZES};
 use journal::{JournalError, Layout};
 use media::{
-    Access, BlockDevice as _, Dir, DiskMedium, File, FileDisk, FileDiskError, FileKind, Geometry, LockWait,
-    Reason,
+    Access, BlockDevice as _, BlockSize, Dir, DiskMedium, File, FileDisk, FileDiskError, Geometry, LockWait,
+    ProbeError, ReadAt, Reason,
 };
 use statefs::{Check, Error, ErrorKind, Health, Options, Recovery, Store, StoreId, Verdict, Verified};
 
@@ -17,9 +19,6 @@ use crate::failure::{Exit, Failure, Outcome, StateTrouble};
 use crate::medium::Medium;
 use crate::output::Output;
 
-/// The block sizes there are, the usual one first.
-const BLOCK_SIZES: [u32; 8] = [4096, 512, 1024, 2048, 8192, 16_384, 32_768, 65_536];
-
 /// A store has four superblocks, so what has fewer blocks holds none.
 const BLOCKS_MIN: u64 = 4;
 
@@ -27,24 +26,55 @@ const BLOCKS_MIN: u64 = 4;
 const LOOKS_MAX: u32 = 5;
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
+/// The block size that the superblocks of an image tell.
+const TOLD: BlockSize<'static> = BlockSize::Probed(&told_block_size);
+
+fn told_block_size(len: u64, read: &ReadAt<'_>) -> Result<Option<u32>, ProbeError> {
+    let found = probe::probe(len, |offset, into| read(offset, into))?;
+    match probe::the_one(&found) {
+        Ok(one) => Ok(one.map(|one| one.block_size)),
+        Err(several) => Err(ProbeError::Refused(Box::new(several))),
+    }
+}
+
 /// An image that is there.
 pub(super) struct Image<'p> {
     path: &'p Path,
     file: Arc<dyn File>,
 }
 
-/// Opens an image, without a lock. A block device is claimed, if it is to be written.
-pub(super) fn open<'p>(medium: &Medium, path: &'p Path, access: Access) -> Outcome<Image<'p>> {
+/// Opens an image to be read, without a lock.
+pub(super) fn open<'p>(medium: &Medium, path: &'p Path) -> Outcome<Image<'p>> {
     let (dir, name) = place(medium, path)?;
-    let file = dir.open_disk(name, access).map_err(|error| match Reason::of(&error) {
-        Reason::SymlinkLoop => Failure::Usage {
-            message: format!("`{}` is a symbolic link", path.display()),
-            hint: Some("name the file that it leads to".to_owned()),
-        },
-        Reason::Busy => Failure::state(path, StateTrouble::InUse),
+    let file = dir.open_disk(name, Access::Read).map_err(|error| match Reason::of(&error) {
+        Reason::SymlinkLoop => is_a_link(path),
         _ => Failure::io("opening the image", path, error),
     })?;
     Ok(Image { path, file })
+}
+
+fn is_a_link(path: &Path) -> Failure {
+    Failure::Usage {
+        message: format!("`{}` is a symbolic link, and not one to a block device", path.display()),
+        hint: Some("name the file that it leads to".to_owned()),
+    }
+}
+
+/// Why an image could not be had for its one writer.
+fn refused(medium: &Medium, path: &Path, error: FileDiskError) -> Failure {
+    match error {
+        FileDiskError::Link => is_a_link(path),
+        // Which of the reasons it is, a reader finds out.
+        FileDiskError::NoBlockSize { len } => match open(medium, path) {
+            Ok(image) => image.no_store(len),
+            Err(failure) => failure,
+        },
+        FileDiskError::Open { cause } => match cause.io_error().and_then(io::Error::raw_os_error) {
+            Some(code) => Failure::io("opening the image", path, io::Error::from_raw_os_error(code)),
+            None => Failure::state(path, FileDiskError::Open { cause }),
+        },
+        error => Failure::state(path, error),
+    }
 }
 
 /// Opens the store of an image to be read, beside whoever writes it.
@@ -76,7 +106,7 @@ fn look<T>(
     mut attempt: impl FnMut(FileDisk) -> Result<T, Error>,
     is_damaged: impl Fn(&T) -> bool,
 ) -> Outcome<T> {
-    let image = open(medium, path, Access::Read)?;
+    let image = open(medium, path)?;
     for looks_left in (0..LOOKS_MAX).rev() {
         let found = image.with_disk(&mut attempt);
         let is_doubtful = match &found {
@@ -111,9 +141,10 @@ pub(super) fn writer(medium: &Medium, path: &Path) -> Outcome<Store<FileDisk>> {
 
 /// The same, and what was found.
 pub(super) fn recovered(medium: &Medium, path: &Path) -> Outcome<(Store<FileDisk>, Recovery)> {
-    let image = open(medium, path, Access::ReadWrite)?;
-    image.hold()?;
-    let (store, recovery) = image.with_disk(|disk| Store::open(disk, statefs::Access::Write))?;
+    let (dir, name) = place(medium, path)?;
+    let disk = FileDisk::open_locked(&*dir, name, TOLD).map_err(|error| refused(medium, path, error))?;
+    let (store, recovery) =
+        Store::open(disk, statefs::Access::Write).map_err(|error| Failure::state(path, error))?;
     match (recovery.tail, recovery.read_only) {
         (Verdict::Damaged { .. }, _) => Err(Failure::state(path, StateTrouble::Damaged)),
         (_, Some(why)) => Err(Failure::state(path, StateTrouble::ReadOnly(why))),
@@ -122,42 +153,41 @@ pub(super) fn recovered(medium: &Medium, path: &Path) -> Outcome<(Store<FileDisk
 }
 
 impl Image<'_> {
-    /// Tries the block sizes until a superblock is found, which tells the right one.
-    pub(super) fn with_disk<T>(&self, mut attempt: impl FnMut(FileDisk) -> Result<T, Error>) -> Outcome<T> {
-        let fail = |trouble: StateTrouble| Failure::state(self.path, trouble);
-        let mut first: Option<StateTrouble> = None;
-        for block_size in BLOCK_SIZES {
-            let disk = match self.open_disk(block_size) {
-                Ok(disk) if disk.geometry().block_count() < BLOCKS_MIN => continue,
-                Err(FileDiskError::Length { len, .. }) if len < u64::from(block_size) * BLOCKS_MIN => {
-                    continue;
-                }
-                outcome => outcome,
-            };
-            let trouble = match disk.map_err(StateTrouble::from).and_then(|disk| Ok(attempt(disk)?)) {
-                Ok(done) => return Ok(done),
-                Err(trouble) => trouble,
-            };
-            let told = told_block_size(&trouble);
-            match (told, &trouble) {
-                (Some(told), _) if told != block_size => {
-                    let disk = self.open_disk(told).map_err(|error| fail(error.into()))?;
-                    return attempt(disk).map_err(|error| fail(error.into()));
-                }
-                (None, StateTrouble::Disk(FileDiskError::Length { .. })) => {}
-                (None, StateTrouble::Store(error)) if is_no_root(error) => {}
-                _ => return Err(fail(trouble)),
+    /// Calls `attempt` with the image as a disk. Its superblocks tell the block size.
+    pub(super) fn with_disk<T>(&self, attempt: impl FnOnce(FileDisk) -> Result<T, Error>) -> Outcome<T> {
+        match TOLD.find(&self.file) {
+            Ok(block_size) => {
+                attempt(self.disk(block_size)?).map_err(|error| Failure::state(self.path, error))
             }
-            // That blocks of a store were seen says more than that none were.
-            let says_more = matches!(&trouble, StateTrouble::Store(e) if e.kind() == ErrorKind::Corrupt);
-            if first.is_none() || says_more {
-                first = Some(trouble);
+            Err(FileDiskError::NoBlockSize { len }) => Err(self.no_store(len)),
+            Err(error) => Err(Failure::state(self.path, error)),
+        }
+    }
+
+    /// Says why there is no store in an image of that length. Blocks of a store without a superblock are worth saying, and
+    /// where they would be depends on the block size.
+    fn no_store(&self, len: u64) -> Failure {
+        let mut first = None;
+        for block_size in BLOCK_SIZES {
+            if len / u64::from(block_size) < BLOCKS_MIN || !len.is_multiple_of(u64::from(block_size)) {
+                continue;
+            }
+            let disk = self.open_disk(block_size).map_err(StateTrouble::from);
+            match disk.and_then(|disk| Ok(statefs::fsck(disk)?)) {
+                // Another process has just made it.
+                Ok(_) => {}
+                Err(StateTrouble::Store(error)) if error.kind() == ErrorKind::Corrupt => {
+                    return Failure::state(self.path, error);
+                }
+                Err(trouble) => {
+                    first.get_or_insert(trouble);
+                }
             }
         }
-        Err(first.map_or_else(
-            || Failure::not_so(format!("`{}` is too short to hold a store", self.path.display())),
-            fail,
-        ))
+        match first {
+            Some(trouble) => Failure::state(self.path, trouble),
+            None => Failure::not_so(format!("`{}` is too short to hold a store", self.path.display())),
+        }
     }
 
     /// As a disk with blocks of a size that is known.
@@ -168,33 +198,6 @@ impl Image<'_> {
     fn open_disk(&self, block_size: u32) -> Result<FileDisk, FileDiskError> {
         FileDisk::open(Arc::clone(&self.file), block_size)
     }
-
-    /// Shuts other writers out, or fails because one is there.
-    fn hold(&self) -> Outcome<()> {
-        let found = self.file.metadata().map_err(|e| Failure::io("examining the image", self.path, e))?;
-        if found.kind == FileKind::File {
-            return lock(self.path, &*self.file);
-        }
-        // The claim of the device keeps them out. The lock shows readers that somebody writes; that something else has
-        // locked the node, as a service that looks at new devices does for a moment, is no reason to stop.
-        match self.file.lock(LockWait::DoNotWait) {
-            Ok(()) | Err(_) => Ok(()),
-        }
-    }
-}
-
-fn told_block_size(trouble: &StateTrouble) -> Option<u32> {
-    let StateTrouble::Store(Error::Journal(error)) = trouble else { return None };
-    match **error {
-        JournalError::WrongDevice { block_size, .. } => Some(block_size),
-        _ => None,
-    }
-}
-
-/// No superblock was found where they are with blocks of this size.
-fn is_no_root(error: &Error) -> bool {
-    matches!(error, Error::Journal(error)
-        if matches!(**error, JournalError::NoStore | JournalError::SuperblocksLost))
 }
 
 /// Overwrites a block device; `fill` makes the store. Gives its length as well.
@@ -206,8 +209,8 @@ pub(super) fn overwrite_device<T>(
 ) -> Outcome<(T, u64)> {
     // Refuses a block size that there is not.
     let _valid = geometry(u64::from(block_size), block_size)?;
-    let image = open(medium, path, Access::ReadWrite)?;
-    let disk = match image.open_disk(block_size) {
+    let (dir, name) = place(medium, path)?;
+    let disk = match FileDisk::open_locked(&*dir, name, BlockSize::Is(block_size)) {
         Ok(disk) if disk.mode().medium == DiskMedium::BlockDevice => disk,
         Ok(_) | Err(FileDiskError::NotRegular { .. }) => {
             return Err(Failure::Usage {
@@ -216,9 +219,8 @@ pub(super) fn overwrite_device<T>(
             });
         }
         Err(FileDiskError::Length { len, .. }) => return Err(not_whole(len, block_size)),
-        Err(error) => return Err(Failure::state(path, error)),
+        Err(error) => return Err(refused(medium, path, error)),
     };
-    image.hold()?;
     let options = options_for(medium, path, disk.geometry())?;
     let made = fill(&disk, &options)?;
     Ok((made, disk.geometry().byte_len()))
@@ -235,8 +237,9 @@ pub(super) fn create<T>(
 ) -> Outcome<T> {
     let options = options_for(medium, path, geometry)?;
     let (dir, name) = place(medium, path)?;
-    let disk = FileDisk::create(&*dir, name, geometry).map_err(|error| Failure::state(path, error))?;
-    let made = lock(path, &**disk.file()).and_then(|()| fill(&disk, &options));
+    let mut disk = FileDisk::create(&*dir, name, geometry).map_err(|error| Failure::state(path, error))?;
+    let locked = disk.lock().map_err(|error| refused(medium, path, error));
+    let made = locked.and_then(|()| fill(&disk, &options));
     if made.is_err()
         && let Err(error) = dir.unlink(name).and_then(|()| dir.sync())
     {
@@ -292,13 +295,6 @@ fn new_store_id(medium: &Medium) -> Outcome<StoreId> {
     Ok(StoreId(id))
 }
 
-fn lock(path: &Path, file: &dyn File) -> Outcome<()> {
-    file.lock(LockWait::DoNotWait).map_err(|error| match Reason::of(&error) {
-        Reason::WouldBlock => Failure::state(path, StateTrouble::Held),
-        _ => Failure::io("taking the lock of the image", path, error),
-    })
-}
-
 fn place<'p>(medium: &Medium, path: &'p Path) -> Outcome<(Arc<dyn Dir>, &'p OsStr)> {
     let (parent, name) = parent_and_name(path)?;
     let dir = medium.fs().open_dir(parent).map_err(|e| Failure::io("opening the directory", parent, e))?;
@@ -315,8 +311,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let medium = Medium::from_env().unwrap();
         let dir = medium.fs().open_dir(root.path()).unwrap();
-        let file = dir.create_exclusive("image".as_ref(), media::Mode::PRIVATE).unwrap();
-        file.set_len(65_536).unwrap();
+        let geometry = Geometry::new(4096, 32).unwrap();
+        let disk = FileDisk::create(&*dir, "image".as_ref(), geometry).unwrap();
+        let file = Arc::clone(disk.file());
+        drop(Store::format(disk, &Options::new(StoreId([7; 16]))).unwrap());
         if is_written {
             file.lock(LockWait::DoNotWait).unwrap();
         }

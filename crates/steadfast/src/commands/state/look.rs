@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use media::Access;
 use serde_json::{Value, json};
 use statefs::{
     Check, Error, Evidence, Health, Key, Lost, Page, Prefix, Recovery, Salvaged, Suspects, Verdict, Verified,
@@ -96,6 +95,7 @@ pub(super) fn stats(path: &Path, medium: &Medium, output: &Output) -> Outcome {
             "snapshots": stats.snapshots, "past_values": stats.past_values, "past_bytes": stats.past_bytes,
             "quotas": store.quotas().count(), "sealed_prefixes": store.sealed_prefixes().count(),
             "lost_prefixes": store.lost_prefixes().count(),
+            "has_holes": store.device().has_holes(),
         });
         output.object(true, fields)?;
         return Ok(exit);
@@ -127,6 +127,9 @@ pub(super) fn stats(path: &Path, medium: &Medium, output: &Output) -> Outcome {
     output.line(format_args!(
         "blocks      {blocks} of {blocks_max} (of {block_size} bytes, for what is alive)"
     ))?;
+    if store.device().has_holes() == Some(true) {
+        output.line("space       the image has holes: a write can fail if its file system is full")?;
+    }
     output.line(format_args!("revision    {} (of the newest write)", store.durable_revision().get()))?;
     output.line(format_args!("replayed    {} frames", recovery.frames_replayed))?;
     output.line(format_args!("opened      {} times to be written", recovery.incarnation))?;
@@ -269,7 +272,7 @@ fn check_json(word: &str, check: &Check, verified: Option<&Verified>) -> Value {
 }
 
 pub(super) fn salvage(args: &StateSalvage, medium: &Medium, output: &Output) -> Outcome {
-    let image = image::open(medium, &args.image, Access::Read)?;
+    let image = image::open(medium, &args.image)?;
     let (block_size, size) = {
         let (store, _) = image::reader(medium, &args.image)?;
         (image::block_size_of(&store)?, media::BlockDevice::geometry(store.device()).byte_len())
