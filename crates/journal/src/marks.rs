@@ -85,7 +85,10 @@ impl Mark {
             Self::decode(&block, store, side, copy)
         };
         let mark = read(first, 0)?;
-        (read(second, 1)? == mark && mark.used <= layout.region_blocks()).then_some(mark)
+        // Of a device that was cut short the end is missing, and with it the second copy. Nothing will be written to it.
+        let is_cut_off = second.get() >= device.geometry().block_count();
+        let is_agreed = is_cut_off || read(second, 1)? == mark;
+        (is_agreed && mark.used <= layout.region_blocks()).then_some(mark)
     }
 
     /// How many blocks of a region a life of this epoch may have: all of them, where there is no mark that says so.

@@ -10,7 +10,7 @@ use crate::frame::{Format, HEADER_LEN, Kind, LEN_AT, StoreId, decode, u32_at};
 use crate::layout::{Layout, Limits, Marks, Side, pair_of};
 use crate::marks::Mark;
 pub use crate::replay::Frame;
-use crate::replay::{Looked, Region, Replayed, Verdict, Watch, replay};
+use crate::replay::{Looked, Region, Replayed, Verdict, Watch, examine, replay};
 use crate::superblock::{Slot, Superblock, read_slots};
 use crate::writer::{Barrier, Journal, OpenRecord, RootSource, Stats};
 
@@ -458,20 +458,19 @@ impl Found {
             // Older: everything in it was written before the root in force.
             return Ok((other, None));
         }
-        let mut ignore = |_: Frame<'_>| Ok::<(), JournalError>(());
         let epoch = header.map_or(0, |header| header.epoch);
         // What the mark leaves out has smaller epochs than the mark, and no greater incarnations.
         let mark = self.mark(side);
         let end = mark.map_or(self.layout.region_blocks(), |mark| mark.used);
         let newer = Region { side, epoch, copied_blocks: 0, end, ..self.region(&self.root) };
-        let copy = replay(device, newer, watch, &mut ignore)?;
+        let copy = examine(device, newer, watch)?;
         // The header of the last attempt may be torn, with blocks of an earlier one behind it.
         other.epoch_max = other.epoch_max.max(copy.epoch_max).max(mark.map_or(0, |mark| mark.epoch));
         other.incarnation_max =
             other.incarnation_max.max(copy.incarnation_max).max(mark.map_or(0, |mark| mark.incarnation));
         other.promised = copy.promised;
         let Some(copied_blocks) = copy.copied_blocks else { return Ok((other, None)) };
-        let old = replay(device, self.region(&self.root), watch, &mut ignore)?;
+        let old = examine(device, self.region(&self.root), watch)?;
         // Where the switch was cut short, all of that is in the copy. Where the newest roots are lost, there may be more.
         other.promised = other.promised.max(old.promised);
         let closing_seq = copy.next_seq.saturating_sub(1);

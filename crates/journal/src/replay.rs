@@ -263,6 +263,18 @@ struct Walk {
     frames: u64,
 }
 
+/// Reads a region from its beginning and says what it is. Nothing is handed over, so what follows damage is read only once.
+pub(crate) fn examine<D: BlockDevice>(
+    device: &D,
+    region: Region,
+    watch: &mut Watch<'_>,
+) -> Result<Replayed, JournalError> {
+    let mut reader = Reader::new(device, region, watch)?;
+    let mut body = Vec::new();
+    let walk = walk(&mut reader, &mut body, &mut |_| Ok::<_, JournalError>(()))?;
+    conclude(&mut reader, walk, &mut body, None)
+}
+
 /// Reads a region from its beginning and hands over every frame of records.
 pub(crate) fn replay<D: BlockDevice, E: From<JournalError>>(
     device: &D,
@@ -271,6 +283,17 @@ pub(crate) fn replay<D: BlockDevice, E: From<JournalError>>(
     each: &mut dyn FnMut(Frame<'_>) -> Result<(), E>,
 ) -> Result<Replayed, E> {
     let mut reader = Reader::new(device, region, watch)?;
+    let mut body = Vec::new();
+    let walk = walk(&mut reader, &mut body, each)?;
+    conclude(&mut reader, walk, &mut body, Some(each))
+}
+
+/// Reads frames as long as they follow each other.
+fn walk<D: BlockDevice, E: From<JournalError>>(
+    reader: &mut Reader<'_, '_, D>,
+    body: &mut Vec<u8>,
+    each: &mut dyn FnMut(Frame<'_>) -> Result<(), E>,
+) -> Result<Walk, E> {
     let mut walk = Walk {
         tail: 0,
         next_seq: 0,
@@ -281,13 +304,8 @@ pub(crate) fn replay<D: BlockDevice, E: From<JournalError>>(
         copied_blocks: None,
         frames: 0,
     };
-    let mut body = Vec::new();
-    while walk.tail < region.end {
-        if !step(&mut reader, &mut walk, &mut body, each)? {
-            break;
-        }
-    }
-    conclude(&mut reader, walk, &mut body, each)
+    while walk.tail < reader.region.end && step(reader, &mut walk, body, each)? {}
+    Ok(walk)
 }
 
 /// Reads one frame; false at the first block that is not current, which `walk.tail` then is.
@@ -595,7 +613,7 @@ fn conclude<D: BlockDevice, E: From<JournalError>>(
     reader: &mut Reader<'_, '_, D>,
     walk: Walk,
     body: &mut Vec<u8>,
-    each: &mut dyn FnMut(Frame<'_>) -> Result<(), E>,
+    each: Option<&mut dyn FnMut(Frame<'_>) -> Result<(), E>>,
 ) -> Result<Replayed, E> {
     let stopped_at = match walk.tail < reader.region.end {
         true => reader.look(walk.tail).map(|(header, _)| header),
@@ -614,7 +632,10 @@ fn conclude<D: BlockDevice, E: From<JournalError>>(
         Ok(None) => Verdict::Clean,
         Err(_) => Verdict::TornTail { at: tail, first_lost: next_seq },
         Ok(Some(evidence)) => {
-            let after = after_gap(reader, &walk, &scan, body, &mut frames, each)?;
+            let after = match each {
+                Some(each) => after_gap(reader, &walk, &scan, body, &mut frames, each)?,
+                None => After { first_seq: None, end: tail, next_seq, gap_at_end: true },
+            };
             gap_at_end = after.gap_at_end || scan.unreadable_last >= Some(after.end);
             reached = after.next_seq;
             let last_lost =

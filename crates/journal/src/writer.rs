@@ -112,6 +112,40 @@ pub struct Journal<D> {
     pub(crate) stats: Stats,
 }
 
+impl<D> Journal<D> {
+    /// The same journal on the device as `map` wraps it: in a counter, say, or behind an [`alloc::sync::Arc`]. What it wraps
+    /// must be the same device.
+    pub fn map_device<E>(self, map: impl FnOnce(D) -> E) -> Journal<E> {
+        Journal {
+            device: map(self.device),
+            layout: self.layout,
+            root: self.root,
+            side: self.side,
+            epoch: self.epoch,
+            epoch_max: self.epoch_max,
+            incarnation: self.incarnation,
+            tail: self.tail,
+            next_seq: self.next_seq,
+            durable_seq: self.durable_seq,
+            in_flight_blocks: self.in_flight_blocks,
+            open_record: self.open_record,
+            covers: self.covers,
+            last: self.last,
+            read_only: self.read_only,
+            poisoned: self.poisoned,
+            buffer: self.buffer,
+            out: self.out,
+            spare: self.spare,
+            copying: self.copying,
+            used: self.used,
+            wiped_blocks: self.wiped_blocks,
+            began_wiped: self.began_wiped,
+            stats: self.stats,
+            root_source: self.root_source,
+        }
+    }
+}
+
 impl<D: BlockDevice> Journal<D> {
     /// Where things are.
     #[must_use]
@@ -291,38 +325,6 @@ impl<D: BlockDevice> Journal<D> {
             OpenRecord::Due => self.write_due_open()?,
         }
         self.put_seal()
-    }
-
-    /// The same journal on the device as `map` wraps it: in a counter, say, or behind an [`alloc::sync::Arc`]. What it wraps
-    /// must be the same device.
-    pub fn map_device<E>(self, map: impl FnOnce(D) -> E) -> Journal<E> {
-        Journal {
-            device: map(self.device),
-            layout: self.layout,
-            root: self.root,
-            side: self.side,
-            epoch: self.epoch,
-            epoch_max: self.epoch_max,
-            incarnation: self.incarnation,
-            tail: self.tail,
-            next_seq: self.next_seq,
-            durable_seq: self.durable_seq,
-            in_flight_blocks: self.in_flight_blocks,
-            open_record: self.open_record,
-            covers: self.covers,
-            last: self.last,
-            read_only: self.read_only,
-            poisoned: self.poisoned,
-            buffer: self.buffer,
-            out: self.out,
-            spare: self.spare,
-            copying: self.copying,
-            used: self.used,
-            wiped_blocks: self.wiped_blocks,
-            began_wiped: self.began_wiped,
-            stats: self.stats,
-            root_source: self.root_source,
-        }
     }
 
     /// Gives the device back. Nothing is written: [`Journal::seal_for_good`] is for a clean end.

@@ -69,7 +69,7 @@ pub use compact::Compaction;
 pub use error::{Error, ErrorKind};
 pub use fsck::{Blocks, Check, Health, Lost, fsck};
 pub use histogram::Histogram;
-pub use journal::{Access, Evidence, StoreId, Verdict};
+pub use journal::{Access, Evidence, Format, Reading, StoreId, Verdict};
 pub use key::{Key, KeyError, Prefix};
 pub use limits::{BATCH_OPS_MAX, KEY_LEN_MAX, Limits, VALUE_LEN_MAX};
 pub use list::{Listed, Page};

@@ -7,7 +7,7 @@ use core::time::Duration;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use journal::{Access, Frame, Journal, JournalError, Opened, StoreId, Verdict};
+use journal::{Access, Format, Frame, Journal, JournalError, Opened, Reading, StoreId, Verdict};
 use media::BlockDevice;
 
 use crate::changes::Ring;
@@ -73,6 +73,10 @@ pub struct Recovery {
     pub snapshots: usize,
     /// Why nothing can be written, if that is so.
     pub read_only: Option<&'static str>,
+    /// The version of the store's format.
+    pub format: Format,
+    /// Blocks that were looked at. One that was looked at twice counts twice.
+    pub examined_blocks: u64,
 }
 
 /// Whether a value is known to be the newest.
@@ -167,6 +171,38 @@ pub(crate) enum Idle {
     Sealed,
 }
 
+impl<D> Store<D> {
+    /// The same store on another handle of the same device.
+    fn map_device<E>(self, map: impl FnOnce(D) -> E) -> Store<E> {
+        Store {
+            journal: self.journal.map_device(map),
+            limits: self.limits,
+            space: self.space,
+            index: self.index,
+            pending: self.pending,
+            unshown: self.unshown,
+            frame_ops: self.frame_ops,
+            last: self.last,
+            durable: self.durable,
+            copying: self.copying,
+            given_up: self.given_up,
+            idle: self.idle,
+            body: self.body,
+            quotas: self.quotas,
+            sealing: self.sealing,
+            changes: self.changes,
+            scrubbing: self.scrubbing,
+        }
+    }
+}
+
+/// How often an open for reading begins again when a writer has overtaken it.
+const ATTEMPTS_MAX: u32 = 8;
+
+fn is_overtaken(error: &Error) -> bool {
+    matches!(error, Error::Journal(error) if matches!(**error, JournalError::Overtaken))
+}
+
 impl<D: BlockDevice> Store<D> {
     /// Makes an empty store on a device, whatever was there before.
     ///
@@ -186,17 +222,49 @@ impl<D: BlockDevice> Store<D> {
     /// Damage is no error: [`Recovery::tail`] and [`Recovery::suspect_keys`] say what it came to, and the store is read-only.
     /// The caller makes sure that there is no other writer.
     ///
+    /// Opened to be read, a store may be written by another process meanwhile. What is returned then is at least everything
+    /// that was durable when this call began. A reader that a writer has overtaken begins again, a few times.
+    ///
     /// # Durability
     /// Everything that can be read is durable, if the store was opened for writing. Opened for reading, nothing is written.
     ///
     /// # Errors
-    /// [`Error::Journal`]: there is no store, or none that can be opened, or the device failed. [`Error::OtherEngine`];
+    /// [`Error::Journal`]: there is no store, or none that can be opened, or the device failed; `Busy`: a writer overtook each
+    /// attempt to read. [`Error::OtherEngine`];
     /// [`Error::Corrupt`], [`Error::BadSetting`]: a frame is whole and its content is not what this crate writes. [`Error::NoMemory`].
     pub fn open(device: D, access: Access) -> Result<(Self, Recovery), Error> {
+        Self::open_watched(device, access, &mut |_| {})
+    }
+
+    /// As [`Store::open`], and tells `progress` how far it has read. A reader that begins again begins to count again.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_watched(
+        device: D,
+        access: Access,
+        progress: &mut dyn FnMut(Reading),
+    ) -> Result<(Self, Recovery), Error> {
+        let mut attempts = 1..=ATTEMPTS_MAX;
+        loop {
+            let attempt = attempts.next();
+            let opened = match Store::attempt(&device, access, progress) {
+                Err(error) if is_overtaken(&error) && attempt.is_some() => continue,
+                opened => opened.map(|(store, recovery)| (store.map_device(drop), recovery)),
+            };
+            return opened.map(|(store, recovery)| (store.map_device(|()| device), recovery));
+        }
+    }
+
+    fn attempt(
+        device: D,
+        access: Access,
+        progress: &mut dyn FnMut(Reading),
+    ) -> Result<(Self, Recovery), Error> {
         let mut index = Index::default();
         let mut last = Revision::from_u64(0);
         let mut each = |frame: Frame<'_>| load(&mut index, &mut last, &frame);
-        let Opened { journal, report } = Journal::open(device, access, &mut each)?;
+        let Opened { journal, report } = Journal::open_watched(device, access, progress, &mut each)?;
         let limits = Limits::decode(journal.engine()).ok_or(Error::OtherEngine)?;
         if report.gap_at_end {
             index.suspect_all();
@@ -222,6 +290,8 @@ impl<D: BlockDevice> Store<D> {
             switch_finished: report.switch_finished,
             snapshots: index.history().snapshots().len(),
             read_only: journal.read_only(),
+            format: report.format,
+            examined_blocks: report.examined_blocks,
         };
         let mut store = Self::over(journal, limits, index, last);
         store.load_settings()?;
@@ -255,26 +325,7 @@ impl<D: BlockDevice> Store<D> {
     /// The device, and the same store on a handle of it.
     #[cfg(feature = "std")]
     pub(crate) fn share(self) -> (Arc<D>, Store<Arc<D>>) {
-        let journal = self.journal.map_device(Arc::new);
-        let store = Store {
-            journal,
-            limits: self.limits,
-            space: self.space,
-            index: self.index,
-            pending: self.pending,
-            unshown: self.unshown,
-            frame_ops: self.frame_ops,
-            last: self.last,
-            durable: self.durable,
-            copying: self.copying,
-            given_up: self.given_up,
-            idle: self.idle,
-            body: self.body,
-            quotas: self.quotas,
-            sealing: self.sealing,
-            changes: self.changes,
-            scrubbing: self.scrubbing,
-        };
+        let store = self.map_device(Arc::new);
         (Arc::clone(store.device()), store)
     }
 
