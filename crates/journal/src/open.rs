@@ -137,9 +137,8 @@ impl<D: BlockDevice> Journal<D> {
         }
         let region = region_of(&root, layout);
         let mut replayed = replay(&device, region, each)?;
-        if root == found.root {
-            replayed.hear_promise(other.promised);
-        }
+        // A block of a later life, in this region or in the other: the root that was found is not the newest there was.
+        replayed.hear_promise(replayed.promised.max(other.promised));
         let mut journal = Self::over(device, layout, root.clone());
         journal.adopt(&replayed, &other, access)?;
         let mut report = Report {
@@ -345,6 +344,8 @@ impl Found {
         other.promised = copy.promised;
         let Some(copied_blocks) = copy.copied_blocks else { return Ok((other, None)) };
         let old = replay(device, region_of(&self.root, self.layout), &mut ignore)?;
+        // Where the switch was cut short, all of that is in the copy. Where the newest roots are lost, there may be more.
+        other.promised = other.promised.max(old.promised);
         let closing_seq = copy.next_seq.saturating_sub(1);
         if epoch <= self.root.epoch || closing_seq < old.seq_max {
             return Ok((other, None));

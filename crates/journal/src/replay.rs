@@ -62,7 +62,7 @@ pub enum Evidence {
 pub(crate) enum Stop {
     /// The end of the region.
     End,
-    /// A block that was never written in this epoch.
+    /// A block that was never written in this epoch, or that an open has discarded since.
     Unwritten,
     /// Anything else that can be read.
     NotCurrent,
@@ -284,6 +284,8 @@ fn step<D: BlockDevice, E: From<JournalError>>(
             Ok(_) | Err(_) => {
                 walk.tail = at;
                 walk.next_seq = first.seq;
+                // What its first blocks promise is true, though the frame does not count.
+                walk.durable_seq = walk.durable_seq.max(first.durable_seq);
                 return Ok(false);
             }
         };
@@ -334,8 +336,8 @@ fn is_open(header: &BlockHeader, walk: &Walk, epoch: u64) -> bool {
 }
 
 impl Replayed {
-    /// What the other region promises was durable. Where a switch was cut short and its header has rotted since, or both roots
-    /// in force have, nobody in this region may know of the last commits.
+    /// What blocks of another life promise was durable. Where a switch was cut short and its header has rotted since, or
+    /// both roots in force have, nothing of the life that was read may know of the last commits.
     pub(crate) fn hear_promise(&mut self, promised: u64) {
         if promised < self.reached {
             return;
@@ -377,17 +379,88 @@ impl Walk {
     }
 }
 
-/// A valid block of this epoch behind the end.
-struct Later {
-    at: u64,
-    header: BlockHeader,
+/// What the blocks of one incarnation say, as far as they follow the end.
+#[derive(Debug, Clone, Copy)]
+struct Life {
+    incarnation: u32,
+    /// The greatest watermark in a block of it.
+    durable_seq: u64,
+    /// Where the last record of an open is, of this incarnation or, once [`Lives::settle`] has run, of a later one.
+    open_at: Option<u64>,
+}
+
+/// The incarnations that have blocks after the end, in order. Their number is bounded by that of these blocks.
+#[derive(Debug, Default)]
+struct Lives(Vec<Life>);
+
+impl Lives {
+    fn note(&mut self, at: u64, header: &BlockHeader) -> Result<(), JournalError> {
+        let open_at = (header.kind == Kind::Open).then_some(at);
+        let place = match self.0.last() {
+            // Nearly always: incarnations ascend along a region.
+            Some(last) if last.incarnation == header.incarnation => Ok(self.0.len() - 1),
+            _ => self.0.binary_search_by_key(&header.incarnation, |life| life.incarnation),
+        };
+        match place {
+            Ok(place) => {
+                if let Some(life) = self.0.get_mut(place) {
+                    life.durable_seq = life.durable_seq.max(header.durable_seq);
+                    life.open_at = life.open_at.max(open_at);
+                }
+            }
+            Err(place) => {
+                self.0.try_reserve(1).map_err(|_| JournalError::NoMemory { len: size_of::<Life>() })?;
+                let (incarnation, durable_seq) = (header.incarnation, header.durable_seq);
+                self.0.insert(place, Life { incarnation, durable_seq, open_at });
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on each incarnation knows the last record of an open of any later one.
+    fn settle(&mut self) {
+        let mut later = None;
+        for life in self.0.iter_mut().rev() {
+            let own = life.open_at;
+            life.open_at = later;
+            later = later.max(own);
+        }
+    }
+
+    /// What is known of a frame after the end.
+    fn proof(&self, end: u64, header: &BlockHeader) -> Proof {
+        let life = self.0.binary_search_by_key(&header.incarnation, |life| life.incarnation);
+        let Some(life) = life.ok().and_then(|place| self.0.get(place)) else { return Proof::None };
+        let is_promised = life.durable_seq >= header.seq;
+        // When a later incarnation began where this frame had ended, the frame was read as a part of the journal.
+        let was_read = life.open_at.is_some_and(|open| open >= end);
+        let is_newest = self.0.last().is_some_and(|last| last.incarnation == header.incarnation);
+        match (is_promised || was_read, is_newest) {
+            (true, _) => Proof::Kept,
+            (false, true) => Proof::None,
+            (false, false) => Proof::Discarded,
+        }
+    }
+}
+
+/// Whether a whole frame after the end is a part of the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    /// It is: a block of its own incarnation promises that it was durable, or a later open went on after it.
+    Kept,
+    /// It may have been discarded by a later open whose blocks are all lost.
+    None,
+    /// It may have been discarded by a later open of which there are blocks, and nothing says that it was not.
+    Discarded,
 }
 
 /// What the rest of the region says.
 struct Scan {
     rest: Rest,
     unreadable_last: Option<u64>,
-    later: Vec<Later>,
+    /// After the last block of this epoch.
+    end: u64,
+    lives: Lives,
     incarnation_max: u32,
     epoch_max: u64,
     seq_max: u64,
@@ -401,7 +474,8 @@ fn scan<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk) -> Result<Scan,
     let mut scan = Scan {
         rest: Rest::Silent,
         unreadable_last: None,
-        later: Vec::new(),
+        end: walk.tail,
+        lives: Lives::default(),
         incarnation_max: walk.incarnation,
         epoch_max: region.epoch,
         seq_max: walk.next_seq.saturating_sub(1),
@@ -442,11 +516,10 @@ fn scan<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk) -> Result<Scan,
             (Rest::Beyond, _) | (_, Rest::Beyond) => Rest::Beyond,
             (Rest::Silent | Rest::InFlight, says) => says,
         };
-        if header.index == 0 {
-            scan.later.try_reserve(1).map_err(|_| JournalError::NoMemory { len: size_of::<Later>() })?;
-            scan.later.push(Later { at, header });
-        }
+        scan.end = at + 1;
+        scan.lives.note(at, &header)?;
     }
+    scan.lives.settle();
     Ok(scan)
 }
 
@@ -462,6 +535,8 @@ fn stop_at<D: BlockDevice>(reader: &mut Reader<'_, D>, walk: &Walk, started: boo
         _ if started => Stop::NotCurrent,
         Err(Some(Invalid::Foreign)) => Stop::Unwritten,
         Ok((header, _)) if header.epoch < epoch => Stop::Unwritten,
+        // What this or an earlier open discarded: nothing of the life that the region is in was written here.
+        Ok((header, _)) if header.epoch == epoch && header.incarnation < walk.incarnation => Stop::Unwritten,
         Ok(_) | Err(Some(Invalid::Malformed | Invalid::Checksum)) => Stop::NotCurrent,
     }
 }
@@ -484,7 +559,7 @@ fn conclude<D: BlockDevice, E: From<JournalError>>(
         Ok(None) => Verdict::Clean,
         Err(_) => Verdict::TornTail { at: tail, first_lost: next_seq },
         Ok(Some(evidence)) => {
-            let after = after_gap(reader, &walk, &scan.later, body, &mut frames, each)?;
+            let after = after_gap(reader, &walk, &scan, body, &mut frames, each)?;
             gap_at_end = after.gap_at_end || scan.unreadable_last >= Some(after.end);
             reached = after.next_seq;
             let last_lost =
@@ -526,64 +601,91 @@ struct After {
     gap_at_end: bool,
 }
 
-/// Hands over the whole frames behind damage. Frames that do not stand next to each other have a gap between them.
+/// Hands over the whole frames after damage, in one pass. Frames that are not adjacent have a gap between them.
 ///
-/// A frame of an earlier incarnation that is followed by one of a later may have been discarded by that later open,
-/// unless the record of the open itself is there and stands behind it.
+/// A frame counts only if it is a part of the journal ([`Proof`]), or directly follows one that is: had an open discarded it,
+/// the record of that open would have been written over it. A frame of which nobody knows is handed over, and then
+/// everything is suspect: the open that may have discarded it, and what was committed after that, may be in the gap.
 fn after_gap<D: BlockDevice, E: From<JournalError>>(
     reader: &mut Reader<'_, D>,
     walk: &Walk,
-    later: &[Later],
+    scan: &Scan,
     body: &mut Vec<u8>,
     frames: &mut u64,
     each: &mut dyn FnMut(Frame<'_>) -> Result<(), E>,
 ) -> Result<After, E> {
+    let region = reader.region;
     let mut after = After { first_seq: None, end: walk.tail, next_seq: walk.next_seq, gap_at_end: true };
-    for (nth, Later { at, header }) in later.iter().enumerate() {
-        let overruled = later
-            .get(nth + 1..)
-            .unwrap_or(&[])
-            .iter()
-            .find(|after| after.header.incarnation > header.incarnation)
-            .is_some_and(|after| after.header.kind != Kind::Open);
-        let is_record = matches!(header.kind, Kind::Copied | Kind::Commit);
-        if overruled || header.seq < after.next_seq || !whole(reader, *at, header, body)? {
+    let (mut kept_until, mut is_doubtful) = (None, false);
+    let mut at = walk.tail;
+    while at < scan.end {
+        let Some(found) = frame_at(reader, walk, at, body)? else {
+            at += 1;
+            continue;
+        };
+        let (begin, header) = (at, found.header);
+        at += found.blocks;
+        if !found.is_whole || header.seq < after.next_seq {
             continue;
         }
+        let is_vouched_for = at <= region.copied_blocks || kept_until == Some(begin);
+        match if is_vouched_for { Proof::Kept } else { scan.lives.proof(at, &header) } {
+            Proof::Kept => kept_until = Some(at),
+            Proof::None => is_doubtful = true,
+            Proof::Discarded => continue,
+        }
         after.first_seq.get_or_insert(header.seq);
-        after.gap_at_end |= *at != after.end;
-        after.end = at + u64::from(header.count);
+        after.gap_at_end |= begin != after.end;
+        after.end = at;
         after.next_seq = if header.kind == Kind::Copied { header.seq } else { header.seq.saturating_add(1) };
-        if is_record {
+        if matches!(header.kind, Kind::Copied | Kind::Commit) {
             *frames += 1;
             let gap_before = core::mem::take(&mut after.gap_at_end);
             each(Frame { kind: header.kind, seq: header.seq, after_gap: true, gap_before, body })?;
         }
     }
+    // The root vouches for the rest of the copy, and a block that was not handed over may promise more than was.
+    let is_more_promised = after.end < region.copied_blocks || scan.durable_seq >= after.next_seq;
+    after.gap_at_end |= is_doubtful || is_more_promised;
     Ok(after)
 }
 
-/// Reads a frame that begins at `at`, if all of it is there.
-fn whole<D: BlockDevice>(
+/// What was found of a frame.
+struct Found {
+    header: BlockHeader,
+    /// How many of its blocks are there, from the first on.
+    blocks: u64,
+    is_whole: bool,
+}
+
+/// Reads the frame that begins at a block, as far as it is there, and leaves its body in `body`. [`None`]: no frame of this
+/// life begins there. Each block is read once, however long the frame claims to be: those that belong to it begin no other.
+fn frame_at<D: BlockDevice>(
     reader: &mut Reader<'_, D>,
+    walk: &Walk,
     at: u64,
-    first: &BlockHeader,
     body: &mut Vec<u8>,
-) -> Result<bool, JournalError> {
+) -> Result<Option<Found>, JournalError> {
+    let (epoch, region_blocks) = (reader.region.epoch, reader.region.layout.region_blocks());
+    let Ok((first, payload)) = reader.look(at) else { return Ok(None) };
+    if first.epoch != epoch || first.incarnation < walk.incarnation || first.index != 0 {
+        return Ok(None);
+    }
     body.clear();
-    for index in 0..first.count {
-        let at = at + u64::from(index);
-        if at >= reader.region.layout.region_blocks() {
-            return Ok(false);
+    extend(body, payload)?;
+    for index in 1..first.count {
+        let blocks = u64::from(index);
+        if at + blocks >= region_blocks {
+            return Ok(Some(Found { header: first, blocks, is_whole: false }));
         }
-        match reader.look(at) {
-            Ok((header, payload)) if header == (BlockHeader { index, len: header.len, ..*first }) => {
+        match reader.look(at + blocks) {
+            Ok((header, payload)) if header == (BlockHeader { index, len: header.len, ..first }) => {
                 extend(body, payload)?;
             }
-            Ok(_) | Err(_) => return Ok(false),
+            Ok(_) | Err(_) => return Ok(Some(Found { header: first, blocks, is_whole: false })),
         }
     }
-    Ok(true)
+    Ok(Some(Found { header: first, blocks: u64::from(first.count), is_whole: true }))
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! [`ImageDisk`]: an image behind the seam, which counts what is asked of it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use media::{BlockDevice, BlockIndex, DeviceCause, DeviceError, DeviceOp, Geometry};
+
+use crate::random::Random;
 
 /// What was asked of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,6 +30,8 @@ pub struct ImageDisk {
     writes_left: Cell<Option<u64>>,
     /// What was overwritten, block by block.
     older: RefCell<Vec<(usize, Vec<u8>)>>,
+    /// Blocks that no flush has covered, with what the last flush left in them.
+    uncovered: RefCell<BTreeMap<usize, Vec<u8>>>,
 }
 
 impl ImageDisk {
@@ -42,6 +46,7 @@ impl ImageDisk {
             unreadable: RefCell::default(),
             writes_left: Cell::default(),
             older: RefCell::default(),
+            uncovered: RefCell::default(),
         }
     }
 
@@ -67,9 +72,24 @@ impl ImageDisk {
         self.unreadable.borrow_mut().insert(block);
     }
 
-    /// After so many more writes every write fails.
+    /// After so many more writes every write and every flush fails.
     pub fn fail_after(&self, writes: u64) {
         self.writes_left.set(Some(writes));
+    }
+
+    /// Cuts the power: each block that no flush has covered is as it was, as it was written, or garbage. Writes work again.
+    pub fn cut_power(&self, random: &mut Random) {
+        let size = self.geometry.block_size();
+        let mut bytes = self.bytes.borrow_mut();
+        for (block, old) in std::mem::take(&mut *self.uncovered.borrow_mut()) {
+            let now = &mut bytes[block * size..(block + 1) * size];
+            match random.below(8) {
+                0..3 => now.copy_from_slice(&old),
+                3 => random.fill(&mut now[100..]),
+                _ => {}
+            }
+        }
+        self.writes_left.set(None);
     }
 
     /// What blocks held before they were overwritten, in the order in which they were.
@@ -95,8 +115,13 @@ impl ImageDisk {
     }
 
     fn failed(operation: DeviceOp, at: BlockIndex, len: usize) -> DeviceError {
-        DeviceError::Io { operation, at, len, cause: DeviceCause::from(std::io::Error::from_raw_os_error(5)) }
+        DeviceError::Io { operation, at, len, cause: gone() }
     }
+}
+
+/// What Linux reports of a failing medium.
+fn gone() -> DeviceCause {
+    DeviceCause::from(std::io::Error::from_raw_os_error(5))
 }
 
 impl BlockDevice for ImageDisk {
@@ -128,13 +153,21 @@ impl BlockDevice for ImageDisk {
         let mut bytes = self.bytes.borrow_mut();
         let size = self.geometry.block_size();
         let old = bytes[start..start + from.len()].chunks(size).map(<[u8]>::to_vec);
-        self.older.borrow_mut().extend((start / size..).zip(old));
+        let old: Vec<_> = (start / size..).zip(old).collect();
+        for (block, old) in &old {
+            self.uncovered.borrow_mut().entry(*block).or_insert_with(|| old.clone());
+        }
+        self.older.borrow_mut().extend(old);
         bytes[start..start + from.len()].copy_from_slice(from);
         Ok(())
     }
 
     fn flush(&self) -> Result<(), DeviceError> {
         self.ask(|asked| asked.flushes += 1);
+        if self.writes_left.get() == Some(0) {
+            return Err(DeviceError::FlushFailed { cause: gone() });
+        }
+        self.uncovered.borrow_mut().clear();
         Ok(())
     }
 }

@@ -54,7 +54,7 @@ type State = BTreeMap<String, u64>;
 /// let it be the last sequence number that was given out. Then:
 ///
 /// 1. **No wrong values.** Whatever is returned for a key, with whatever certainty, has been put for that key, with
-///    that revision, and has not been discarded by a later open.
+///    that revision. What a later open has discarded is returned only as a suspect: nothing of that open may be left.
 /// 2. **Not damaged means whole.** If the verdict is no damage, the content is exactly what it was after some frame of the
 ///    history, and no frame behind that one is at or below *W*.
 /// 3. **Certain means newest.** A key that is certain has a value, and no change of that key at or below *W*
@@ -76,6 +76,7 @@ pub struct Judge<'s> {
     /// After each frame of the history, and before the first.
     states: Vec<State>,
     values: BTreeMap<u64, (&'s str, &'s [u8])>,
+    tried: BTreeSet<(&'s str, &'s [u8])>,
     keys: BTreeSet<&'s str>,
     /// Blocks that hold something at or below the watermark.
     vital: Vec<usize>,
@@ -135,10 +136,13 @@ impl<'s> Judge<'s> {
             }
             states.push(state);
         }
+        let tried: BTreeSet<_> =
+            sample.tried.iter().map(|(key, value)| (key.as_str(), value.as_slice())).collect();
+        keys.extend(tried.iter().map(|(key, _)| *key));
         let disk = ImageDisk::new(sample.geometry, sample.bytes.clone());
         let opened = Journal::open(&disk, Access::Read, &mut |_| Ok::<_, JournalError>(())).unwrap();
         let (journal, report) = (opened.journal, opened.report);
-        let promised = watermark(&sample.bytes);
+        let promised = covered(&sample.bytes);
         let mut vital = Vec::new();
         let mut is_copied = true;
         for at in 0..report.used_blocks {
@@ -152,7 +156,7 @@ impl<'s> Judge<'s> {
         let generation = report.generation - u64::from(report.switch_finished);
         let last = usize::try_from(2 + 2 * journal.layout().region_blocks()).unwrap();
         let roots = if generation.is_multiple_of(2) { [0, last] } else { [1, last + 1] };
-        Self { sample, states, values, keys, vital, roots }
+        Self { sample, states, values, tried, keys, vital, roots }
     }
 
     /// Judges an image that came about from the sample.
@@ -213,7 +217,13 @@ impl<'s> Judge<'s> {
                 certain.insert((*name).to_owned());
             }
             if let Some(value) = store.get(&key) {
-                if self.values.get(&value.revision.get()) != Some(&(name, value.bytes)) {
+                let found = (*name, value.bytes);
+                let is_history = self.values.get(&value.revision.get()) == Some(&found);
+                if !is_history && self.tried.contains(&found) {
+                    if value.certainty == Certainty::Certain {
+                        return Err(Unseen::Broken(format!("rule 1: `{name}` was discarded: {recovery:?}")));
+                    }
+                } else if !is_history {
                     return Err(Unseen::Broken(format!("rule 1: nobody put {:?} as `{name}`", value.bytes)));
                 }
                 state.insert((*name).to_owned(), value.revision.get());
@@ -371,6 +381,17 @@ fn block(bytes: &[u8], at: usize) -> &[u8] {
 fn header_at(bytes: &[u8], at: usize) -> Option<frame::BlockHeader> {
     let address = BlockIndex::new(u64::try_from(at).unwrap());
     frame::decode(block(bytes, at), STORE, address).ok().map(|(header, _)| header)
+}
+
+/// The highest sequence number that blocks of the image show to be durable. A block of a copy that promises as much as it
+/// can, one less than its own number, is of a copy of everything up to that number.
+fn covered(bytes: &[u8]) -> u64 {
+    let headers = (0..bytes.len() / BLOCK).filter_map(|at| header_at(bytes, at));
+    let copies = headers.filter(|header| {
+        matches!(header.kind, journal::Kind::Header | journal::Kind::Copied)
+            && header.durable_seq + 1 == header.seq
+    });
+    copies.map(|header| header.seq).max().unwrap_or(0).max(watermark(bytes))
 }
 
 /// The highest watermark that any valid block of the image has.

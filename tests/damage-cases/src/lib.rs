@@ -12,11 +12,13 @@
 
 mod disk;
 pub mod fuzz;
+mod histories;
 mod judge;
 mod random;
 mod samples;
 
 pub use disk::{Asked, ImageDisk};
+pub use histories::{random_sample, rot_sectors};
 pub use judge::{Depth, Judge, Outcome, Places};
 pub use random::Random;
 pub use samples::{BLOCK, Change, End, Frame, STORE, Sample, samples};

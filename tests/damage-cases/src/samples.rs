@@ -53,6 +53,9 @@ pub struct Sample {
     pub end: End,
     /// Every frame of records that was ever written and not discarded since, in order.
     pub history: Vec<Frame>,
+    /// Keys and values that someone tried to put. Those that are not in the history were not acknowledged, and a later open
+    /// has discarded them.
+    pub tried: Vec<(String, Vec<u8>)>,
     /// What blocks held once, and do not any more.
     pub older: Vec<(usize, Vec<u8>)>,
 }
@@ -192,7 +195,8 @@ fn make(name: &'static str, blocks: u64, ground: Ground, end: End, script: Scrip
         End::Cut => drop(store),
         End::Closed => store.close().unwrap(),
     }
-    Sample { name, geometry, bytes: disk.image(), end, history, older: disk.older() }
+    let tried = Vec::new();
+    Sample { name, geometry, bytes: disk.image(), end, history, tried, older: disk.older() }
 }
 
 fn live_another_life(disk: &ImageDisk) {

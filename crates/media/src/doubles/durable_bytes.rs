@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::{BlockDevice, BlockIndex, DeviceError, Geometry};
+use crate::{BlockDevice, BlockIndex, Clock as _, DeviceError, Geometry, SystemClock};
 
 /// A block device over another one that keeps the bytes that are durable at every moment: of what was written, only what
 /// a barrier has covered. Share it in an `Arc`.
@@ -96,7 +96,7 @@ impl<D: BlockDevice> DurableBytes<D> {
 
     fn take_time(&self) {
         if !self.barrier_time.is_zero() {
-            std::thread::sleep(self.barrier_time);
+            SystemClock::new().sleep(self.barrier_time);
         }
     }
 }
