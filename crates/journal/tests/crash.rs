@@ -4,9 +4,13 @@ mod toy;
 
 use std::collections::BTreeMap;
 
-use crashsim::{BlockOp, DiskProfile, Options, Scenario, SimDisk, Trace, barriers, replay};
+use crashsim::{
+    BlockOp, DiskImage, DiskProfile, Expected, Options, Recording, Scenario, SimDisk, Trace, barriers, replay,
+};
+use journal::{Access, Journal};
+use media::Geometry;
 
-use toy::{SCRIPTS, explore, owner};
+use toy::{On, SCRIPTS, STORE, Script, Toy, explore, limits, owner, told};
 
 #[test]
 fn acknowledged_frames_survive_every_power_cut() {
@@ -55,6 +59,82 @@ fn every_barrier_is_needed_or_has_a_reason() {
     assert_eq!(never, ["open"]);
 }
 
+/// On devices that are large enough for marks: frames, seals and opens beyond a mark, and a switch, which lowers it.
+const MARKED: [Script; 3] = [
+    Script {
+        name: "beyond a mark",
+        blocks: 2048,
+        run: |disk, toy| {
+            // Header, closing and so many commits fill what the first mark allows.
+            for value in 1..14 {
+                let _durable = toy.put(&[(200, value)], 0)?;
+            }
+            for value in 1..4 {
+                told(disk, toy, &[(1, value)], 0)?;
+            }
+            Ok(())
+        },
+    },
+    Script {
+        name: "beyond a mark, opened again",
+        blocks: 2048,
+        run: |disk, toy| {
+            for value in 1..14 {
+                let _durable = toy.put(&[(200, value)], 0)?;
+            }
+            toy.journal.seal_for_good()?;
+            let (mut next, _) = Toy::open(disk, Access::Write)?;
+            told(disk, &mut next, &[(1, 1)], 0)?;
+            told(disk, &mut next, &[(1, 2)], 0)
+        },
+    },
+    Script {
+        name: "a switch, and beyond its mark",
+        blocks: 2048,
+        run: |disk, toy| {
+            for value in 1..20 {
+                let _durable = toy.put(&[(200, value)], 0)?;
+            }
+            let _there = toy.switch()?;
+            for value in 1..14 {
+                let _durable = toy.put(&[(200, value)], 0)?;
+            }
+            told(disk, toy, &[(1, 1)], 0)?;
+            let _back = toy.switch()?;
+            told(disk, toy, &[(1, 2)], 0)
+        },
+    },
+];
+
+/// A mark never hides what was acknowledged, wherever the power is cut; and without the flush that makes it durable it would.
+#[test]
+fn marks_hide_nothing_wherever_the_power_is_cut() {
+    let options = Options { states_max: 300, depth: 1, nested_states_max: 12, ..Options::default() };
+    let mut needed = 0;
+    for script in &MARKED {
+        for is_durable in [false, true] {
+            let geometry = Geometry::new(512, script.blocks).unwrap().with_torn_blocks();
+            let geometry = if is_durable { geometry.with_write_durable() } else { geometry };
+            let disk = SimDisk::mount(DiskImage::new(geometry), Recording::Off);
+            drop(Journal::format(disk.clone(), STORE, limits(), b"toy").unwrap());
+            let on = On { script, image: disk.image(), expected: Expected::default() };
+            let report = explore(&on, DiskProfile::AnySubsetTorn, &options);
+            let (visited, points) = (report.visited, report.points);
+            println!("{:<32} durable writes {is_durable:<5} points {points:>3} visited {visited:>7}", script.name);
+            if let Some(failure) = &report.failure {
+                panic!("{}", replay::<SimDisk>(&on, &failure.id).unwrap());
+            }
+            let scenario = Scenario::plain(script.name);
+            let purposes = purposes(&scenario.record::<SimDisk>(&on).unwrap().trace);
+            let found = barriers::<SimDisk>(&on, &scenario, DiskProfile::AnySubsetTorn, &options);
+            for (barrier, _) in found.iter().zip(&purposes).filter(|(_, purpose)| **purpose == "mark") {
+                needed += usize::from(barrier.removed.is_some());
+            }
+        }
+    }
+    assert!(needed > 0, "the flush of a mark is missed when it is gone");
+}
+
 /// What each flush is for: what was written since the one before it.
 fn purposes(trace: &Trace<BlockOp>) -> Vec<&'static str> {
     let mut since: Vec<Kind> = Vec::new();
@@ -69,6 +149,7 @@ fn purposes(trace: &Trace<BlockOp>) -> Vec<&'static str> {
             BlockOp::Flush { .. } => {
                 purposes.push(match since.last() {
                     None => "open",
+                    Some(Kind::Mark) => "mark",
                     Some(Kind::Root) if writes == 1 => "slot written again",
                     Some(Kind::Root) => "root",
                     Some(Kind::Frame(journal::Kind::Header)) => "header",
@@ -87,12 +168,16 @@ fn purposes(trace: &Trace<BlockOp>) -> Vec<&'static str> {
 
 enum Kind {
     Root,
+    Mark,
     Frame(journal::Kind),
 }
 
 fn kind_of(at: media::BlockIndex, block: &[u8]) -> Option<Kind> {
     if block.starts_with(b"SFSUPER1") {
         return Some(Kind::Root);
+    }
+    if block.starts_with(b"SFMARK01") {
+        return Some(Kind::Mark);
     }
     let decoded = journal::frame::decode(block, owner(), at);
     decoded.ok().map(|(header, _)| Kind::Frame(header.kind))

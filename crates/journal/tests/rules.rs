@@ -21,7 +21,7 @@ use damage_cases::ImageDisk;
 use journal::{Access, Evidence, Journal, JournalError, Kind, Limits, StoreId, Verdict, frame};
 use media::{BlockDevice, BlockIndex, Geometry, MemDisk};
 
-use toy::{SCRIPTS, STORE, Script, Toy, cell, explore, geometry, limits, owner, told};
+use toy::{On, SCRIPTS, STORE, Script, Toy, cell, explore, geometry, limits, owner, told};
 
 const SIZE: usize = 512;
 
@@ -42,39 +42,6 @@ fn prove(workload: &dyn Workload<SimDisk>, options: &Options) {
             failure.verdict,
             story.map_or_else(|e| e.to_string(), |s| s.to_string())
         );
-    }
-}
-
-/// A script that starts on another image than that of a disk fresh from the factory.
-struct On<'s> {
-    script: &'s Script,
-    image: DiskImage,
-    expected: Expected,
-}
-
-impl Workload<SimDisk> for On<'_> {
-    fn name(&self) -> &str {
-        self.script.name
-    }
-
-    fn start(&self) -> (DiskImage, Expected) {
-        (self.image.clone(), self.expected.clone())
-    }
-
-    fn run(&self, disk: &SimDisk, run: &Run) {
-        self.script.run(disk, run);
-    }
-
-    fn recover(&self, disk: &SimDisk, life: Life) -> Result<(), String> {
-        self.script.recover(disk, life)
-    }
-
-    fn check(&self, disk: &SimDisk, life: Life, expected: &Expected) -> Found {
-        self.script.check(disk, life, expected)
-    }
-
-    fn is_same(&self, first: &SimDisk, second: &SimDisk) -> bool {
-        self.script.is_same(first, second)
     }
 }
 

@@ -189,6 +189,39 @@ impl Workload<SimDisk> for Script {
     }
 }
 
+/// A script that starts on another image than that of a disk fresh from the factory.
+pub(crate) struct On<'s> {
+    pub(crate) script: &'s Script,
+    pub(crate) image: DiskImage,
+    pub(crate) expected: Expected,
+}
+
+impl Workload<SimDisk> for On<'_> {
+    fn name(&self) -> &str {
+        self.script.name
+    }
+
+    fn start(&self) -> (DiskImage, Expected) {
+        (self.image.clone(), self.expected.clone())
+    }
+
+    fn run(&self, disk: &SimDisk, run: &Run) {
+        self.script.run(disk, run);
+    }
+
+    fn recover(&self, disk: &SimDisk, life: Life) -> Result<(), String> {
+        self.script.recover(disk, life)
+    }
+
+    fn check(&self, disk: &SimDisk, life: Life, expected: &Expected) -> Found {
+        self.script.check(disk, life, expected)
+    }
+
+    fn is_same(&self, first: &SimDisk, second: &SimDisk) -> bool {
+        self.script.is_same(first, second)
+    }
+}
+
 pub(crate) const SCRIPTS: [Script; 10] = [
     Script {
         name: "commit",
