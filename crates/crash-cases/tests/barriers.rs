@@ -25,7 +25,7 @@ const NEVER_MISSED: [(&str, &str); 11] = [
     ),
     ("journal::forming::form", FORMATTED_UNNAMED),
     (
-        "journal::open::open < crash_recovery::ledger::Ledger::open",
+        "journal::open::open_watched < journal::open::open < crash_recovery::ledger::Ledger::open",
         "it covers what a dead process left, and so does the flush of the record of this open; after a seal there is nothing",
     ),
     ("journal::switch::flush_now < journal::forming::Forming::finish", FORMATTED_UNNAMED),
@@ -55,11 +55,11 @@ const SECOND_SEAL: &str = "journal::writer::Journal::put_seal < journal::writer:
 /// The same for the key/value store.
 const NEVER_MISSED_ON_DISKS: [(&str, &str); 5] = [
     (
-        "journal::open::open < statefs::store::Store::open",
+        "journal::open::open_watched < statefs::store::Store::attempt < statefs::store::Store::open_watched < statefs::store::Store::open",
         "it covers what a dead process left, and so does the flush of the record of this open; after a seal there is nothing",
     ),
     (
-        "journal::switch::flush_now < journal::open::settle_roots < journal::open::open < statefs::store::Store::open",
+        "journal::switch::flush_now < journal::open::settle_roots < journal::open::open_watched < statefs::store::Store::attempt",
         "the other slot of the pair is whole; this one is for the day when that one rots",
     ),
     (
@@ -67,7 +67,7 @@ const NEVER_MISSED_ON_DISKS: [(&str, &str); 5] = [
         "missed by a case of the journal alone: a copy of many frames cut short before a start that nothing else knows of",
     ),
     (
-        "journal::switch::flush_now < journal::switch::write_root < journal::open::settle_roots < journal::open::open",
+        "journal::switch::flush_now < journal::switch::write_root < journal::open::settle_roots < journal::open::open_watched",
         "a root that is lost with its region whole is found again: the next open finishes the switch once more",
     ),
     (

@@ -177,7 +177,6 @@ impl<D: BlockDevice> Journal<D> {
         if let Some(newer) = unfinished {
             root = newer;
         }
-<<<<<<< HEAD
         let mut replayed = replay(&device, found.region(&root), &mut watch, each)?;
         // A block of a later life, in this region or in the other: the root that was found is not the newest there was.
         replayed.hear_promise(replayed.promised.max(other.promised));
@@ -187,12 +186,6 @@ impl<D: BlockDevice> Journal<D> {
         if found.source == Source::Regions {
             replayed.without_superblock();
         }
-=======
-        let region = region_of(&root, layout);
-        let mut replayed = replay(&device, region, each)?;
-        // A block of a later life, in this region or in the other: the root that was found is not the newest there was.
-        replayed.hear_promise(replayed.promised.max(other.promised));
->>>>>>> wt-soak
         let mut journal = Self::over(device, layout, root.clone());
         journal.adopt_marks(found.marks);
         journal.adopt(&replayed, &other, access)?;
@@ -477,11 +470,7 @@ impl Found {
             other.incarnation_max.max(copy.incarnation_max).max(mark.map_or(0, |mark| mark.incarnation));
         other.promised = copy.promised;
         let Some(copied_blocks) = copy.copied_blocks else { return Ok((other, None)) };
-<<<<<<< HEAD
         let old = examine(device, self.region(&self.root), watch)?;
-=======
-        let old = replay(device, region_of(&self.root, self.layout), &mut ignore)?;
->>>>>>> wt-soak
         // Where the switch was cut short, all of that is in the copy. Where the newest roots are lost, there may be more.
         other.promised = other.promised.max(old.promised);
         let closing_seq = copy.next_seq.saturating_sub(1);

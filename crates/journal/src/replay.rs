@@ -386,7 +386,6 @@ fn is_open(header: &BlockHeader, walk: &Walk, epoch: u64) -> bool {
 }
 
 impl Replayed {
-<<<<<<< HEAD
     /// There is no superblock: that is damage, whatever the regions say.
     pub(crate) fn without_superblock(&mut self) {
         self.is_sealed = false;
@@ -401,8 +400,6 @@ impl Replayed {
         };
     }
 
-=======
->>>>>>> wt-soak
     /// What blocks of another life promise was durable. Where a switch was cut short and its header has rotted since, or
     /// both roots in force have, nothing of the life that was read may know of the last commits.
     pub(crate) fn hear_promise(&mut self, promised: u64) {
@@ -525,14 +522,9 @@ enum Proof {
 struct Scan {
     rest: Rest,
     unreadable_last: Option<u64>,
-<<<<<<< HEAD
     /// After the last block of this epoch that may be evidence, and after the last of any incarnation.
     end: u64,
     written: u64,
-=======
-    /// After the last block of this epoch.
-    end: u64,
->>>>>>> wt-soak
     lives: Lives,
     incarnation_max: u32,
     epoch_max: u64,
@@ -548,10 +540,7 @@ fn scan<D: BlockDevice>(reader: &mut Reader<'_, '_, D>, walk: &Walk) -> Result<S
         rest: Rest::Silent,
         unreadable_last: None,
         end: walk.tail,
-<<<<<<< HEAD
         written: walk.tail,
-=======
->>>>>>> wt-soak
         lives: Lives::default(),
         incarnation_max: walk.incarnation,
         epoch_max: region.epoch,
@@ -611,17 +600,11 @@ fn stop_at(walk: &Walk, region: &Region, looked: Looked, started: bool) -> Stop 
         // In the middle of a frame, nothing is as bad as anything.
         _ if started => Stop::NotCurrent,
         Err(Some(Invalid::Foreign)) => Stop::Unwritten,
-<<<<<<< HEAD
         Ok(header) if header.epoch < region.epoch => Stop::Unwritten,
         // What this or an earlier open discarded: nothing of the life that the region is in was written here.
         Ok(header) if header.epoch == region.epoch && header.incarnation < walk.incarnation => {
             Stop::Unwritten
         }
-=======
-        Ok((header, _)) if header.epoch < epoch => Stop::Unwritten,
-        // What this or an earlier open discarded: nothing of the life that the region is in was written here.
-        Ok((header, _)) if header.epoch == epoch && header.incarnation < walk.incarnation => Stop::Unwritten,
->>>>>>> wt-soak
         Ok(_) | Err(Some(Invalid::Malformed | Invalid::Checksum)) => Stop::NotCurrent,
     }
 }
@@ -649,14 +632,10 @@ fn conclude<D: BlockDevice, E: From<JournalError>>(
         Ok(None) => Verdict::Clean,
         Err(_) => Verdict::TornTail { at: tail, first_lost: next_seq },
         Ok(Some(evidence)) => {
-<<<<<<< HEAD
             let after = match each {
                 Some(each) => after_gap(reader, &walk, &scan, body, &mut frames, each)?,
                 None => After { first_seq: None, end: tail, next_seq, gap_at_end: true },
             };
-=======
-            let after = after_gap(reader, &walk, &scan, body, &mut frames, each)?;
->>>>>>> wt-soak
             gap_at_end = after.gap_at_end || scan.unreadable_last >= Some(after.end);
             reached = after.next_seq;
             let last_lost =
@@ -760,20 +739,12 @@ struct Found {
 /// Reads the frame that begins at a block, as far as it is there, and leaves its body in `body`. [`None`]: no frame of this
 /// life begins there. Each block is read once, however long the frame claims to be: those that belong to it begin no other.
 fn frame_at<D: BlockDevice>(
-<<<<<<< HEAD
     reader: &mut Reader<'_, '_, D>,
-=======
-    reader: &mut Reader<'_, D>,
->>>>>>> wt-soak
     walk: &Walk,
     at: u64,
     body: &mut Vec<u8>,
 ) -> Result<Option<Found>, JournalError> {
-<<<<<<< HEAD
     let (epoch, end) = (reader.region.epoch, reader.region.end);
-=======
-    let (epoch, region_blocks) = (reader.region.epoch, reader.region.layout.region_blocks());
->>>>>>> wt-soak
     let Ok((first, payload)) = reader.look(at) else { return Ok(None) };
     if first.epoch != epoch || first.incarnation < walk.incarnation || first.index != 0 {
         return Ok(None);
@@ -782,11 +753,7 @@ fn frame_at<D: BlockDevice>(
     extend(body, payload)?;
     for index in 1..first.count {
         let blocks = u64::from(index);
-<<<<<<< HEAD
         if at + blocks >= end {
-=======
-        if at + blocks >= region_blocks {
->>>>>>> wt-soak
             return Ok(Some(Found { header: first, blocks, is_whole: false }));
         }
         match reader.look(at + blocks) {

@@ -263,7 +263,7 @@ impl<D: BlockDevice> Journal<D> {
     /// nothing was written. If the device fails now, the frame may be found after a crash or not.
     pub fn write(&mut self, body: &[u8]) -> Result<u64, JournalError> {
         self.check(body)?;
-        self.write_due_open()?;
+        self.promise_number()?;
         let seq = self.put(Kind::Commit, body, Barrier::None)?;
         self.stats.frames += 1;
         Ok(seq)
@@ -372,6 +372,21 @@ impl<D: BlockDevice> Journal<D> {
         let (needed, room) = (self.layout.blocks_of(body.len()), self.room());
         if needed > room {
             return Err(JournalError::Full { needed, room });
+        }
+        Ok(())
+    }
+
+    /// Makes it safe to tell somebody the next sequence number before its frame is durable: after a power cut it will not be
+    /// given to another frame. That costs a flush the first time after a store that was sealed was opened, and else nothing.
+    ///
+    /// # Errors
+    /// As [`Journal::flush`].
+    pub fn promise_number(&mut self) -> Result<(), JournalError> {
+        if self.open_record == OpenRecord::Due {
+            self.refuse_while_out()?;
+            self.write_due_open()?;
+            // A next open that found the store sealed would count from where this one did.
+            let _recorded = self.flush()?;
         }
         Ok(())
     }

@@ -219,6 +219,7 @@ impl<D: BlockDevice> Store<D> {
         if !self.make_room_behind_pending(body.len(), 1)? {
             return Err(JournalError::Outgoing { count: self.journal.outgoing() }.into());
         }
+        self.journal.promise_number()?;
         let (seq, index) = (self.journal.next_seq(), self.pending.ops);
         let revision = Revision::of(seq, index).ok_or(JournalError::NumbersUsedUp)?;
         self.index.make_room(&record)?;

@@ -1,9 +1,5 @@
 //! Histories drawn by chance, then damage: row D1 of the second review, and its kind.
-<<<<<<< HEAD
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
-=======
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
->>>>>>> wt-soak
 
 use std::collections::BTreeMap;
 

@@ -555,3 +555,22 @@ fn store_d2_sibling_hostile_headers_are_read_a_few_times_each() {
     let (store, _) = Store::open(disk, Access::Read).unwrap();
     assert!(store.list(&Prefix::root(), None, 10).unwrap().entries.is_empty());
 }
+
+// ---------------------------------------------------------------- numbers
+
+/// Found with the tests of marks: a store that was closed, opened, and lost what was buffered gave the same revisions out again.
+#[test]
+fn a_revision_of_a_buffered_put_is_not_given_out_again_after_a_power_cut() {
+    let disk = disk(512, 64);
+    Store::format(disk.clone(), &options(1)).unwrap().close().unwrap();
+    let mut given = std::collections::BTreeSet::new();
+    for session in 0..5_u8 {
+        let (mut store, _) = Store::open(disk.clone(), Access::Write).unwrap();
+        for nth in 0..3_u8 {
+            let revision = store.put_buffered(&key("a"), &[session, nth]).unwrap();
+            assert!(given.insert(revision), "session {session}: {revision} was given out before");
+        }
+        // A power cut: nothing of it was written.
+        drop(store);
+    }
+}

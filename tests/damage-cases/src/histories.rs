@@ -104,15 +104,7 @@ impl<'d> Life<'d, '_> {
             // Some call from now on is cut short.
             self.disk.fail_after(u64::try_from(self.random.below(6)).unwrap());
         }
-<<<<<<< HEAD
         let outcome = match self.random.below(16) {
-=======
-        let op = self.random.below(16);
-        if std::env::var_os("TRACE").is_some() {
-            eprintln!("op {op} values {}", self.values);
-        }
-        let outcome = match op {
->>>>>>> wt-soak
             0..5 => self.put(),
             5..9 => self.buffer(),
             9 => self.delete(),
@@ -136,16 +128,6 @@ impl<'d> Life<'d, '_> {
         match outcome {
             Ok(()) => {}
             // Refused: nothing was written.
-<<<<<<< HEAD
-=======
-            Err(ref e)
-                if {
-                    if std::env::var_os("TRACE").is_some() {
-                        eprintln!("{e:?}");
-                    }
-                    false
-                } => {}
->>>>>>> wt-soak
             Err(_) if self.store().sync().is_ok() => {}
             Err(_) => self.cut_power(),
         }

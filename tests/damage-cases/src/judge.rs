@@ -394,17 +394,6 @@ fn covered(bytes: &[u8]) -> u64 {
     copies.map(|header| header.seq).max().unwrap_or(0).max(watermark(bytes))
 }
 
-/// The highest sequence number that blocks of the image show to be durable. A block of a copy that promises as much as it
-/// can, one less than its own number, is of a copy of everything up to that number.
-fn covered(bytes: &[u8]) -> u64 {
-    let headers = (0..bytes.len() / BLOCK).filter_map(|at| header_at(bytes, at));
-    let copies = headers.filter(|header| {
-        matches!(header.kind, journal::Kind::Header | journal::Kind::Copied)
-            && header.durable_seq + 1 == header.seq
-    });
-    copies.map(|header| header.seq).max().unwrap_or(0).max(watermark(bytes))
-}
-
 /// The highest watermark that any valid block of the image has.
 fn watermark(bytes: &[u8]) -> u64 {
     let headers = (0..bytes.len() / BLOCK).filter_map(|at| header_at(bytes, at));
