@@ -12,6 +12,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::error::Error;
+use crate::index::Steps;
 use crate::limits::{KEY_LEN_MAX, VALUE_LEN_MAX};
 use crate::record::Form;
 
@@ -23,6 +24,8 @@ const TEXT_STEP_LEN: usize = 4 << 10;
 const DEAD_LEN_MAX: usize = 1 << 20;
 /// And which part of what is alive they may be.
 const DEAD_PART: usize = 16;
+/// How many pieces are looked at to find one to clear.
+const WINDOW: usize = 16;
 /// What ends a key.
 const KEY_END: char = '\n';
 
@@ -41,6 +44,9 @@ pub(crate) struct Extent {
     /// The length of the key in the lowest eight bits, above it that of the value; the highest bit says whether it is sealed.
     lens: u32,
 }
+
+/// Where a key begins: its piece, and its place in the text of that.
+pub(crate) type Origin = (u32, u32);
 
 /// Whether a value is sealed.
 const SEALED: u32 = 1 << 31;
@@ -67,6 +73,9 @@ pub(crate) struct Arena {
     /// Bytes of text and values, and how many of them are dead.
     len: usize,
     dead_len: usize,
+    /// The piece that is looked at first when one is to be cleared.
+    hand: usize,
+    pub(crate) steps: Steps,
 }
 
 /// Places are numbers of 32 bits; what has none is refused by [`Arena::reserve`].
@@ -97,6 +106,11 @@ impl Extent {
 
     pub(crate) fn value_len(&self) -> usize {
         wide((self.lens & !SEALED) >> 8)
+    }
+
+    /// Where the key begins.
+    pub(crate) fn origin(&self) -> Origin {
+        (self.place.piece, self.place.key_at)
     }
 
     /// Bytes in the arena.
@@ -261,14 +275,30 @@ impl Arena {
         piece.and_then(|piece| piece.values.get(at..at + extent.value_len())).unwrap_or(&[])
     }
 
-    /// The piece that most is dead in, if more is dead than should be.
-    pub(crate) fn piece_to_clear(&self) -> Option<usize> {
-        if self.dead_len <= DEAD_LEN_MAX + (self.len - self.dead_len) / DEAD_PART {
+    /// A piece that much is dead in, if more is dead than should be. It is the one that most is dead in of those that are looked
+    /// at, and those are no more than a few for each that is cleared: a piece is passed over while little of it is dead, and
+    /// so little in all pieces is less than what may be.
+    pub(crate) fn piece_to_clear(&mut self) -> Option<usize> {
+        let current_dead_len = self.pieces.get(self.current).map_or(0, |piece| piece.dead_len);
+        if self.dead_len - current_dead_len <= DEAD_LEN_MAX + (self.len - self.dead_len) / DEAD_PART {
             return None;
         }
-        let full =
-            self.pieces.iter().enumerate().filter(|(at, piece)| *at != self.current && piece.dead_len > 0);
-        full.max_by_key(|(_, piece)| piece.dead_len).map(|(at, _)| at)
+        let count = self.pieces.len();
+        let mut seen = 0;
+        while seen < count {
+            let window = WINDOW.min(count - seen);
+            let found = (self.hand..self.hand + window).map(|at| at % count).filter(|at| *at != self.current);
+            let found = found.filter_map(|at| Some((at, self.pieces.get(at)?)));
+            let found = found.filter(|(_, piece)| piece.dead_len > piece.len() / (2 * DEAD_PART));
+            if let Some((at, _)) = found.max_by_key(|(_, piece)| piece.dead_len) {
+                self.steps.add(window);
+                return Some(at);
+            }
+            self.hand = (self.hand + window) % count;
+            self.steps.add(window);
+            seen += window;
+        }
+        None
     }
 
     /// A key of a piece, dead or not, and where it begins; for the first one pass 0, and for the next one what is returned
@@ -278,9 +308,9 @@ impl Arena {
         Some((key, at + key.len() + KEY_END.len_utf8()))
     }
 
-    /// Whether the key that begins there is the one of this extent.
-    pub(crate) fn is_at(extent: &Extent, piece: usize, at: usize) -> bool {
-        (wide(extent.place.piece), wide(extent.place.key_at)) == (piece, at)
+    /// A place in a piece as its extent has it.
+    pub(crate) fn origin(piece: usize, at: usize) -> Origin {
+        (narrow(piece), narrow(at))
     }
 
     /// Bytes of the text of a piece, and of its values.

@@ -8,24 +8,32 @@
 //! Commits that were made during a copy are replayed behind it, and may be older than what was copied. So:
 //! - an interval that ends before it begins is not one, and is not kept: it comes from an older put over a newer copy;
 //! - an interval has one place, its key and its beginning: what is found twice is kept once;
-//! - nothing is forgotten during replay, because the record of the snapshot that needs it may come later. It is forgotten at
-//!   the end of replay, and when a snapshot is dropped.
+//! - while frames that were copied are replayed, nothing is forgotten, because the record of the snapshot that needs it may
+//!   follow. Commits have ascending revisions, also those made during a copy, and every copied frame precedes them. So
+//!   a snapshot that follows a commit is younger than it, and an interval that has ended by then and that no snapshot needs
+//!   is never needed again.
+//!
+//! A replay forgets such intervals whenever the history has doubled since it last did. So its memory is in proportion to what
+//! snapshots need at any one time, and the work to that of loading the records. The running store forgets them when a snapshot is
+//! dropped.
 //!
 //! Invariants
 //! - the intervals of a key are in order of their beginnings, and do not overlap but where something was lost.
+//! - each interval has one entry in `places`, by which it is found when its piece of the arena is cleared.
 //! - the totals are those of all intervals; the values stand in the arena of the index, which is told what is given up, and
 //!   which tells where a value is when it has moved.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet, btree_map};
+use alloc::collections::btree_map::{self, BTreeMap};
+use alloc::collections::btree_set::BTreeSet;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 use core::iter::Peekable;
 use core::ops::Bound;
 
-use crate::arena::Arena;
+use crate::arena::{Arena, Extent, Origin};
 use crate::error::Error;
-use crate::index::{Kept, Totals};
+use crate::index::{Kept, Steps, Totals};
 use crate::key;
 use crate::leaf::Entry;
 use crate::record::{KEPT_HEADER_LEN, PAST_HEADER_LEN, Record, Revision};
@@ -43,15 +51,29 @@ pub(crate) struct Past {
     until: Revision,
 }
 
-/// What is past and still needed, and by what.
+/// The number of a key that has superseded values. It is not used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct KeyNumber(u64);
+
+/// Where the history is pruned first while a region is replayed, in bytes of records.
+const PRUNE_LEN: u64 = 1 << 20;
+
+/// Superseded values that a snapshot still needs, and the snapshots.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     snapshots: BTreeMap<Box<str>, Revision>,
     revisions: BTreeSet<Revision>,
-    past: BTreeMap<Box<str>, Vec<Past>>,
+    keys: BTreeMap<Box<str>, KeyNumber>,
+    /// How many numbers have been given to keys.
+    numbers: u64,
+    past: BTreeMap<(KeyNumber, Revision), Past>,
+    places: BTreeMap<Origin, (KeyNumber, Revision)>,
     totals: Totals,
+    /// Bytes of records that were left by the last prune.
+    pruned_len: u64,
     /// The state of the store before this revision is known whole, whatever is suspect now.
     first_lost: Option<Revision>,
+    pub(crate) steps: Steps,
 }
 
 impl History {
@@ -104,57 +126,72 @@ impl History {
     /// Keeps what a key had until then; false if that is kept already.
     pub(crate) fn insert(&mut self, key: &str, entry: Entry, until: Revision) -> bool {
         let past = Past { entry, until };
-        let Some(intervals) = self.past.get_mut(key) else {
-            self.totals = self.totals.plus(past.totals());
-            self.past.insert(key.into(), alloc::vec![past]);
-            return true;
+        let number = match self.keys.get(key) {
+            Some(number) => *number,
+            None => {
+                self.numbers += 1;
+                self.keys.insert(key.into(), KeyNumber(self.numbers));
+                KeyNumber(self.numbers)
+            }
         };
-        match intervals.binary_search_by_key(&past.from(), Past::from) {
-            Ok(at) => {
+        match self.past.entry((number, past.from())) {
+            btree_map::Entry::Occupied(mut same) => {
                 // Where a write in between was lost, one of the two ends too late.
-                if let Some(same) = intervals.get_mut(at) {
-                    same.until = same.until.min(until);
-                }
+                let same = same.get_mut();
+                same.until = same.until.min(until);
                 false
             }
-            Err(at) => {
-                intervals.insert(at, past);
+            btree_map::Entry::Vacant(slot) => {
+                slot.insert(past);
+                self.places.insert(entry.extent.origin(), (number, past.from()));
                 self.totals = self.totals.plus(past.totals());
                 true
             }
         }
     }
 
-    /// The entry of a key that is past, of which something is so.
-    pub(crate) fn entry_mut(&mut self, key: &str, is_it: impl Fn(&Entry) -> bool) -> Option<&mut Entry> {
-        if self.past.is_empty() {
-            return None;
+    /// The superseded value whose key begins there.
+    pub(crate) fn extent_at(&self, origin: Origin) -> Option<Extent> {
+        let past = self.past.get(self.places.get(&origin)?)?;
+        Some(past.entry.extent)
+    }
+
+    /// Takes note that a superseded value has been carried over.
+    pub(crate) fn moved(&mut self, from: Origin, to: Extent) {
+        if let Some(at) = self.places.remove(&from) {
+            self.places.insert(to.origin(), at);
+            if let Some(past) = self.past.get_mut(&at) {
+                past.entry.extent = to;
+            }
         }
-        self.past.get_mut(key)?.iter_mut().map(|past| &mut past.entry).find(|entry| is_it(entry))
     }
 
     /// All entries that are past.
     pub(crate) fn entries_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.past.values_mut().flatten().map(|past| &mut past.entry)
+        self.past.values_mut().map(|past| &mut past.entry)
     }
 
-    /// Forgets what no snapshot has, and tells what that is.
-    pub(crate) fn prune(&mut self, mut give_up: impl FnMut(Entry)) {
+    /// Whether there is so much since the last prune that another one costs no more than loading it did.
+    pub(crate) fn is_prune_due(&self) -> bool {
+        self.totals.record_bytes > self.pruned_len.saturating_mul(2).saturating_add(PRUNE_LEN)
+    }
+
+    /// Forgets the values that ended by a revision and that no snapshot needs, and tells which.
+    pub(crate) fn prune(&mut self, ended_by: Revision, mut give_up: impl FnMut(Entry)) {
+        self.steps.add(self.past.len());
         let mut past = core::mem::take(&mut self.past);
-        let mut totals = Totals::default();
-        past.retain(|_, intervals| {
-            intervals.retain(|past| {
-                let is_needed = self.is_needed(past.from(), past.until);
-                if !is_needed {
-                    give_up(past.entry);
-                }
-                is_needed
-            });
-            totals = intervals.iter().fold(totals, |totals, past| totals.plus(past.totals()));
-            !intervals.is_empty()
+        past.retain(|(_, from), past| {
+            let is_needed = past.until > ended_by || self.is_needed(*from, past.until);
+            if !is_needed {
+                self.totals = self.totals.less(past.totals());
+                self.places.remove(&past.entry.extent.origin());
+                give_up(past.entry);
+            }
+            is_needed
         });
+        self.keys.retain(|_, number| values(&past, *number, None).next().is_some());
         self.past = past;
-        self.totals = totals;
+        self.pruned_len = self.totals.record_bytes;
     }
 
     /// Something of this revision, and of later ones, was lost.
@@ -171,6 +208,20 @@ impl History {
     pub(crate) fn totals(&self) -> Totals {
         self.totals
     }
+}
+
+/// The superseded values of a key, in the order of their beginnings; those alone that began after a revision.
+fn values(
+    past: &BTreeMap<(KeyNumber, Revision), Past>,
+    number: KeyNumber,
+    after: Option<Revision>,
+) -> btree_map::Range<'_, (KeyNumber, Revision), Past> {
+    let end = Bound::Included((number, Revision::from_u64(u64::MAX)));
+    let start = match after {
+        Some(after) => Bound::Excluded((number, after)),
+        None => Bound::Included((number, Revision::from_u64(0))),
+    };
+    past.range((start, end))
 }
 
 /// What must fit into a region, where so much is current and so much is past. While there are snapshots, any value may become
@@ -216,20 +267,29 @@ impl Totals {
 /// All there is of a key.
 pub(crate) struct Versions<'a> {
     pub(crate) key: &'a str,
-    past: &'a [Past],
+    past: Option<(&'a History, KeyNumber)>,
     live: Option<Kept<'a>>,
 }
 
 impl<'a> Versions<'a> {
     /// What the key had at a revision, and no longer has.
     pub(crate) fn past_at(&self, revision: Revision, arena: &'a Arena) -> Option<Kept<'a>> {
-        let past = self.past.iter().find(|past| past.from() < revision && revision < past.until)?;
+        let mut past = self.past_after(None);
+        let past = past.find(|past| past.from() < revision && revision < past.until)?;
         Some(past.kept(arena))
+    }
+
+    /// The superseded values that began after a revision, or all.
+    fn past_after(&self, after: Option<Revision>) -> impl Iterator<Item = &'a Past> + use<'a> {
+        // From the greatest revision on there is nothing, and no range.
+        let past = self.past.filter(|_| after != Some(Revision::from_u64(u64::MAX)));
+        let past = past.map(|(history, number)| values(&history.past, number, after));
+        past.into_iter().flatten().map(|(_, past)| past)
     }
 
     /// What is past, as records.
     pub(crate) fn past_records(&self, arena: &'a Arena) -> impl Iterator<Item = Record<'a>> + use<'a> {
-        self.past.iter().map(|past| past.record(arena))
+        self.past_after(None).map(|past| past.record(arena))
     }
 
     /// What is current, as a record.
@@ -239,7 +299,7 @@ impl<'a> Versions<'a> {
 
     /// A key that has this and never had anything else.
     pub(crate) fn only(live: Kept<'a>) -> Self {
-        Self { key: live.key(), past: &[], live: Some(live) }
+        Self { key: live.key(), past: None, live: Some(live) }
     }
 
     /// What the key has, if it had it then.
@@ -251,14 +311,15 @@ impl<'a> Versions<'a> {
 /// Every key that has a value or had one, in order.
 pub(crate) struct AllVersions<'a, I: Iterator<Item = Kept<'a>>> {
     live: Peekable<I>,
-    past: Peekable<btree_map::Range<'a, Box<str>, Vec<Past>>>,
+    past: Peekable<btree_map::Range<'a, Box<str>, KeyNumber>>,
+    history: &'a History,
 }
 
 impl<'a, I: Iterator<Item = Kept<'a>>> AllVersions<'a, I> {
     /// `live` are the current records from `start` on.
     pub(crate) fn of(live: I, history: &'a History, start: Bound<&str>) -> Self {
-        let past = history.past.range::<str, _>((start, Bound::Unbounded));
-        Self { live: live.peekable(), past: past.peekable() }
+        let past = history.keys.range::<str, _>((start, Bound::Unbounded));
+        Self { live: live.peekable(), past: past.peekable(), history }
     }
 }
 
@@ -275,7 +336,7 @@ impl<'a, I: Iterator<Item = Kept<'a>>> Iterator for AllVersions<'a, I> {
         let live = if order == Ordering::Greater { None } else { self.live.next() };
         let past = if order == Ordering::Less { None } else { self.past.next() };
         let key = live.map(|live| live.key()).or_else(|| past.map(|(key, _)| &**key))?;
-        Some(Versions { key, past: past.map_or(&[], |(_, intervals)| intervals.as_slice()), live })
+        Some(Versions { key, past: past.map(|(_, number)| (self.history, *number)), live })
     }
 }
 
@@ -317,8 +378,7 @@ pub(crate) fn gather<'a>(
     };
     for versions in all {
         let done = after.filter(|after| *after.key == *versions.key).and_then(|after| after.past);
-        let past = versions.past.iter().filter(|past| done.is_none_or(|done| past.from() > done));
-        for past in past {
+        for past in versions.past_after(done) {
             let len = past.kept(arena).record_len() + PAST_HEADER_LEN - KEPT_HEADER_LEN;
             if body.len() + len > len_max && !body.is_empty() {
                 return Ok((cursor(last), false));

@@ -1,6 +1,6 @@
 //! The index: which value every key has.
 //!
-//! A row of leaves, each a short sorted array of entries ([`crate::leaf`]). An entry says where key and value stand in the
+//! A row of leaves ([`crate::row`]), each a short sorted array of entries ([`crate::leaf`]). An entry says where key and value stand in the
 //! arena, so what a listing needs lies close together. A region begins with records in the order of their keys, and what
 //! comes behind all others is added without a search. A leaf that has become too long or too short is divided or joined with
 //! its neighbour afterwards, which needs memory and may fail without harm.
@@ -9,16 +9,13 @@
 //! joined or taken out, and its first key stays, dead or not: so the claims are where they are needed, whatever is applied
 //! before. Values that only snapshots have are kept by the [history](crate::history); they stand in the same arena.
 //!
-//! Beside the row stand the heads of the first keys of the leaves, as in a leaf the heads of its keys.
-//!
-//! What it costs beyond keys and values: 36 bytes for an entry, one for the end of a key, and 72 for a leaf; room for 16 entries
+//! What it costs beyond keys and values: 36 bytes for an entry, one for the end of a key, and about 90 for a leaf; room for 16 entries
 //! in a leaf at most, or for as many as were deleted from it (down to a quarter of a full leaf, if its neighbours are full), or
 //! for those of a batch that failed after room was asked for; and what is dead in the arena, which is a sixteenth of what is
 //! alive and 1 MiB at most. `memory_is_bounded_by_what_is_alive` prints and bounds it.
 //!
 //! Invariants
 //! - the keys of a leaf are smaller than those of the next one, and each key is there once.
-//! - there are as many heads as leaves, and `common` is what the first keys of all leaves begin with.
 //! - the totals are those of the entries; what is alive in the arena is theirs and that of the history.
 //! - a leaf has room for as many entries more as are claimed in it, and so has the arena.
 //! - a first entry that is dead, and a leaf that is empty but for that, stay only while room is claimed in the leaf.
@@ -31,9 +28,9 @@ use crate::arena::{Arena, Extent};
 use crate::error::Error;
 use crate::history::{AllVersions, History, charged};
 use crate::key;
-use crate::leaf::{Entry, LEAF_MAX, Leaf, common_len, head_of};
-use crate::limits::KEY_LEN_MAX;
+use crate::leaf::{Entry, LEAF_MAX, Leaf};
 use crate::record::{Form, KEPT_HEADER_LEN, Record, Revision};
+use crate::row::{LeafId, Row, Spot};
 
 /// What is alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,6 +70,31 @@ impl Totals {
 impl Totals {
     pub(crate) fn of_extent(extent: &Extent) -> Self {
         Self::of(extent.key_len(), extent.value_len())
+    }
+}
+
+/// Counts, in tests, the entries that are visited or moved beyond those a record names: what must stay in proportion to the
+/// records of a region, whatever they say.
+#[derive(Debug, Default)]
+pub(crate) struct Steps {
+    #[cfg(test)]
+    count: u64,
+}
+
+impl Steps {
+    #[inline]
+    pub(crate) fn add(&mut self, count: usize) {
+        #[cfg(test)]
+        {
+            self.count += u64::try_from(count).unwrap();
+        }
+        #[cfg(not(test))]
+        let _uncounted = count;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> u64 {
+        self.count
     }
 }
 
@@ -146,22 +168,28 @@ impl Claims {
     }
 }
 
+/// Where a key is.
+#[derive(Debug, Clone, Copy)]
+struct Located {
+    spot: Spot,
+    id: LeafId,
+    /// Where in the leaf it is, or would be.
+    within: Result<usize, usize>,
+}
+
 /// Which value every key has.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     arena: Arena,
-    leaves: Vec<Leaf>,
-    heads: Vec<u64>,
-    common: Vec<u8>,
+    row: Row,
     /// Leaves that may be too long, too short or begin with what is dead, or in which room is claimed.
-    unsettled: Vec<usize>,
+    unsettled: Vec<LeafId>,
     claims: Claims,
-    /// What the row begins with when it is empty.
-    first: Leaf,
     totals: Totals,
     history: History,
     /// How many gaps were found: what was written before the last of them may be older than it should be.
-    gaps: u16,
+    gaps: u32,
+    steps: Steps,
 }
 
 impl Index {
@@ -179,14 +207,28 @@ impl Index {
         &self.history
     }
 
+    /// The work of everything so far.
+    #[cfg(test)]
+    pub(crate) fn steps(&self) -> u64 {
+        self.steps.count() + self.row.steps.count() + self.history.steps.count() + self.arena.steps.count()
+    }
+
     /// Takes note that what is past may not be whole.
     pub(crate) fn lost_from(&mut self, revision: Revision) {
         self.history.lost_from(revision);
     }
 
-    /// Forgets what is past and no snapshot has.
+    /// Forgets the superseded values that no snapshot needs.
     pub(crate) fn prune(&mut self) {
-        self.history.prune(|entry| self.arena.give_up(entry.extent));
+        self.history.prune(Revision::from_u64(u64::MAX), |entry| self.arena.give_up(entry.extent));
+    }
+
+    /// Forgets, after a commit was replayed, the superseded values that no snapshot will need, once there may be as many of them
+    /// as of those that are needed.
+    pub(crate) fn prune_replayed(&mut self, revision: Revision) {
+        if self.history.is_prune_due() {
+            self.history.prune(revision, |entry| self.arena.give_up(entry.extent));
+        }
     }
 
     /// Where keys and values are.
@@ -196,7 +238,7 @@ impl Index {
 
     /// The value that a key has.
     pub(crate) fn get(&self, key: &str) -> Option<Kept<'_>> {
-        let leaf = self.leaves.get(self.leaf_of(key.as_bytes()))?;
+        let leaf = self.row.at(self.row.spot_of(key.as_bytes(), &self.arena))?;
         let entry = leaf.get(leaf.search(key.as_bytes(), &self.arena).ok()?)?;
         Some(Kept { arena: &self.arena, entry })
     }
@@ -224,50 +266,38 @@ impl Index {
         }
         // Whether it was before the last one is all that matters.
         self.gaps = 1;
-        let current = self.leaves.iter_mut().flat_map(Leaf::entries_mut);
+        self.steps.add(usize::try_from(self.totals.keys + self.history.totals().keys).unwrap_or(usize::MAX));
+        let current = self.row.leaves_mut().flat_map(Leaf::entries_mut);
         current.chain(self.history.entries_mut()).for_each(|entry| entry.gaps = 0);
     }
 
     /// How many keys are suspect.
     pub(crate) fn count_suspect(&self) -> u64 {
-        let entries = self.leaves.iter().flat_map(Leaf::entries);
+        let entries = self.row.leaves().flat_map(Leaf::entries);
         u64::try_from(entries.filter(|entry| entry.gaps < self.gaps).count()).unwrap_or(u64::MAX)
     }
 
     /// Whether any current value is sealed. Looks at entries only, not at keys or values.
     pub(crate) fn has_sealed(&self) -> bool {
-        let mut entries = self.leaves.iter().flat_map(Leaf::entries);
+        let mut entries = self.row.leaves().flat_map(Leaf::entries);
         entries.any(|entry| entry.extent.form() == Form::Sealed)
     }
 
-    /// The leaf in which a key is, if it is anywhere: the last one that does not begin behind it.
-    fn leaf_of(&self, key: &[u8]) -> usize {
-        let Some(rest) = key.strip_prefix(self.common.as_slice()) else {
-            return if key < self.common.as_slice() { 0 } else { self.leaves.len().saturating_sub(1) };
-        };
-        let head = head_of(rest);
-        let mut behind = self.heads.partition_point(|other| *other < head);
-        if self.heads.get(behind) == Some(&head) {
-            let same = self.heads.get(behind..).unwrap_or(&[]).partition_point(|other| *other == head);
-            let same = self.leaves.get(behind..behind + same).unwrap_or(&[]);
-            behind += same.partition_point(|leaf| leaf.first_key(&self.arena) <= key);
-        }
-        behind.saturating_sub(1)
-    }
-
-    /// The leaf, and where in it a key is or would be.
-    fn locate(&self, key: &[u8]) -> (usize, Result<usize, usize>) {
-        if let Some(last) = self.leaves.last()
+    /// Where a key is or would be. In an empty row this is the leaf that it will begin with.
+    fn locate(&self, key: &[u8]) -> Located {
+        let empty = Located { spot: Spot::END, id: self.row.next_id(), within: Err(0) };
+        let Some(last_spot) = self.row.last() else { return empty };
+        if let Some((id, last)) = self.row.id(last_spot).and_then(|id| Some((id, self.row.leaf(id)?)))
             && last.last_key(&self.arena) < key
         {
-            return (self.leaves.len() - 1, Err(last.len()));
+            return Located { spot: last_spot, id, within: Err(last.len()) };
         }
-        let at = self.leaf_of(key);
-        let Some(leaf) = self.leaves.get(at) else { return (0, Err(0)) };
-        match leaf.search(key, &self.arena) {
-            Ok(within) if leaf.is_alive(within) => (at, Ok(within)),
-            Ok(within) | Err(within) => (at, Err(within)),
-        }
+        let spot = self.row.spot_of(key, &self.arena);
+        let found = self.row.id(spot).and_then(|id| Some((id, self.row.leaf(id)?)));
+        let Some((id, leaf)) = found else { return empty };
+        let within = leaf.search(key, &self.arena);
+        let within = within.and_then(|at| if leaf.is_alive(at) { Ok(at) } else { Err(at) });
+        Located { spot, id, within }
     }
 
     /// Sees to it that these records can be applied without asking for memory, in order and behind those that there has been
@@ -281,10 +311,10 @@ impl Index {
             if record.value().is_none() {
                 continue;
             }
-            let (at, found) = self.locate(record.key().as_bytes());
+            let Located { id, within, .. } = self.locate(record.key().as_bytes());
             // It may be found and taken away before this is applied. Then it has left its own room.
-            if found.is_err() {
-                self.claim(at)?;
+            if within.is_err() {
+                self.claim(id)?;
             }
         }
         self.reserve_beyond_leaves(self.claims)
@@ -293,7 +323,7 @@ impl Index {
     /// Room for all but the entries themselves.
     fn reserve_beyond_leaves(&mut self, claims: Claims) -> Result<(), Error> {
         // Each may have its leaf noted.
-        let len = claims.records.saturating_mul(size_of::<usize>());
+        let len = claims.records.saturating_mul(size_of::<LeafId>());
         self.unsettled.try_reserve(claims.records).map_err(|_| Error::NoMemory { len })?;
         if claims.keys == 0 {
             Ok(())
@@ -310,11 +340,12 @@ impl Index {
         let mut claims = self.claims;
         claims.add(record);
         if record.value().is_some()
-            && let (at, Err(_)) = self.locate(record.key().as_bytes())
+            && let Located { id, within: Err(_), .. } = self.locate(record.key().as_bytes())
         {
-            self.begin_row()?;
-            let leaf = self.leaves.get_mut(at).unwrap_or(&mut self.first);
-            leaf.reserve(usize::try_from(leaf.claimed).unwrap_or(usize::MAX).saturating_add(1))?;
+            self.row.prepare()?;
+            if let Some(leaf) = self.row.leaf_mut(id) {
+                leaf.reserve(usize::try_from(leaf.claimed).unwrap_or(usize::MAX).saturating_add(1))?;
+            }
         }
         self.reserve_beyond_leaves(claims)
     }
@@ -322,52 +353,39 @@ impl Index {
     /// What was asked for has been applied, or will not be.
     pub(crate) fn drop_claims(&mut self) {
         self.claims = Claims::default();
-        for at in &self.unsettled {
-            self.leaves.get_mut(*at).unwrap_or(&mut self.first).claimed = 0;
+        for id in &self.unsettled {
+            if let Some(leaf) = self.row.leaf_mut(*id) {
+                leaf.claimed = 0;
+            }
         }
     }
 
     fn reserve_notes(&mut self) -> Result<(), Error> {
-        self.unsettled.try_reserve(1).map_err(|_| Error::NoMemory { len: size_of::<usize>() })
+        self.unsettled.try_reserve(1).map_err(|_| Error::NoMemory { len: size_of::<LeafId>() })
     }
 
     /// Room in a leaf for one entry more than there has been asked for.
-    fn claim(&mut self, at: usize) -> Result<(), Error> {
-        self.begin_row()?;
+    fn claim(&mut self, id: LeafId) -> Result<(), Error> {
+        self.row.prepare()?;
         self.reserve_notes()?;
-        let leaf = self.leaves.get_mut(at).unwrap_or(&mut self.first);
+        let Some(leaf) = self.row.leaf_mut(id) else { return Ok(()) };
         if leaf.claimed == 0 {
-            self.unsettled.push(at);
+            self.unsettled.push(id);
         }
         leaf.claimed += 1;
         leaf.reserve(usize::try_from(leaf.claimed).unwrap_or(usize::MAX))
     }
 
-    /// Room for a first leaf.
-    fn begin_row(&mut self) -> Result<(), Error> {
-        if self.leaves.is_empty() {
-            self.reserve_row(1)?;
-            // The first key is what all begin with until there is another.
-            self.common.try_reserve(KEY_LEN_MAX).map_err(|_| Error::NoMemory { len: KEY_LEN_MAX })?;
-        }
-        Ok(())
-    }
-
     /// Room in a leaf for an entry, whether there has been asked for it or not.
-    fn make_way(&mut self, at: usize) -> Result<(), Error> {
-        self.begin_row()?;
-        self.leaves.get_mut(at).unwrap_or(&mut self.first).reserve(1)?;
-        if self.leaves.get(at).is_some_and(|leaf| leaf.len() >= LEAF_MAX) {
+    fn make_way(&mut self, id: LeafId) -> Result<(), Error> {
+        self.row.prepare()?;
+        let Some(leaf) = self.row.leaf_mut(id) else { return Ok(()) };
+        leaf.reserve(1)?;
+        if leaf.len() >= LEAF_MAX {
             self.reserve_notes()?;
-            self.unsettled.push(at);
+            self.unsettled.push(id);
         }
         Ok(())
-    }
-
-    fn reserve_row(&mut self, count: usize) -> Result<(), Error> {
-        let len = count.saturating_mul(size_of::<Leaf>() + size_of::<u64>());
-        self.leaves.try_reserve(count).map_err(|_| Error::NoMemory { len })?;
-        self.heads.try_reserve(count).map_err(|_| Error::NoMemory { len })
     }
 
     /// Does what a record says. `revision` is that of its place, which what was copied does not need.
@@ -419,9 +437,10 @@ impl Index {
         until: Option<Revision>,
     ) -> Result<(), Error> {
         let fresh = Totals::of(key.len(), value.len());
-        let (at, within) = match self.locate(key.as_bytes()) {
-            (at, Ok(within)) => {
-                let entry = self.leaves.get_mut(at).and_then(|leaf| leaf.get_mut(within));
+        let Located { spot, id, within } = self.locate(key.as_bytes());
+        let within = match within {
+            Ok(within) => {
+                let entry = self.row.leaf_mut(id).and_then(|leaf| leaf.get_mut(within));
                 let Some(entry) = entry else { return Ok(()) };
                 let old = *entry;
                 let past = until.filter(|until| self.history.needs(key, old.revision(), *until));
@@ -440,33 +459,30 @@ impl Index {
                 }
                 return Ok(());
             }
-            (at, Err(within)) => (at, within),
+            Err(within) => within,
         };
-        self.make_way(at)?;
+        self.make_way(id)?;
         let extent = self.arena.push(key, value, form)?;
-        if self.leaves.is_empty() {
-            self.leaves.push(mem::take(&mut self.first));
-            self.heads.push(0);
-            self.common.clear();
-            self.common.extend_from_slice(key.as_bytes());
+        if self.row.is_empty() {
+            self.row.begin(key.as_bytes());
         }
-        let Some(leaf) = self.leaves.get_mut(at) else { return Ok(()) };
+        let Some(leaf) = self.row.leaf_mut(id) else { return Ok(()) };
         leaf.insert(within, key.as_bytes(), Entry::new(extent, revision, self.gaps), &self.arena);
         if within == 0 {
-            self.take_head(at);
+            self.row.take_head(spot, &self.arena);
         }
         self.totals = self.totals.plus(fresh);
         Ok(())
     }
 
     fn delete(&mut self, key: &str, until: Revision) -> Result<(), Error> {
-        let (at, Ok(within)) = self.locate(key.as_bytes()) else { return Ok(()) };
+        let Located { id, within: Ok(within), .. } = self.locate(key.as_bytes()) else { return Ok(()) };
         self.reserve_notes()?;
-        let Some(leaf) = self.leaves.get_mut(at) else { return Ok(()) };
+        let Some(leaf) = self.row.leaf_mut(id) else { return Ok(()) };
         let Some(&old) = leaf.get(within) else { return Ok(()) };
         leaf.remove(within);
         if leaf.is_first_dead || leaf.len() < LEAF_MAX / 4 {
-            self.unsettled.push(at);
+            self.unsettled.push(id);
         }
         self.totals = self.totals.less(Totals::of_extent(&old.extent));
         if self.history.needs(key, old.revision(), until) {
@@ -475,20 +491,6 @@ impl Index {
             self.arena.give_up(old.extent);
         }
         Ok(())
-    }
-
-    /// The first key of a leaf has changed.
-    fn take_head(&mut self, at: usize) {
-        let Some(leaf) = self.leaves.get(at) else { return };
-        let key = leaf.first_key(&self.arena);
-        if let (Some(rest), Some(head)) = (key.strip_prefix(self.common.as_slice()), self.heads.get_mut(at)) {
-            *head = head_of(rest);
-            return;
-        }
-        self.common.truncate(common_len(key, &self.common));
-        for (head, leaf) in self.heads.iter_mut().zip(&self.leaves) {
-            *head = head_of(leaf.first_key(&self.arena).get(self.common.len()..).unwrap_or(&[]));
-        }
     }
 
     /// Puts itself in order where that has become worth while: after every change, or every few.
@@ -511,80 +513,70 @@ impl Index {
         unsettled.sort_unstable();
         unsettled.dedup();
         let mut outcome = Ok(());
-        let mut left = unsettled.len();
-        // Those behind a leaf change their numbers with it, so they are counted from the end until all are done.
-        for nth in (0..unsettled.len()).rev() {
-            let Some(at) = unsettled.get(nth).copied() else { break };
-            if self.leaves.get(at).unwrap_or(&self.first).claimed == 0 {
-                outcome = outcome.and(self.settle_leaf(at));
-                continue;
+        unsettled.retain(|id| {
+            let is_claimed = self.row.leaf(*id).is_some_and(|leaf| leaf.claimed > 0);
+            if !is_claimed {
+                let settled = self.settle_leaf(*id);
+                outcome = mem::replace(&mut outcome, Ok(())).and(settled);
             }
-            left -= 1;
-            if let Some(slot) = unsettled.get_mut(left) {
-                *slot = self.leaves.len().saturating_sub(at);
-            }
-        }
-        drop(unsettled.drain(..left));
-        unsettled.iter_mut().for_each(|from_end| *from_end = self.leaves.len().saturating_sub(*from_end));
+            is_claimed
+        });
         self.unsettled = unsettled;
         outcome
     }
 
     /// Nothing is claimed in it.
-    fn settle_leaf(&mut self, at: usize) -> Result<(), Error> {
-        let Some(leaf) = self.leaves.get_mut(at) else { return Ok(()) };
+    fn settle_leaf(&mut self, id: LeafId) -> Result<(), Error> {
+        let Some(leaf) = self.row.leaf(id).filter(|leaf| leaf.len() > 0) else { return Ok(()) };
+        let spot = self.row.spot_of(leaf.first_key(&self.arena), &self.arena);
+        let Some(leaf) = self.row.leaf_mut(id) else { return Ok(()) };
         let is_first_new = leaf.settle();
         let len = leaf.len();
         if len == 0 {
-            self.take_out(at);
+            self.row.take_out(spot);
             return Ok(());
         }
         if is_first_new {
-            self.take_head(at);
+            self.row.take_head(spot, &self.arena);
         }
         match len {
-            len if len > LEAF_MAX => self.divide(at),
-            len if len < LEAF_MAX / 4 => self.join(at),
+            len if len > LEAF_MAX => self.divide(id, spot),
+            len if len < LEAF_MAX / 4 => self.join(spot),
             _ => Ok(()),
         }
     }
 
-    fn take_out(&mut self, at: usize) {
-        drop(self.leaves.remove(at));
-        let _head = self.heads.remove(at);
-    }
-
     /// Into leaves that are equally long; at the end of the row into full ones, because there most often more is added.
-    fn divide(&mut self, mut at: usize) -> Result<(), Error> {
-        let is_last = at + 1 == self.leaves.len();
-        while let Some(leaf) = self.leaves.get(at).map(Leaf::len).filter(|len| *len > LEAF_MAX) {
-            let cut = if is_last { LEAF_MAX } else { leaf.div_ceil(leaf.div_ceil(LEAF_MAX)) };
-            let room = if is_last { LEAF_MAX.saturating_sub(leaf - cut) } else { 0 };
-            self.reserve_row(1)?;
-            let Some(leaf) = self.leaves.get_mut(at) else { return Ok(()) };
+    fn divide(&mut self, mut id: LeafId, mut spot: Spot) -> Result<(), Error> {
+        let is_last = Some(spot) == self.row.last();
+        while let Some(len) = self.row.leaf(id).map(Leaf::len).filter(|len| *len > LEAF_MAX) {
+            let cut = if is_last { LEAF_MAX } else { len.div_ceil(len.div_ceil(LEAF_MAX)) };
+            let room = if is_last { LEAF_MAX.saturating_sub(len - cut) } else { 0 };
+            let behind_at = self.row.make_room_after(spot)?;
+            let Some(leaf) = self.row.leaf_mut(id) else { return Ok(()) };
             let behind = leaf.split_off(cut, room, &self.arena)?;
-            at += 1;
-            self.leaves.insert(at, behind);
-            self.heads.insert(at, 0);
-            self.take_head(at);
+            self.row.insert(behind_at, behind, &self.arena);
+            let Some(next) = self.row.id(behind_at) else { return Ok(()) };
+            (id, spot) = (next, behind_at);
         }
         Ok(())
     }
 
     /// With a neighbour, if both together are not long.
-    fn join(&mut self, at: usize) -> Result<(), Error> {
-        for left in [Some(at), at.checked_sub(1)].into_iter().flatten() {
-            let [Some(one), Some(other)] = [left, left + 1].map(|at| self.leaves.get(at)) else { continue };
-            // The one before may begin with what is dead, and its turn will come.
+    fn join(&mut self, spot: Spot) -> Result<(), Error> {
+        for left in [Some(spot), self.row.before(spot)].into_iter().flatten() {
+            let right = self.row.next(left);
+            let (Some(one), Some(other)) = (self.row.at(left), self.row.at(right)) else { continue };
+            // One of them may begin with what is dead, and its turn will come.
             let is_settled = |leaf: &Leaf| !leaf.is_first_dead && leaf.claimed == 0;
             if !is_settled(one) || !is_settled(other) || one.len() + other.len() > LEAF_MAX / 2 {
                 continue;
             }
             let joined = one.joined(other, &self.arena)?;
-            if let Some(slot) = self.leaves.get_mut(left) {
-                *slot = joined;
+            if let Some(leaf) = self.row.id(left).and_then(|id| self.row.leaf_mut(id)) {
+                *leaf = joined;
             }
-            self.take_out(left + 1);
+            self.row.take_out(right);
             break;
         }
         Ok(())
@@ -600,23 +592,26 @@ impl Index {
         }
         let mut begin = 0;
         while let Some((key, next)) = self.arena.key_in(piece, begin) {
-            let at = self.leaf_of(key.as_bytes());
-            let found = self.leaves.get(at).and_then(|leaf| leaf.search(key.as_bytes(), &self.arena).ok());
-            let past = self.history.entry_mut(key, |entry| Arena::is_at(&entry.extent, piece, begin));
-            let is_alive =
-                past.is_some() || self.leaves.get(at).zip(found).is_some_and(|(leaf, at)| leaf.is_alive(at));
-            let current = self.leaves.get_mut(at).zip(found).and_then(|(leaf, at)| leaf.get_mut(at));
-            let current = current.filter(|entry| Arena::is_at(&entry.extent, piece, begin));
-            // A first key that is dead may have become past, and then stands at the same place.
-            let mut here = past.into_iter().chain(current);
-            if let Some(entry) = here.next() {
-                entry.extent = if is_alive {
-                    self.arena.carry(entry.extent)?
-                } else {
-                    self.arena.carry_dead(entry.extent)?
-                };
-                let moved = entry.extent;
-                here.for_each(|entry| entry.extent = moved);
+            self.steps.add(1);
+            let id = self.row.id(self.row.spot_of(key.as_bytes(), &self.arena));
+            let leaf = id.and_then(|id| self.row.leaf(id));
+            let found = leaf.and_then(|leaf| leaf.search(key.as_bytes(), &self.arena).ok());
+            let origin = Arena::origin(piece, begin);
+            let past = self.history.extent_at(origin);
+            let leaf = id.and_then(|id| self.row.leaf_mut(id)).zip(found);
+            let is_alive = past.is_some() || leaf.as_ref().is_some_and(|(leaf, at)| leaf.is_alive(*at));
+            let current = leaf.and_then(|(leaf, at)| leaf.get_mut(at));
+            let current = current.filter(|entry| entry.extent.origin() == origin);
+            if let Some(extent) = past.or(current.as_ref().map(|entry| entry.extent)) {
+                let moved =
+                    if is_alive { self.arena.carry(extent)? } else { self.arena.carry_dead(extent)? };
+                if past.is_some() {
+                    self.history.moved(origin, moved);
+                }
+                // A first key that is dead may have become past, and then stands at the same place.
+                if let Some(entry) = current {
+                    entry.extent = moved;
+                }
             }
             begin = next;
         }
@@ -631,34 +626,26 @@ impl Index {
 
     /// The keys from one on that come before another, in order.
     pub(crate) fn range<'a>(&'a self, start: Bound<&str>, end: Option<&str>) -> Range<'a> {
+        let place = |key: &str, excluded: usize| {
+            let Located { spot, within, .. } = self.locate(key.as_bytes());
+            (spot, within.map_or_else(|within| within, |within| within + excluded))
+        };
         let (first, from) = match start {
-            Bound::Unbounded => (0, 0),
-            Bound::Included(start) => match self.locate(start.as_bytes()) {
-                (at, Ok(within) | Err(within)) => (at, within),
-            },
-            Bound::Excluded(start) => match self.locate(start.as_bytes()) {
-                (at, Ok(within)) => (at, within + 1),
-                (at, Err(within)) => (at, within),
-            },
+            Bound::Unbounded => (Spot::FIRST, 0),
+            Bound::Included(start) => place(start, 0),
+            Bound::Excluded(start) => place(start, 1),
         };
-        let (last, to) = match end.map(|end| self.locate(end.as_bytes())) {
-            Some((at, Ok(within) | Err(within))) => (at, within),
-            None => (self.leaves.len(), 0),
-        };
-        let part = |at: usize, from: usize, to: Option<usize>| {
-            self.leaves.get(at).map_or(&[][..], |leaf| leaf.part(from, to.unwrap_or(leaf.len())))
+        let (last, to) = end.map_or((Spot::END, 0), |end| place(end, 0));
+        let part = |spot: Spot, from: usize, to: Option<usize>| {
+            self.row.at(spot).map_or(&[][..], |leaf| leaf.part(from, to.unwrap_or(leaf.len())))
         };
         let (now, last_part): (&[Entry], &[Entry]) = match first == last {
             true => (part(first, from, Some(to)), &[]),
             false if first < last => (part(first, from, None), part(last, 0, Some(to))),
             false => (&[], &[]),
         };
-        Range {
-            arena: &self.arena,
-            now: now.iter(),
-            whole: self.leaves.get(first + 1..last).unwrap_or(&[]).iter(),
-            last: last_part,
-        }
+        let next = self.row.next(first);
+        Range { arena: &self.arena, row: &self.row, now: now.iter(), next, end: last, last: last_part }
     }
 
     /// All there is of all keys from one on, in order.
@@ -671,7 +658,10 @@ impl Index {
 pub(crate) struct Range<'a> {
     arena: &'a Arena,
     now: core::slice::Iter<'a, Entry>,
-    whole: core::slice::Iter<'a, Leaf>,
+    row: &'a Row,
+    /// The leaves from `next` on that precede `end` follow as a whole, and then `last`.
+    next: Spot,
+    end: Spot,
     last: &'a [Entry],
 }
 
@@ -689,8 +679,12 @@ impl<'a> Range<'a> {
 
     /// Goes on to the next leaf.
     fn turn(&mut self) -> Option<()> {
-        self.now = match self.whole.next() {
-            Some(leaf) => leaf.entries().iter(),
+        let whole = if self.next < self.end { self.row.at(self.next) } else { None };
+        self.now = match whole {
+            Some(leaf) => {
+                self.next = self.row.next(self.next);
+                leaf.entries().iter()
+            }
             None if self.last.is_empty() => return None,
             None => mem::take(&mut self.last).iter(),
         };

@@ -26,14 +26,14 @@ const STEP: usize = 16;
 pub(crate) struct Entry {
     pub(crate) extent: Extent,
     /// How many gaps had been found when it was written: [`crate::index::Index::suspect_all`].
-    pub(crate) gaps: u16,
+    pub(crate) gaps: u32,
     revision: [u8; 8],
 }
 
 const _: () = assert!(size_of::<Entry>() == 28, "an entry is most of what a key costs beyond itself");
 
 impl Entry {
-    pub(crate) fn new(extent: Extent, revision: Revision, gaps: u16) -> Self {
+    pub(crate) fn new(extent: Extent, revision: Revision, gaps: u32) -> Self {
         Self { extent, gaps, revision: revision.get().to_le_bytes() }
     }
 

@@ -46,6 +46,7 @@ mod limits;
 mod list;
 mod quota;
 mod record;
+mod row;
 mod salvage;
 mod scrub;
 mod sealed;

@@ -7,7 +7,7 @@ use core::time::Duration;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use journal::{Access, Format, Frame, Journal, JournalError, Opened, Reading, StoreId, Verdict};
+use journal::{Access, Format, Frame, Journal, JournalError, Kind, Opened, Reading, StoreId, Verdict};
 use media::BlockDevice;
 
 use crate::changes::Ring;
@@ -437,6 +437,9 @@ pub(crate) fn load(index: &mut Index, last: &mut Revision, frame: &Frame<'_>) ->
         let record = record.map_err(|what| Error::Corrupt { seq: frame.seq, index: nth, what })?;
         let revision = Revision::of(frame.seq, nth).ok_or(JournalError::NumbersUsedUp)?;
         index.apply(&record, revision)?;
+        if frame.kind == Kind::Commit {
+            index.prune_replayed(revision);
+        }
         index.tidy()?;
         *last = (*last).max(match record {
             Record::Put { .. } | Record::Delete { .. } => revision,
@@ -446,3 +449,6 @@ pub(crate) fn load(index: &mut Index, last: &mut Revision, frame: &Frame<'_>) ->
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! How much memory an open needs, by counting what is asked of the allocator.
+#![expect(unsafe_code, reason = "an allocator that counts is unsafe to implement")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use journal::{Journal, JournalError};
+use media::{Geometry, MemDisk};
+use statefs::{Access, Key, Options, SnapshotName, Store, StoreId};
+
+/// Bytes in use now, and the most there were since [`peak_of`] began.
+static USED: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+/// The system's allocator, counted.
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// SAFETY: every call goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let used = USED.fetch_add(layout.size(), Ordering::SeqCst) + layout.size();
+        PEAK.fetch_max(used, Ordering::SeqCst);
+        // SAFETY: what is asked of this allocator may be asked of that one.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        USED.fetch_sub(layout.size(), Ordering::SeqCst);
+        // SAFETY: it came from there, with this layout.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+/// One test at a time: the counters are those of the process.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// The most bytes that were in use at a time beyond those that were before, and what `act` returns.
+fn peak_of<T>(act: impl FnOnce() -> T) -> (usize, T) {
+    let before = USED.load(Ordering::SeqCst);
+    PEAK.store(before, Ordering::SeqCst);
+    let outcome = act();
+    (PEAK.load(Ordering::SeqCst) - before, outcome)
+}
+
+/// What an open needs whatever the store has: a chunk of the region (1 MiB), a frame, the first pieces of the arena and what
+/// may be dead in it (1 MiB), and a history that is not worth pruning (1 MiB).
+const FIXED_LEN: usize = 4 << 20;
+
+fn key(name: &str) -> Key {
+    Key::parse(&format!("/state/{name}")).unwrap()
+}
+
+fn device(block_size: u32, len: u64) -> MemDisk {
+    MemDisk::new(Geometry::new(block_size, len / u64::from(block_size)).unwrap()).unwrap()
+}
+
+fn assert_open_needs<'d>(what: &str, disk: &'d MemDisk, needed_len: usize) -> Store<&'d MemDisk> {
+    let (peak, store) = peak_of(|| Store::open(disk, Access::Write).unwrap().0);
+    println!("{what}: an open needs {peak} bytes where {needed_len} are needed");
+    assert!(peak <= 3 * needed_len + FIXED_LEN, "{what}: {peak} bytes for {needed_len}");
+    store
+}
+
+/// The region is full of values that only dropped snapshots had.
+#[test]
+fn store_f4_an_open_needs_memory_for_what_is_alive_and_not_for_what_was() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let value = vec![7; 8 << 10];
+    let disk = device(512, 100 << 20);
+    let mut store = Store::format(&disk, &Options::new(StoreId([1; 16]))).unwrap();
+    let name = SnapshotName::parse("now").unwrap();
+    for nth in 0..4000_u32 {
+        store.snapshot(&name).unwrap();
+        store.put(&key("a"), &[&nth.to_le_bytes(), value.as_slice()].concat()).unwrap();
+        store.drop_snapshot(&name).unwrap();
+    }
+    assert_eq!(store.stats().journal.switches, 0, "all of it is in one region");
+    drop(store);
+    let store = assert_open_needs("4,000 snapshots, taken and dropped", &disk, value.len());
+    assert_eq!(store.stats().past_values, 0);
+}
+
+/// A key is overwritten again and again while a snapshot has its first value.
+#[test]
+fn store_f4_an_open_keeps_of_a_key_what_snapshots_have_however_often_it_was_overwritten() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let disk = device(512, 200 << 20);
+    let mut store = Store::format(&disk, &Options::new(StoreId([1; 16]))).unwrap();
+    let value = |nth: u32| [nth.to_le_bytes().as_slice(), &[3; 300]].concat();
+    store.put(&key("a"), &value(0)).unwrap();
+    store.snapshot(&SnapshotName::parse("first").unwrap()).unwrap();
+    for nth in 1..=100_000 {
+        store.put(&key("a"), &value(nth)).unwrap();
+    }
+    assert_eq!(store.stats().journal.switches, 0, "all of it is in one region");
+    drop(store);
+    let store = assert_open_needs("overwritten 100,000 times", &disk, 608);
+    assert_eq!(store.stats().past_values, 1);
+    let snapshot = store.at(&SnapshotName::parse("first").unwrap()).unwrap();
+    assert_eq!(snapshot.get(&key("a")).unwrap().bytes, value(0));
+    assert_eq!(store.get(&key("a")).unwrap().bytes, value(100_000));
+}
+
+fn put(key: &str, value: &[u8]) -> Vec<u8> {
+    let (key_len, value_len) = (u8::try_from(key.len()).unwrap(), u32::try_from(value.len()).unwrap());
+    [&[1, key_len], value_len.to_le_bytes().as_slice(), key.as_bytes(), value].concat()
+}
+
+fn delete(key: &str) -> Vec<u8> {
+    [&[2, u8::try_from(key.len()).unwrap()], key.as_bytes()].concat()
+}
+
+/// The same while a copy runs that takes no step meanwhile: all of it precedes the closing frame.
+#[test]
+fn store_f4_an_open_forgets_what_was_dropped_while_a_copy_ran() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let disk = device(512, 100 << 20);
+    drop(Store::format(&disk, &Options::new(StoreId([1; 16]))).unwrap());
+    let mut ignore = |_: journal::Frame<'_>| Ok::<(), JournalError>(());
+    let mut journal = Journal::open(&disk, Access::Write, &mut ignore).unwrap().journal;
+    journal.begin_copy().unwrap();
+    for nth in 0..4000_u32 {
+        let value = [&nth.to_le_bytes(), [7; 8 << 10].as_slice()].concat();
+        let bodies = [put("/snapshot/now", &[1]), put("/state/a", &value), delete("/snapshot/now")];
+        for body in &bodies {
+            let _durable = journal.commit(body).unwrap();
+        }
+    }
+    let _durable = journal.finish_copy().unwrap();
+    drop(journal);
+    let store = assert_open_needs("dropped while a copy ran", &disk, 8 << 10);
+    assert_eq!((store.stats().live_keys, store.stats().past_values), (1, 0));
+}
+
+/// What snapshots had at one time bounds what an open needs, and it is given back when they are dropped.
+#[test]
+fn store_f4_an_open_needs_no_more_than_twice_what_snapshots_had_at_any_time() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let disk = device(4096, 250 << 20);
+    let mut store = Store::format(&disk, &Options::new(StoreId([1; 16]))).unwrap();
+    let name = SnapshotName::parse("now").unwrap();
+    let (keys, len) = (100_u32, 16_u32 << 10);
+    for round in 0..40_u32 {
+        store.snapshot(&name).unwrap();
+        for nth in 0..keys {
+            let value = vec![u8::try_from(round).unwrap(); usize::try_from(len).unwrap()];
+            store.put(&key(&nth.to_string()), &value).unwrap();
+        }
+        store.drop_snapshot(&name).unwrap();
+    }
+    assert_eq!(store.stats().journal.switches, 0, "all of it is in one region");
+    drop(store);
+    // What is current, and as much that a snapshot had.
+    let needed_len = usize::try_from(2 * keys * len).unwrap();
+    let store = assert_open_needs("40 snapshots of 1.6 MiB", &disk, needed_len);
+    assert_eq!(store.stats().past_values, 0);
+}
