@@ -498,8 +498,11 @@ impl Lives {
         let is_promised = life.durable_seq >= header.seq;
         // When a later incarnation began where this frame had ended, the frame was read as a part of the journal.
         let was_read = life.open_at.is_some_and(|open| open >= end);
+        // Everything that precedes it was durable when it was issued, so every later open has read up to here, and this too.
+        let follows_durable = matches!(header.kind, Kind::Commit | Kind::Seal)
+            && header.durable_seq.checked_add(1) == Some(header.seq);
         let is_newest = self.0.last().is_some_and(|last| last.incarnation == header.incarnation);
-        match (is_promised || was_read, is_newest) {
+        match (is_promised || was_read || follows_durable, is_newest) {
             (true, _) => Proof::Kept,
             (false, true) => Proof::None,
             (false, false) => Proof::Discarded,
@@ -510,7 +513,8 @@ impl Lives {
 /// Whether a whole frame after the end is a part of the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Proof {
-    /// It is: a block of its own incarnation promises that it was durable, or a later open went on after it.
+    /// It is: a block of its own incarnation promises that it was durable, a later open went on after it, or it follows what
+    /// was durable when it was issued.
     Kept,
     /// It may have been discarded by a later open whose blocks are all lost.
     None,
@@ -609,11 +613,14 @@ fn stop_at(walk: &Walk, region: &Region, looked: Looked, started: bool) -> Stop 
     }
 }
 
+/// What frames of records are handed over to.
+type Each<'e, E> = dyn FnMut(Frame<'_>) -> Result<(), E> + 'e;
+
 fn conclude<D: BlockDevice, E: From<JournalError>>(
     reader: &mut Reader<'_, '_, D>,
     walk: Walk,
     body: &mut Vec<u8>,
-    each: Option<&mut dyn FnMut(Frame<'_>) -> Result<(), E>>,
+    each: Option<&mut Each<'_, E>>,
 ) -> Result<Replayed, E> {
     let stopped_at = match walk.tail < reader.region.end {
         true => reader.look(walk.tail).map(|(header, _)| header),
