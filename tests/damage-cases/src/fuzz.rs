@@ -16,6 +16,7 @@ use media::{BlockIndex, Geometry};
 use statefs::{Access, Check, Compaction, Health, Key, KeyError, Prefix, Store, Suspects, Verdict, fsck};
 
 use crate::disk::ImageDisk;
+use crate::histories::random_sample;
 use crate::judge::{Depth, Judge, Places};
 use crate::samples::{BLOCK, End, STORE, Sample, options, owner, samples};
 
@@ -41,6 +42,8 @@ fn ground(nth: usize) -> (&'static Sample, &'static Judge<'static>) {
     static JUDGES: OnceLock<Vec<Judge<'static>>> = OnceLock::new();
     let samples = SAMPLES.get_or_init(|| {
         let mut samples = samples();
+        // Histories in which the model of `histories.rs` found something when it was new.
+        samples.extend([8_026, 14_697, 20_549, 34_194, 49_350].map(random_sample));
         samples.iter_mut().for_each(|sample| sample.end = End::Cut);
         samples
     });
@@ -87,7 +90,7 @@ const FIELDS_OF_BLOCK: [(usize, usize); 10] =
     [(4, 1), (5, 1), (6, 2), (8, 2), (10, 2), (12, 4), (16, 8), (24, 8), (32, 8), (40, 4)];
 
 /// The same of a superblock.
-const FIELDS_OF_ROOT: [(usize, usize); 15] = [
+const FIELDS_OF_ROOT: [(usize, usize); 16] = [
     (8, 2),
     (10, 1),
     (11, 1),
@@ -103,6 +106,7 @@ const FIELDS_OF_ROOT: [(usize, usize); 15] = [
     (78, 2),
     (80, 4),
     (88, 4),
+    (504, 1),
 ];
 
 /// Gives a block the checksum that belongs to it, whatever it holds. (Made by another crate than the one under test uses
@@ -227,11 +231,12 @@ pub fn block_decode(data: &[u8]) {
     }
     block[..4].copy_from_slice(b"SFJ1");
     if data.len().is_multiple_of(2) {
-        (block[4], block[10], block[11]) = (1, 0, 0);
+        let [low, high, ..] = crc32c::crc32c(&STORE.0).to_le_bytes();
+        (block[4], block[10], block[11]) = (Format::LATEST.number(), low, high);
     }
     forge(&mut block, at);
     match frame::decode(&block, owner(), address) {
-        Err(error) => assert_eq!(error, Invalid::Malformed, "the checksum is right"),
+        Err(error) => assert_ne!(error, Invalid::Checksum, "the checksum is right"),
         Ok((header, payload)) => {
             assert!(header.index < header.count && header.durable_seq < header.seq);
             assert!(payload.len() <= BLOCK - frame::HEADER_LEN);
@@ -271,7 +276,8 @@ pub fn superblock_decode(data: &[u8]) {
         }
         block[..8].copy_from_slice(b"SFSUPER1");
         if which & 32 == 0 {
-            block[8..11].copy_from_slice(&[1, 0, u8::try_from(slot).unwrap()]);
+            let version = Format::LATEST.number();
+            block[8..11].copy_from_slice(&[version, 0, u8::try_from(slot).unwrap()]);
         }
         if which & 64 == 0 {
             block[12..16].copy_from_slice(&512_u32.to_le_bytes());
@@ -300,7 +306,7 @@ pub fn open_read(data: &[u8]) {
 pub fn open_write(data: &[u8]) {
     let (disk, known, is_forged) = ruined(data);
     if !is_forged {
-        return judge(&disk, known, Depth::Everything);
+        return judge(&disk, known, known.depth_max());
     }
     use_it(&disk);
 }

@@ -159,6 +159,13 @@ impl<'s> Judge<'s> {
         Self { sample, states, values, tried, keys, vital, roots }
     }
 
+    /// How much can be asked of what becomes of the sample. One that was drawn by chance may have limits other than those of
+    /// the stores that a judge salvages into.
+    #[must_use]
+    pub fn depth_max(&self) -> Depth {
+        if self.sample.tried.is_empty() { Depth::Everything } else { Depth::Look }
+    }
+
     /// Judges an image that came about from the sample.
     ///
     /// # Errors

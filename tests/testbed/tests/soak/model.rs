@@ -6,7 +6,7 @@ use std::sync::Arc;
 use media::doubles::SeededEntropy;
 use media::{BlockDevice, MemDisk};
 use statefs::{
-    Access, Key, Prefix, Quota, Recovery, Revision, SealKey, SnapshotName, Store, Verdict, Zeroizing,
+    Access, Form, Key, Prefix, Quota, Recovery, Revision, SealKey, SnapshotName, Store, Verdict, Zeroizing,
 };
 
 /// Threads of a soak.
@@ -173,8 +173,14 @@ impl Model {
             let page = store.list(&prefix, None, usize::MAX).map_err(said)?;
             for listed in page.entries {
                 let key = Key::parse(listed.key).map_err(said)?;
-                let value = store.reveal(&key).map_err(said)?.ok_or("a listed key has no value")?;
-                found.insert(key, Owned { value: value.to_vec(), revision: listed.revision });
+                let stored = store.get(&key).ok_or("a listed key has no value")?;
+                let value = match stored.form {
+                    Form::Plain => stored.bytes.to_vec(),
+                    Form::Sealed => {
+                        store.reveal(&key).map_err(said)?.ok_or("a sealed key has no value")?.to_vec()
+                    }
+                };
+                found.insert(key, Owned { value, revision: listed.revision });
             }
         }
         same("the store", &self.keys, &found)?;

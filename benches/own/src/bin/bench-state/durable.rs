@@ -303,6 +303,53 @@ pub(crate) fn reopen(ground: &Ground, count: u32, rounds: u32, out: &mut impl io
     )?)
 }
 
+/// How long it takes to open a store in an image of a size, beside the same store in the smallest image that holds it. Both
+/// images are sparse, both stores were closed, and the two are opened in turn.
+pub(crate) fn sizes(ground: &Ground, rounds: u32, out: &mut impl io::Write) -> Outcome<()> {
+    let Ok(devices) = Devices::on(ground) else { return Ok(()) };
+    let Some(dir) = &devices.dir else { return Ok(()) };
+    for (keys_count, large) in [(1, 4_u64 << 30), (100_000, 640 << 20)] {
+        let smallest = (5..).map(|shift| (1_u64 << shift) * 3 / 2).find_map(|blocks| {
+            filled(&dir.path().join("small"), blocks, keys_count).ok().map(|path| (path, blocks))
+        });
+        let Some((small, blocks)) = smallest else { continue };
+        let large_blocks = large / u64::try_from(BLOCK)?;
+        let large = filled(&dir.path().join("large"), large_blocks, keys_count)?;
+        let mut took = [Vec::new(), Vec::new()];
+        for _ in 0..rounds.max(9) {
+            for (path, took) in [&small, &large].into_iter().zip(&mut took) {
+                let disk = disk_at(path)?;
+                let begun = Instant::now();
+                let (store, _) = Store::open(disk, statefs::Access::Write)?;
+                took.push(begun.elapsed().as_secs_f64());
+                store.close()?;
+            }
+        }
+        let ratios = took[0].iter().zip(&took[1]).map(|(small, large)| large / small).collect();
+        let [low, ratio, high] = quartiles(ratios);
+        let [small_took, large_took] = took.map(|took| quartiles(took)[1] * 1e3);
+        writeln!(
+            out,
+            "  open {keys_count:>7} keys in {large_blocks} blocks {large_took:.2} ms, in {blocks} blocks {small_took:.2} ms   ratio \
+             {ratio:.2} [{low:.2}..{high:.2}]"
+        )?;
+    }
+    Ok(())
+}
+
+/// A closed store of so many keys in a sparse image of so many blocks.
+fn filled(path: &Path, blocks: u64, count: u32) -> Outcome<PathBuf> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+    file.set_len(blocks * u64::try_from(BLOCK)?)?;
+    let mut store = Store::format(disk_at(path)?, &Options::new(StoreId([5; 16])))?;
+    for key in keys("app", count)? {
+        let _revision = store.put_buffered(&key, &VALUE)?;
+    }
+    while store.compact_step()? != Compaction::Finished {}
+    store.close()?;
+    Ok(path.to_owned())
+}
+
 /// Counts are far below what a float cannot hold.
 fn whole(count: u64) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))

@@ -39,6 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             for count in REOPENED {
                 durable::reopen(&ground, count, args.rounds, &mut out)?;
             }
+            durable::sizes(&ground, args.rounds, &mut out)?;
             writeln!(out)?;
         }
     }
