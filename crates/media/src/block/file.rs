@@ -174,6 +174,19 @@ impl FileDisk {
     /// [`FileDiskError::NotRegular`], [`FileDiskError::Length`] (not a whole number of blocks, or none),
     /// [`FileDiskError::BlockSize`], [`FileDiskError::Open`].
     pub fn open(file: Arc<dyn File>, block_size: u32) -> Result<Self, FileDiskError> {
+        Self::open_with(file, block_size, Rest::Refused)
+    }
+
+    /// As [`FileDisk::open`], for reading what is left of an image that was cut short: where its length is not a whole number
+    /// of blocks, the rest is not part of the disk.
+    ///
+    /// # Errors
+    /// As [`FileDisk::open`]; [`FileDiskError::Length`] only if there is no whole block.
+    pub fn open_cut_short(file: Arc<dyn File>, block_size: u32) -> Result<Self, FileDiskError> {
+        Self::open_with(file, block_size, Rest::LeftOut)
+    }
+
+    fn open_with(file: Arc<dyn File>, block_size: u32, rest: Rest) -> Result<Self, FileDiskError> {
         // The smallest disk with such blocks: refuses a bad block size before anything is divided by it.
         if Geometry::new(block_size, 1).is_err() {
             return Err(FileDiskError::BlockSize { block_size });
@@ -184,7 +197,7 @@ impl FileDisk {
             Look::Other(kind) => return Err(FileDiskError::NotRegular { kind }),
         };
         let wrong_length = FileDiskError::Length { len: facts.len, block_size };
-        if !facts.len.is_multiple_of(u64::from(block_size)) {
+        if rest == Rest::Refused && !facts.len.is_multiple_of(u64::from(block_size)) {
             return Err(wrong_length);
         }
         let geometry =
@@ -348,6 +361,13 @@ impl FileDisk {
         }
         Ok(())
     }
+}
+
+/// What becomes of bytes at the end of a file that are no whole block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    Refused,
+    LeftOut,
 }
 
 /// [`File::write_at`] or [`File::write_at_durable`].

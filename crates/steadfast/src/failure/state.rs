@@ -5,6 +5,7 @@ use std::error::Error as _;
 use std::fmt;
 use std::path::Path;
 
+use journal::JournalError;
 use media::{DeviceErrorKind, FileDiskError, Holder};
 use serde_json::{Value, json};
 use statefs::{BadBackup, Error, ErrorKind};
@@ -163,6 +164,9 @@ impl StateTrouble {
             Self::Disk(FileDiskError::Refused { .. }) => {
                 "a store was made over an older one with other blocks: restore a backup into a new image"
             }
+            Self::Disk(FileDiskError::Length { .. }) => {
+                "if the image was cut short, `steadfast state salvage` saves what is left of it"
+            }
             Self::Damaged => {
                 "`steadfast state fsck` says what is lost, `steadfast state salvage` saves the rest"
             }
@@ -228,6 +232,12 @@ fn store_hint(error: &Error) -> Option<&'static str> {
         | ErrorKind::Busy => None,
     };
     match error {
+        Error::Journal(error) if matches!(**error, JournalError::WrongDevice { .. }) => {
+            Some("if the image was cut short, `steadfast state salvage` saves what is left of it")
+        }
+        Error::Journal(error) if matches!(&**error, JournalError::Device(_)) && of_kind.is_some() => {
+            Some("nothing was changed: the image has holes; make room on the file system that holds it")
+        }
         Error::SnapshotExists { .. } => {
             Some("choose another name, or drop it with `steadfast state snapshot drop`")
         }

@@ -99,3 +99,29 @@ fn store_f7_a_device_is_opened_by_a_link_to_it() {
         assert!(expect(dir, arguments, 2).1.contains("symbolic link"));
     }
 }
+
+/// Whatever can be read is salvaged: an image that a byte or a block is missing of, and one that has lost every superblock.
+#[test]
+fn store_d5_an_image_cut_short_or_without_superblocks_is_salvaged() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path();
+    for block_size in ["512", "4096", "16384"] {
+        let whole = store(dir, &format!("whole-{block_size}"), block_size, "kept");
+        let mut lost = whole.clone();
+        for block in lost.chunks_mut(512).filter(|block| block.starts_with(b"SFSUPER1")) {
+            block.fill(0xEE);
+        }
+        let byte_short = whole[..whole.len() - 1].to_vec();
+        // A few blocks at the end of a large device may be nobody's.
+        let block_short = whole[..whole.len() - 16 * block_size.parse::<usize>().unwrap()].to_vec();
+        for (what, bytes) in [("lost", lost), ("byte", byte_short), ("block", block_short)] {
+            let (image, saved) = (format!("{what}-{block_size}"), format!("saved-{what}-{block_size}"));
+            set(dir.join(&image), &bytes);
+            let (_, stderr) = expect(dir, &["put", &image, "/state/b", "x"], 3);
+            assert!(stderr.contains("salvage"), "{image}: {stderr}");
+            let (_, stderr) = expect(dir, &["salvage", &image, &saved, "--size", "1MiB"], 0);
+            assert!(stderr.contains("saved 1 key(s)"), "{image}: {stderr}");
+            assert_eq!(expect(dir, &["get", &saved, "/state/a"], 0).0, "kept");
+        }
+    }
+}

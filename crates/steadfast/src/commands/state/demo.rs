@@ -42,7 +42,8 @@ pub(in crate::commands) fn demonstrate(path: &Path, medium: &Medium, output: &Ou
     list(&store, path, output)?;
     // Not closed: as after a power cut, whoever looks next finds out how it ended.
     drop(store);
-    let found = image::open(medium, path)?.with_disk(fsck)?;
+    let disk = image::open(medium, path)?.to_read()?;
+    let found = fsck(disk).map_err(|error| Failure::state(path, error))?;
     let health = match found.health {
         Health::Clean => "clean",
         Health::TornTail => "a torn tail",

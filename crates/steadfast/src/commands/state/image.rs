@@ -80,12 +80,23 @@ fn refused(medium: &Medium, path: &Path, error: FileDiskError) -> Failure {
 /// Opens the store of an image to be read, beside whoever writes it.
 pub(super) fn reader(medium: &Medium, path: &Path) -> Outcome<(Store<FileDisk>, Recovery)> {
     let open_store = |disk| Store::open(disk, statefs::Access::Read);
-    look(medium, path, open_store, |(_, recovery)| matches!(recovery.tail, Verdict::Damaged { .. }))
+    look(medium, path, Image::to_read, open_store, |(_, recovery)| {
+        matches!(recovery.tail, Verdict::Damaged { .. })
+    })
+}
+
+/// Opens whatever can be read of the store of an image, also without a superblock, and where the image was cut short.
+pub(super) fn salvager(medium: &Medium, path: &Path) -> Outcome<Store<FileDisk>> {
+    let open_store = |disk| Store::open(disk, statefs::Access::Salvage);
+    let found = look(medium, path, Image::to_salvage, open_store, |(_, recovery)| {
+        matches!(recovery.tail, Verdict::Damaged { .. })
+    });
+    found.map(|(store, _)| store)
 }
 
 /// Checks the store of an image, beside whoever writes it.
 pub(super) fn check(medium: &Medium, path: &Path) -> Outcome<Check> {
-    look(medium, path, statefs::fsck, |check| check.health == Health::Damaged)
+    look(medium, path, Image::to_read, statefs::fsck, |check| check.health == Health::Damaged)
 }
 
 /// The same, and reads everything a second time.
@@ -95,20 +106,25 @@ pub(super) fn check_twice(medium: &Medium, path: &Path) -> Outcome<(Check, Verif
         let (store, _) = Store::open(&disk, statefs::Access::Read)?;
         Ok((check, store.verify()?))
     };
-    look(medium, path, attempt, |(check, verified)| check.health == Health::Damaged || !verified.is_sound())
+    look(medium, path, Image::to_read, attempt, |(check, verified)| {
+        check.health == Health::Damaged || !verified.is_sound()
+    })
 }
 
 /// Looks at an image. Somebody may be writing it: then what is read at different times need not fit together, and looks
 /// like damage. So damage is believed only if it is there while nobody can write.
-fn look<T>(
+fn look<'p, T>(
     medium: &Medium,
-    path: &Path,
+    path: &'p Path,
+    find: impl Fn(&Image<'p>) -> Outcome<FileDisk>,
     mut attempt: impl FnMut(FileDisk) -> Result<T, Error>,
     is_damaged: impl Fn(&T) -> bool,
 ) -> Outcome<T> {
     let image = open(medium, path)?;
+    let mut attempt =
+        || find(&image).and_then(|disk| attempt(disk).map_err(|error| Failure::state(path, error)));
     for looks_left in (0..LOOKS_MAX).rev() {
-        let found = image.with_disk(&mut attempt);
+        let found = attempt();
         let is_doubtful = match &found {
             Ok(found) => is_damaged(found),
             Err(failure) => failure.exit() == Exit::Corrupt,
@@ -119,7 +135,7 @@ fn look<T>(
         match image.file.lock(LockWait::DoNotWait) {
             Ok(()) => {
                 // A writer that comes now is told that the image is held. If there is damage, it could not write either.
-                let settled = image.with_disk(&mut attempt);
+                let settled = attempt();
                 image.file.unlock().map_err(|e| Failure::io("releasing the lock of the image", path, e))?;
                 return settled;
             }
@@ -153,13 +169,26 @@ pub(super) fn recovered(medium: &Medium, path: &Path) -> Outcome<(Store<FileDisk
 }
 
 impl Image<'_> {
-    /// Calls `attempt` with the image as a disk. Its superblocks tell the block size.
-    pub(super) fn with_disk<T>(&self, attempt: impl FnOnce(FileDisk) -> Result<T, Error>) -> Outcome<T> {
+    /// Returns the image as a disk. Its superblocks tell the block size.
+    pub(super) fn to_read(&self) -> Outcome<FileDisk> {
         match TOLD.find(&self.file) {
-            Ok(block_size) => {
-                attempt(self.disk(block_size)?).map_err(|error| Failure::state(self.path, error))
-            }
+            Ok(block_size) => self.disk(block_size),
             Err(FileDiskError::NoBlockSize { len }) => Err(self.no_store(len)),
+            Err(error) => Err(Failure::state(self.path, error)),
+        }
+    }
+
+    /// The same, without the bytes at its end that are no whole block. Where no superblock tells the block size, it is the one
+    /// at which there is a store.
+    fn to_salvage(&self) -> Outcome<FileDisk> {
+        let cut_short = |block_size| FileDisk::open_cut_short(Arc::clone(&self.file), block_size);
+        let describes = |disk: &FileDisk| Store::open(disk, statefs::Access::Salvage).is_ok();
+        match TOLD.find(&self.file) {
+            Ok(block_size) => cut_short(block_size).map_err(|error| Failure::state(self.path, error)),
+            Err(FileDiskError::NoBlockSize { len } | FileDiskError::Length { len, .. }) => {
+                let mut disks = BLOCK_SIZES.into_iter().filter_map(|block_size| cut_short(block_size).ok());
+                disks.find(describes).ok_or_else(|| self.no_store(len))
+            }
             Err(error) => Err(Failure::state(self.path, error)),
         }
     }
@@ -328,7 +357,8 @@ mod tests {
             }
             Ok(count <= damaged)
         };
-        let found = look(&medium, &root.path().join("image"), attempt, |&is_damaged| is_damaged);
+        let found =
+            look(&medium, &root.path().join("image"), Image::to_read, attempt, |&is_damaged| is_damaged);
         if !is_written {
             file.lock(LockWait::DoNotWait).unwrap();
         }

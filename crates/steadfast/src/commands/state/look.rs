@@ -272,16 +272,14 @@ fn check_json(word: &str, check: &Check, verified: Option<&Verified>) -> Value {
 }
 
 pub(super) fn salvage(args: &StateSalvage, medium: &Medium, output: &Output) -> Outcome {
-    let image = image::open(medium, &args.image)?;
-    let (block_size, size) = {
-        let (store, _) = image::reader(medium, &args.image)?;
-        (image::block_size_of(&store)?, media::BlockDevice::geometry(store.device()).byte_len())
-    };
+    let store = image::salvager(medium, &args.image)?;
+    let (block_size, size) =
+        (image::block_size_of(&store)?, media::BlockDevice::geometry(store.device()).byte_len());
     let geometry = image::geometry(args.size.unwrap_or(size), block_size)?;
     let suspects = if args.suspects { Suspects::Take } else { Suspects::Leave };
-    let from = image.disk(block_size)?;
     let saved = image::create(medium, output, &args.new, geometry, |to, options| {
-        statefs::salvage(from, to, options, suspects).map_err(|error| Failure::state(&args.new, error))
+        statefs::salvage(store.device(), to, options, suspects)
+            .map_err(|error| Failure::state(&args.new, error))
     })?;
     let Salvaged { certain, suspect_taken, suspect_left, sealed_without_prefix } = saved;
     if suspect_left > 0 {
