@@ -108,6 +108,14 @@ impl Layout {
         Self::filling(geometry, limits, marks).ok_or(LayoutError::Limits(limits))
     }
 
+    /// Blocks at each end of a device that hold slots and marks, if a layout fills it.
+    pub(crate) fn edge_blocks(geometry: Geometry) -> u64 {
+        let marks = if geometry.block_count() < MARKED_BLOCKS_MIN { Marks::None } else { Marks::Two };
+        let shape =
+            Self { block_size: geometry.block_size(), region_blocks: 0, limits: Limits::default(), marks };
+        shape.regions_begin()
+    }
+
     /// The layout with the largest regions that a device has room for.
     pub(crate) fn filling(geometry: Geometry, limits: Limits, marks: Marks) -> Option<Self> {
         let shape = Self { block_size: geometry.block_size(), region_blocks: 0, limits, marks };

@@ -27,6 +27,7 @@
 extern crate alloc;
 
 mod checksum;
+mod edges;
 mod error;
 mod forming;
 pub mod frame;

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use media::{BlockDevice, BlockIndex};
 
+use crate::edges::Edges;
 use crate::error::JournalError;
 use crate::frame::{Format, HEADER_LEN, Kind, LEN_AT, StoreId, decode, u32_at};
 use crate::layout::{Layout, Limits, Marks, Side, pair_of};
@@ -365,7 +366,8 @@ struct Other {
 
 impl Found {
     fn look<D: BlockDevice>(device: &D, access: Access) -> Result<Self, JournalError> {
-        let slots = read_slots(device);
+        let edges = Edges::of(device);
+        let slots = read_slots(&edges);
         let root = newest_root(&slots)?.cloned();
         let source = if root.is_some() { Source::Superblock } else { Source::Regions };
         let root = match root {
@@ -388,7 +390,7 @@ impl Found {
         if access != Access::Salvage && layout.block_count() > device.geometry().block_count() {
             return Err(wrong_device);
         }
-        let mark = |side| Mark::read(device, &layout, root.store, side);
+        let mark = |side| Mark::read(&edges, &layout, root.store, side);
         let marks = (mark(Side::A), mark(Side::B));
         Ok(Self { source, slots, root, layout, marks })
     }
@@ -410,7 +412,8 @@ impl Found {
     fn is_overtaken<D: BlockDevice>(&self, device: &D, root: &Superblock, replayed: &Replayed) -> bool {
         let is_same_root = match self.source {
             Source::Superblock => {
-                newest_root(&read_slots(device)).is_ok_and(|newest| newest == Some(&self.root))
+                let slots = read_slots(&Edges::of(device));
+                newest_root(&slots).is_ok_and(|newest| newest == Some(&self.root))
             }
             Source::Regions => true,
         };
