@@ -110,7 +110,7 @@ const MARKED: [Script; 3] = [
 #[test]
 fn marks_hide_nothing_wherever_the_power_is_cut() {
     let options = Options { states_max: 100, depth: 1, nested_states_max: 4, ..Options::default() };
-    let few = Options { states_max: 24, depth: 0, ..options.clone() };
+    let few = Options { states_max: 200, depth: 1, nested_states_max: 8, ..options.clone() };
     let mut needed = 0;
     for script in &MARKED {
         for is_durable in [false, true] {
