@@ -26,7 +26,9 @@ pub enum JournalError {
     #[error("there is no store on this device: none of its superblocks is valid")]
     NoStore,
     /// No superblock is valid, but there are blocks that look like a store's.
-    #[error("every superblock is lost, but there are blocks of a store: do not format; salvage it")]
+    #[error(
+        "every superblock is lost, but there are blocks of a store: do not format; salvage it, if it is of format 2"
+    )]
     SuperblocksLost,
     /// The superblocks are of several stores.
     #[error("the superblocks are of different stores: {first} and {second}")]

@@ -56,7 +56,7 @@ fn store_d1_no_wrong_certainty_after_discarded_tails_and_lost_sectors() {
 /// finished that was not the last one.
 #[test]
 fn store_d1_siblings_that_the_model_found() {
-    for (seed, nth) in [(8_026, 5), (14_697, 5), (20_549, 10), (34_194, 7), (49_350, 13)] {
+    for (seed, nth) in [(8_026, 5), (14_697, 5), (20_549, 10), (34_194, 7), (46_480, 7), (49_350, 13)] {
         let _judged: Outcome = ruin(seed, nth);
     }
 }
