@@ -258,10 +258,10 @@ impl Layout {
         self.regions_end().next_multiple_of(self.sector_blocks())
     }
 
-    /// How far a region may be used when a mark says so for a use of `end` blocks: a quarter of it more at first, an eighth
-    /// later, so that marks are rare and an open reads little that was never written.
+    /// How far a region may be used when a mark is raised for a use of `end` blocks: as much again up to 512 blocks more, and an
+    /// eighth more where that is more. So marks are rare, and an open reads little that was never written.
     pub(crate) fn mark_for(&self, end: u64) -> u64 {
-        let more = (end / 8).max(end.clamp(12, 64));
+        let more = (end / 8).max(end.clamp(12, 512));
         end.saturating_add(more).min(self.region_blocks)
     }
 }
