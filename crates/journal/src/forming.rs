@@ -86,7 +86,7 @@ impl<D: BlockDevice> Journal<D> {
 }
 
 /// The blocks that hold superblocks of a store with blocks of any size. One with blocks of another size has its slots in
-/// other places, and would be found first by whoever tries its size first.
+/// other places, and a program that tries that size first would open the older store.
 fn slots_of_others<D: BlockDevice>(device: &D) -> Vec<BlockIndex> {
     let geometry = device.geometry();
     let block_size = u64::try_from(geometry.block_size()).unwrap_or(u64::MAX);
