@@ -19,6 +19,8 @@ mod block;
 mod env;
 #[cfg(feature = "std")]
 mod fs;
+#[cfg(feature = "std")]
+pub mod sync;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
