@@ -3,6 +3,7 @@
 
 mod barriers;
 mod recovery;
+mod schedules;
 mod schema;
 
 use std::io::Write as _;
@@ -17,7 +18,7 @@ struct Cli {
     task: Task,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 enum Task {
     /// Formatting, clippy and documentation, warnings denied; then all tests.
     Ci,
@@ -27,6 +28,8 @@ enum Task {
     Barriers,
     /// Make the table of `docs/recovery.md` anew.
     RecoveryTable,
+    /// Explore the orders in which threads run, in a build of its own (`docs/schedules.md`).
+    Schedules(schedules::Arguments),
     /// Make `schemas/content_v1_3.schema.json` anew.
     Schema,
     /// Compile for macOS, Windows and a bare-metal target, as far as their standard libraries are installed.
@@ -116,6 +119,7 @@ fn main() -> ExitCode {
     let steps: Vec<Step> = match Cli::parse().task {
         Task::Barriers => return barriers::print(),
         Task::RecoveryTable => return recovery::write(),
+        Task::Schedules(arguments) => return schedules::run(&arguments),
         Task::Schema => return schema::write(),
         Task::Ci => lint().into_iter().chain([test()]).collect(),
         Task::Lint => lint(),

@@ -11,6 +11,11 @@
 //! - nothing is shared through a `static`, because a run must not see what an earlier one left. `OnceLock` and `LazyLock` are
 //!   not part of this module for the same reason.
 //! - no lock of `std` is held across a call of this module.
+//! - no `Drop` asks whether its thread is panicking: there a panic of one task shows in all of them. Foreign code (a device, a
+//!   clock, a callback) is called through [`caught`], which returns its panic as a value.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 #[cfg(not(shuttle))]
 pub use std::sync::{
@@ -21,9 +26,39 @@ pub use std::sync::{
 pub use std::thread;
 
 #[cfg(shuttle)]
-pub use shuttle::sync::{
-    Arc, Barrier, Condvar, LockResult, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
-    RwLockWriteGuard, TryLockError, Weak, atomic,
+mod counted;
+#[cfg(shuttle)]
+pub use counted::{
+    Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, WaitTimeoutResult, locks_held,
 };
 #[cfg(shuttle)]
+pub use shuttle::sync::{Arc, Barrier, LockResult, PoisonError, TryLockError, Weak, atomic};
+#[cfg(shuttle)]
 pub use shuttle::thread;
+
+/// The panic of foreign code, on its way to the caller.
+#[must_use = "a panic that is dropped is lost"]
+pub struct Panicked(Box<dyn Any + Send>);
+
+impl std::fmt::Debug for Panicked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Panicked")
+    }
+}
+
+impl Panicked {
+    /// Goes on panicking. Call it when everything that other threads wait for has been passed on.
+    pub fn resume(self) -> ! {
+        resume_unwind(self.0)
+    }
+}
+
+/// Calls foreign code and returns its panic, so that the caller can pass on what other threads wait for.
+///
+/// Hold no lock during the call, and believe nothing that the code may have left half changed.
+///
+/// # Errors
+/// The panic.
+pub fn caught<T>(foreign: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(foreign)).map_err(Panicked)
+}

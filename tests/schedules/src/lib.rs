@@ -1,0 +1,16 @@
+//! Explores the orders in which threads run (`docs/schedules.md`).
+//!
+//! A [`Scenario`](explore::Scenario) builds everything that it needs inside a run, starts threads of `media::sync` and asserts.
+//! [`explore`] runs it under every schedule, or under many. [`RecordingDisk`](medium::RecordingDisk) is the medium; it knows
+//! which bytes a power cut would leave at every moment, and hands each distinct pair of those bytes and what callers were told
+//! to a judge.
+//!
+//! Nothing of it is compiled without `--cfg shuttle`; `cargo xtask schedules` sets it.
+#![cfg(shuttle)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a scenario that cannot go on fails its run")]
+
+pub mod explore;
+pub mod medium;
+pub mod scenarios;
+
+mod line;

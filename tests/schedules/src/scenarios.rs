@@ -1,0 +1,18 @@
+//! The scenarios: one module for each crate whose schedules are explored.
+
+use crate::explore::Scenario;
+
+mod broken;
+mod medium;
+
+/// All that must hold.
+#[must_use]
+pub fn all() -> Vec<Scenario> {
+    medium::all()
+}
+
+/// Scenarios of code that is wrong on purpose: the tests of the explorer.
+#[must_use]
+pub fn broken() -> Vec<Scenario> {
+    broken::all()
+}
