@@ -254,7 +254,8 @@ impl<D: BlockDevice> Journal<D> {
         let outcome =
             outcome.map_err(|error| self.poison(error)).and_then(|()| self.refuse_unless_writable());
         if outcome.is_err() {
-            self.out.retain(|out| out.seq != seq);
+            // A later frame that has ended waits for this one, and would be counted as in flight for ever.
+            self.out.retain(|out| out.seq != seq && !out.has_ended);
         }
         outcome?;
         if let Some(out) = self.out.iter_mut().find(|out| out.seq == seq) {
