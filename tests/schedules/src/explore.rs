@@ -39,7 +39,8 @@ impl fmt::Debug for Scenario {
 /// How the schedules of a scenario are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Search {
-    /// All of them, depth first. If the time does not suffice, the rest is sampled.
+    /// All of them, depth first. If the time does not suffice, some are sampled after that, because those that come first in
+    /// this order are all alike.
     All,
     /// Some: half of them by PCT with 2, 3 and 4 changes of priority, half by drawing each step.
     Sampled,
@@ -338,8 +339,8 @@ pub fn explore(scenario: &Scenario, budget: Budget) -> Report {
             }
             let count = left.min(ROUND.min(budget.schedules.div_ceil(4)));
             let seed = SEED.wrapping_add(round);
-            schedulers = "pct+random";
-            outcome = if round % 2 == 0 {
+            schedulers = if scenario.search == Search::All { "dfs, pct" } else { "pct+random" };
+            outcome = if u64::is_multiple_of(round, 2) {
                 let depth = 2 + usize::try_from(round / 2 % 3).unwrap_or(0);
                 let scheduler = PctScheduler::new_from_seed(seed, depth, count);
                 run_under(scenario, scheduler, until, &tally)
