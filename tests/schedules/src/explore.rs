@@ -7,7 +7,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use shuttle::scheduler::{DfsScheduler, PctScheduler, RandomScheduler, Schedule, Scheduler, Task, TaskId};
@@ -159,6 +159,25 @@ thread_local! {
     static COMPLAINT: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
+thread_local! {
+    /// The last panic of this run that called the hook, and where it was.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Keeps the messages of panics, and prints none: shuttle replaces that of a task by its own.
+fn keep_messages() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        std::panic::set_hook(Box::new(|info| {
+            let at = info.location().map_or_else(String::new, |at| format!(" ({}:{})", at.file(), at.line()));
+            let message = message_of(info.payload());
+            if !message.starts_with("Task panicked") {
+                PANIC.set(Some(format!("{message}{at}")));
+            }
+        }));
+    });
+}
+
 /// Fails this run when it has ended, whatever becomes of it: a double cannot panic, because the code under test catches the
 /// panics of doubles.
 pub fn complain(what: String) {
@@ -269,7 +288,6 @@ fn config() -> Config {
     config.failure_persistence = FailurePersistence::None;
     config.max_steps = MaxSteps::FailAfter(STEPS_MAX);
     config.silence_warnings = true;
-    config.ungraceful_shutdown_config.immediately_return_on_panic = true;
     config
 }
 
@@ -280,10 +298,13 @@ fn run_under<S: Scheduler + fmt::Debug + 'static>(
     until: Instant,
     tally: &Rc<RefCell<Tally>>,
 ) -> Result<(), Broken> {
+    keep_messages();
     CHOSEN.with_borrow_mut(Vec::clear);
     let run = Arc::clone(&scenario.run);
     let watched = Watched { inner: scheduler, tally: Rc::clone(tally), until };
     let checked = move || {
+        media::sync::begin_run();
+        PANIC.set(None);
         run();
         let complaint = COMPLAINT.take();
         assert!(complaint.is_none(), "{}", complaint.unwrap_or_default());
@@ -296,14 +317,15 @@ fn run_under<S: Scheduler + fmt::Debug + 'static>(
             tally.borrow_mut().end_run();
             let complaint =
                 COMPLAINT.take().map_or_else(String::new, |complaint| format!("; before that: {complaint}"));
-            Err(Broken { message: message_of(&*panic) + &complaint, tasks })
+            let message = PANIC.take().unwrap_or_else(|| message_of(&*panic).to_owned());
+            Err(Broken { message: message + &complaint, tasks })
         }
     }
 }
 
-fn message_of(panic: &(dyn Any + Send)) -> String {
+fn message_of(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message").to_owned()
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
 }
 
 /// The seeds of the sampling schedulers begin here; a failure is replayed by its line and needs no seed.
