@@ -11,11 +11,11 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use durable_io::Dir;
 use journal::{Access, Journal, JournalError, JournalErrorKind, Limits, Opened, StoreId, Verdict};
-use media::{FileDisk, FileDiskError, Geometry, Reason, RenameMode};
+use media::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, caught, thread};
+use media::{BlockDevice, FileDisk, FileDiskError, Geometry, Reason, RenameMode};
 
 use crate::error::{Error, Result};
 use crate::fold::Fold;
@@ -34,18 +34,19 @@ const ROOM_SHARE: u64 = 4;
 
 /// The journal of a root, open for writing.
 #[derive(Debug)]
-pub(crate) struct Ledger {
-    device: Arc<FileDisk>,
-    state: Mutex<State>,
+pub(crate) struct Ledger<D: BlockDevice = FileDisk> {
+    device: Arc<D>,
+    state: Mutex<State<D>>,
     commit_len_max: usize,
 }
 
 #[derive(Debug)]
-struct State {
-    journal: Journal<Arc<FileDisk>>,
+struct State<D: BlockDevice> {
+    journal: Journal<Arc<D>>,
     next: Number,
     gathering: VecDeque<Gathering>,
-    is_led: bool,
+    /// Leadership, while no thread has it.
+    lead: Option<Lead>,
     /// How many shared the last frame: about as many are about to ask for the next one.
     crowd: usize,
     /// Transactions that have a number and are not in place yet.
@@ -53,8 +54,6 @@ struct State {
     /// To be told with the next frame.
     done: Option<Number>,
     prepared: Vec<u8>,
-    /// A thread that carried a frame out did not come back: nobody knows what became of it.
-    is_abandoned: bool,
     /// Nothing durable has been written since it was found closed.
     looks_closed: bool,
 }
@@ -67,19 +66,27 @@ struct Gathering {
     count: usize,
 }
 
+/// The right to carry out frames. There is one for each ledger: a thread takes it from the [`State`], and every way out of its
+/// work [puts it back](State::end_lead). It is no guard that does so when it is dropped: such a guard would take a lock while
+/// its thread unwinds.
+#[derive(Debug)]
+#[must_use = "leadership that is not passed on leaves all others waiting"]
+struct Lead(());
+
 /// Transactions that share a frame.
 #[derive(Debug, Default)]
 struct Batch {
-    outcome: OnceLock<std::result::Result<(), JournalError>>,
+    /// Taken only under the lock of the state.
+    outcome: Mutex<Option<std::result::Result<(), JournalError>>>,
     /// Told when there is an outcome; one of those who wait, when nobody leads and it is this batch's turn. (Not one for all
     /// batches: those who gather for the next frame would be woken by every end of one.)
     told: Condvar,
 }
 
 /// What there is in the place of a journal.
-pub(crate) enum Found {
+pub(crate) enum Found<D: BlockDevice = FileDisk> {
     /// A journal, and what it says.
-    Journal { ledger: Box<Ledger>, fold: Fold, was_sealed: bool },
+    Journal { ledger: Box<Ledger<D>>, fold: Fold, was_sealed: bool },
     /// One that cannot be trusted.
     Damaged(String),
 }
@@ -100,7 +107,7 @@ pub(crate) fn exists(dir: &Dir) -> Result<bool> {
     }
 }
 
-impl Ledger {
+impl Ledger<FileDisk> {
     /// Makes an empty journal. It has its name only when it is whole.
     ///
     /// # Durability
@@ -143,6 +150,13 @@ impl Ledger {
             }
             outcome => Arc::new(outcome?),
         };
+        Self::open_on(disk)
+    }
+}
+
+impl<D: BlockDevice> Ledger<D> {
+    /// Reads the journal of a device, for its one writer.
+    pub(crate) fn open_on(disk: Arc<D>) -> Result<Found<D>> {
         let mut fold = Fold::default();
         let mut malformed = None;
         let opened = Journal::open::<JournalError>(Arc::clone(&disk), Access::Write, &mut |frame| {
@@ -176,7 +190,7 @@ impl Ledger {
         })
     }
 
-    fn over(device: Arc<FileDisk>, journal: Journal<Arc<FileDisk>>, looks_closed: bool) -> Self {
+    fn over(device: Arc<D>, journal: Journal<Arc<D>>, looks_closed: bool) -> Self {
         let layout = *journal.layout();
         // Of an empty region, with the copied `done` and the record of an open.
         let blocks = usize::try_from(layout.usable_blocks().saturating_sub(2)).unwrap_or(usize::MAX);
@@ -185,12 +199,11 @@ impl Ledger {
             journal,
             next: 1,
             gathering: VecDeque::new(),
-            is_led: false,
+            lead: Some(Lead(())),
             crowd: 1,
             under_way: BTreeSet::new(),
             done: None,
             prepared: Vec::new(),
-            is_abandoned: false,
             looks_closed,
         };
         let commit_len_max = body_len_max.saturating_sub(RIDERS_LEN_MAX.min(body_len_max / 4));
@@ -207,9 +220,25 @@ impl Ledger {
         self.commit_len_max
     }
 
-    /// A thread that panicked cannot have left this half changed: what it was about to carry out is marked as abandoned.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    /// What a thread that panicked may have left half changed is the journal, which takes nothing more then.
+    fn lock(&self) -> MutexGuard<'_, State<D>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the journal call the device while the lock is held, which only those do that are alone, or that lead.
+    ///
+    /// # Panics
+    /// The device did: then the journal takes nothing more. Call it without leadership; [`Ledger::lead`] has to pass that on.
+    fn with_device<T>(&self, act: impl FnOnce(&mut State<D>) -> T) -> T {
+        let mut state = self.lock();
+        match caught(|| act(&mut state)) {
+            Ok(value) => value,
+            Err(panic) => {
+                state.journal.fail_after_panic();
+                drop(state);
+                panic.resume()
+            }
+        }
     }
 
     /// Writes a commit, with those that others write at the same time, and makes it durable. Its number, under which it stays
@@ -229,49 +258,57 @@ impl Ledger {
         state.under_way.insert(number);
         let batch = state.gather(record, self.commit_len_max);
         loop {
-            if let Some(outcome) = batch.outcome.get() {
+            if let Some(outcome) = batch.answer() {
                 if outcome.as_ref().is_err_and(is_refusal) {
                     state.under_way.remove(&number);
                 }
-                return outcome.clone().map(|()| number);
+                return outcome.map(|()| number);
             }
-            if state.is_led {
-                state = batch.told.wait(state).unwrap_or_else(PoisonError::into_inner);
-            } else {
-                state = self.lead(state);
-            }
+            state = match state.lead.take() {
+                Some(lead) => self.lead(lead, state),
+                None => batch.told.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
         }
     }
 
-    /// Carries out the first batch that waits.
-    fn lead<'s>(&'s self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
-        state.is_led = true;
-        state = self.gather_crowd(state);
+    /// Carries out the first batch that waits, and passes leadership on.
+    fn lead<'s>(&'s self, lead: Lead, state: MutexGuard<'s, State<D>>) -> MutexGuard<'s, State<D>> {
+        let mut state = self.gather_crowd(state);
         let Some(Gathering { batch, records, count }) = state.gathering.pop_front() else {
-            state.is_led = false;
+            // The batch of this thread has no outcome, so it waits here.
+            state.lead = Some(lead);
             return state;
         };
         state.crowd = count;
-        let begun = if state.is_abandoned { Err(abandoned()) } else { state.begin(&records) };
-        let outcome = match begun {
-            Err(error) => Err(error),
-            Ok(outgoing) => {
+        // Beginning a frame calls the device where a record of the open is due, or a flush.
+        let carried_out = match caught(|| state.begin(&records)) {
+            Ok(Ok(outgoing)) => {
                 drop(state);
-                let leading = Leading { ledger: self, batch: &batch };
-                let carried_out = outgoing.carry_out(&self.device);
-                drop(leading);
+                let outcome = caught(|| outgoing.carry_out(&*self.device));
                 state = self.lock();
-                state.journal.end_commit(outgoing, carried_out).map(|_durable| ())
+                outcome.map(|outcome| state.journal.end_commit(outgoing, outcome).map(drop))
             }
+            Ok(Err(error)) => Ok(Err(error)),
+            Err(panic) => Err(panic),
         };
-        state.end_lead(&batch, outcome);
-        state
+        match carried_out {
+            Ok(outcome) => {
+                state.end_lead(lead, &batch, outcome);
+                state
+            }
+            Err(panic) => {
+                state.journal.fail_after_panic();
+                state.end_lead(lead, &batch, Err(abandoned()));
+                drop(state);
+                panic.resume()
+            }
+        }
     }
 
     /// Lets those run who are about to ask: whoever shared the last frame was woken by its end, and is on the way here with
     /// its next change. Nobody is waited for: it ends when a round has brought nobody. (With 32 threads, frames of 12 instead
     /// of 8 changes.)
-    fn gather_crowd<'s>(&'s self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+    fn gather_crowd<'s>(&'s self, mut state: MutexGuard<'s, State<D>>) -> MutexGuard<'s, State<D>> {
         let mut before = 0;
         loop {
             let now = state.gathering.front().map_or(0, |first| first.count);
@@ -280,7 +317,7 @@ impl Ledger {
             }
             before = now;
             drop(state);
-            std::thread::yield_now();
+            thread::yield_now();
             state = self.lock();
         }
     }
@@ -298,8 +335,7 @@ impl Ledger {
 
     /// Writes, without a barrier, that names are being staged.
     pub(crate) fn write_prepared(&self, record: &[u8]) -> Result<()> {
-        let mut state = self.lock();
-        match state.journal.write(record) {
+        match self.with_device(|state| state.journal.write(record)) {
             Ok(_) => Ok(()),
             // It is a help to recovery, and not needed by it.
             Err(
@@ -320,10 +356,11 @@ impl Ledger {
     /// # Errors
     /// `Full`: it looks as before; switch. Of the journal.
     pub(crate) fn unseal(&self, record: &[u8]) -> std::result::Result<(), JournalError> {
-        let mut state = self.lock();
-        let _durable = state.journal.commit(record)?;
-        state.looks_closed = false;
-        Ok(())
+        self.with_device(|state| {
+            let _durable = state.journal.commit(record)?;
+            state.looks_closed = false;
+            Ok(())
+        })
     }
 
     /// This transaction is in place, or has failed before its commit.
@@ -348,13 +385,14 @@ impl Ledger {
     /// # Errors
     /// Of the journal. What is complete stays so, and is carried out once more at the next open.
     pub(crate) fn settle(&self, up_to: Number) -> Result<()> {
-        let mut state = self.lock();
-        state.done = None;
-        match state.journal.commit(&record::encode_done(up_to)) {
-            Ok(_durable) => Ok(()),
-            Err(JournalError::Full { .. }) => state.restart(up_to),
-            Err(error) => Err(error.into()),
-        }
+        self.with_device(|state| {
+            state.done = None;
+            match state.journal.commit(&record::encode_done(up_to)) {
+                Ok(_durable) => Ok(()),
+                Err(JournalError::Full { .. }) => state.restart(up_to),
+                Err(error) => Err(error.into()),
+            }
+        })
     }
 
     /// Whether it is time to switch regions.
@@ -382,27 +420,29 @@ impl Ledger {
     /// Of the journal; [`Error::Poisoned`] where a thread did not come back between its commit and its names: that commit is
     /// still needed.
     pub(crate) fn restart(&self) -> Result<()> {
-        let mut state = self.lock();
-        if !state.under_way.is_empty() {
-            return Err(Error::Poisoned {
-                first: "a transaction was committed and not put in place".to_owned(),
-            });
-        }
-        let last = state.next.saturating_sub(1);
-        state.restart(last)
+        self.with_device(|state| {
+            if !state.under_way.is_empty() {
+                return Err(Error::Poisoned {
+                    first: "a transaction was committed and not put in place".to_owned(),
+                });
+            }
+            let last = state.next.saturating_sub(1);
+            state.restart(last)
+        })
     }
 
     /// Seals the journal: a clean end. The caller knows that nobody commits any more.
     pub(crate) fn close(&self) -> Result<()> {
-        let mut state = self.lock();
-        if let Some(up_to) = state.done.take() {
-            match state.journal.write(&record::encode_done(up_to)) {
-                Ok(_) => {}
-                Err(JournalError::Full { .. }) => state.restart(up_to)?,
-                Err(error) => return Err(error.into()),
+        self.with_device(|state| {
+            if let Some(up_to) = state.done.take() {
+                match state.journal.write(&record::encode_done(up_to)) {
+                    Ok(_) => {}
+                    Err(JournalError::Full { .. }) => state.restart(up_to)?,
+                    Err(error) => return Err(error.into()),
+                }
             }
-        }
-        Ok(state.journal.seal_for_good()?)
+            Ok(state.journal.seal_for_good()?)
+        })
     }
 
     /// Who the journal is.
@@ -422,23 +462,13 @@ pub(crate) fn is_refusal(error: &JournalError) -> bool {
     matches!(error, Full { .. } | FrameTooLong { .. } | NoMemory { .. } | NumbersUsedUp)
 }
 
-/// Somebody carries out a frame. Where that panics, nobody waits for it.
-struct Leading<'l> {
-    ledger: &'l Ledger,
-    batch: &'l Batch,
-}
-
-impl Drop for Leading<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let mut state = self.ledger.lock();
-            state.is_abandoned = true;
-            state.end_lead(self.batch, Err(abandoned()));
-        }
+impl Batch {
+    fn answer(&self) -> Option<std::result::Result<(), JournalError>> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-impl State {
+impl<D: BlockDevice> State<D> {
     /// Puts a record into the last batch, if it has room, or into a new one.
     fn gather(&mut self, record: Vec<u8>, len_max: usize) -> Arc<Batch> {
         if let Some(last) = self.gathering.back_mut()
@@ -454,10 +484,10 @@ impl State {
     }
 
     /// A batch has its outcome, and the next one its turn.
-    fn end_lead(&mut self, batch: &Batch, outcome: std::result::Result<(), JournalError>) {
-        // Nobody else sets it: the batch was taken out of the queue.
-        drop(batch.outcome.set(outcome));
-        self.is_led = false;
+    fn end_lead(&mut self, lead: Lead, batch: &Batch, outcome: std::result::Result<(), JournalError>) {
+        // No other thread sets it: the batch was taken out of the queue.
+        *batch.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+        self.lead = Some(lead);
         batch.told.notify_all();
         if let Some(next) = self.gathering.front() {
             next.batch.told.notify_one();

@@ -39,6 +39,9 @@ mod error;
 mod fold;
 mod ledger;
 mod names;
+#[cfg(shuttle)]
+#[doc(hidden)]
+pub mod parts;
 mod path;
 mod record;
 mod recover;

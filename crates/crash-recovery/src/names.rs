@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
 
 use durable_io::TXN_PREFIX;
 use journal::StoreId;
 use media::Entropy;
+use media::sync::atomic::{AtomicU64, Ordering};
+use media::sync::{Condvar, Mutex, PoisonError};
 
 use crate::path::{STAGED_SUFFIX, TreePath};
 
@@ -107,9 +107,8 @@ impl Drop for BusyNames<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use media::doubles::SeededEntropy;
+    use media::sync::atomic::AtomicBool;
 
     use super::*;
 

@@ -11,9 +11,9 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use durable_io::Dir;
+use media::sync::{Arc, Mutex, PoisonError};
 use media::{Access, File, Metadata, Mode, Reason};
 use sha2::{Digest as _, Sha256};
 

@@ -3,11 +3,11 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use durable_io::{Barriers, Cause, Dir, Durability, Invalid, Lock, Wait};
 use journal::StoreId;
+use media::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use media::{Entropy, Env, Fs};
 
 use crate::error::{Error, Result};

@@ -1,9 +1,9 @@
 //! [`StagedFile`]: a file written piece by piece under a hidden name, for a transaction to publish.
 
 use std::ffi::OsStr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
+use media::sync::atomic::{AtomicUsize, Ordering};
+use media::sync::{Arc, PoisonError, RwLock};
 use media::{File, Mode, Reason};
 
 use crate::error::{Error, Result};

@@ -5,13 +5,13 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::io::Read;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
 
 use durable_io::{
     Barriers, Bulk, BulkOptions, Durability, HiddenNames, Parents, RenameMode, Symlinks, TargetState,
     WriteOptions,
 };
 use journal::JournalError;
+use media::sync::{Arc, PoisonError};
 use media::{Access, File, Metadata, Mode, Reason};
 use sha2::{Digest as _, Sha256};
 

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use durable_io::{Barriers, Dir};
+use media::sync::{Arc, Mutex, PoisonError};
 use media::{Access, File, FileKind, Metadata, Reason, RenameMode};
 
 use crate::error::{Error, Result, SYNCING_DIR};

@@ -10,8 +10,8 @@
 //!   its directories synced after that.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use media::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, caught};
 use media::{File, SyncPool};
 
 use crate::error::{Error, Result};
@@ -230,7 +230,7 @@ impl Window {
         let files: Vec<&Change> =
             taken.iter().filter(|change| waiting.newest.get(&change.path) == Some(&change.number)).collect();
         drop(waiting);
-        let outcome = self.pay(&taken, &files, pool);
+        let paid = caught(|| self.pay(&taken, &files, pool));
         let mut waiting = self.lock();
         for change in taken {
             waiting.places -= usize::from(change.file.is_some()).min(waiting.places);
@@ -239,9 +239,16 @@ impl Window {
             }
         }
         waiting.is_checkpointing = false;
-        waiting.failed = outcome.as_ref().err().map(Error::to_string);
+        waiting.failed = match &paid {
+            Ok(outcome) => outcome.as_ref().err().map(Error::to_string),
+            Err(_) => Some("a thread panicked while it synced".to_owned()),
+        };
         self.news.notify_all();
-        outcome.map(|()| Some(up_to))
+        drop(waiting);
+        match paid {
+            Ok(outcome) => outcome.map(|()| Some(up_to)),
+            Err(panic) => panic.resume(),
+        }
     }
 
     /// The barriers themselves. A file that was replaced or removed again needs none: what came after it gets its own here, or

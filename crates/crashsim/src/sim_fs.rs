@@ -5,10 +5,11 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use media::doubles::Op;
+use media::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use media::{Dir, FileKind, Fs, Metadata, Mode, Owner, Timestamp};
 
 use crate::fault::Fault;

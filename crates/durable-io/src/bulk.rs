@@ -14,8 +14,8 @@ use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
 
+use media::sync::{Arc, Mutex, PoisonError};
 use media::{FileKind, Reason, RenameMode};
 use sha2::{Digest as _, Sha256};
 
@@ -367,10 +367,11 @@ impl<'d> Bulk<'d> {
         if to_sync.is_empty() {
             return;
         }
-        let outcomes: Vec<OnceLock<io::Result<()>>> = to_sync.iter().map(|_| OnceLock::new()).collect();
+        let outcomes: Vec<Mutex<Option<io::Result<()>>>> = to_sync.iter().map(|_| Mutex::new(None)).collect();
         let job = |index: usize| {
             if let (Some(waiting), Some(outcome)) = (to_sync.get(index), outcomes.get(index)) {
-                outcome.get_or_init(|| waiting.staged.barrier());
+                let synced = waiting.staged.barrier();
+                outcome.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(synced);
             }
         };
         self.root.env.pool.run(self.options.threads.max(1), to_sync.len(), &job);
@@ -378,6 +379,7 @@ impl<'d> Bulk<'d> {
             // What no thread has synced is not synced.
             let outcome = outcome
                 .into_inner()
+                .unwrap_or_else(PoisonError::into_inner)
                 .unwrap_or_else(|| Err(io::Error::other("no thread has synced this file")));
             match staged.sealed_by(outcome) {
                 Ok(mut sealed) => sealed.staged.temp.disarm(),

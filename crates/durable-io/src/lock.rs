@@ -13,9 +13,9 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
+use media::sync::Arc;
 use media::{FileKind, MountFacts, ProcessIdentity, Reason};
 
 use crate::dir::{Dir, Place};
@@ -132,7 +132,7 @@ pub struct Lock {
     /// After a fork, the child's copy of this value releases nothing.
     pid: u32,
     /// Dropped last: the next thread of this process may go on only when the lock itself is free.
-    _permit: Permit,
+    permit: Permit,
 }
 
 enum Held {
@@ -142,7 +142,10 @@ enum Held {
 
 impl fmt::Debug for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lock").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Lock")
+            .field("path", &self.path)
+            .field("ticket", &self.permit.ticket())
+            .finish_non_exhaustive()
     }
 }
 
@@ -151,6 +154,14 @@ impl Lock {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The number of this taking in the order in which the threads of this process arrived at the lock.
+    #[cfg(shuttle)]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn ticket(&self) -> u64 {
+        self.permit.ticket()
     }
 
     /// Releases the lock.
@@ -277,7 +288,7 @@ impl Dir {
             LockKind::Kernel => Held::Kernel(kernel::acquire(&request, &permit)?),
             LockKind::Exclusive => Held::Exclusive(exclusive::acquire(&request)?),
         };
-        Ok(Lock { held: Some(held), path: request.path, pid: std::process::id(), _permit: permit })
+        Ok(Lock { held: Some(held), path: request.path, pid: std::process::id(), permit })
     }
 }
 

@@ -730,7 +730,7 @@ impl SyncPool for InlinePool {
     }
 }
 
-/// Everything fixed: a clock that stands still, seeded randomness, a fake process, no threads.
+/// Everything fixed: a clock that stands still, seeded randomness, a fake process that shares nothing with others, no threads.
 #[must_use]
 pub fn fixed_env(seed: u64) -> crate::Env {
     crate::Env {
@@ -738,5 +738,6 @@ pub fn fixed_env(seed: u64) -> crate::Env {
         entropy: Arc::new(SeededEntropy::new(seed)),
         host: Arc::new(FakeHost::with_pid(4242)),
         pool: Arc::new(InlinePool),
+        shared: Arc::default(),
     }
 }

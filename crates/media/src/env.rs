@@ -3,16 +3,18 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::Timestamp;
+use crate::sync::Arc;
 
 mod host;
 mod pool;
+mod shared;
 
 pub use host::{HostIdentity, Liveness, OsHost, ProcessIdentity};
 pub use pool::{OsPool, SyncPool};
+pub use shared::Shared;
 
 /// Time.
 pub trait Clock: Send + Sync + fmt::Debug {
@@ -46,10 +48,12 @@ pub struct Env {
     pub host: Arc<dyn HostIdentity>,
     /// Threads on which many barriers run side by side.
     pub pool: Arc<dyn SyncPool>,
+    /// What the threads of this process share, such as the queues before its locks.
+    pub shared: Arc<Shared>,
 }
 
 impl Env {
-    /// The real ones.
+    /// The real ones. All of them share one [`Shared`], because this is one process.
     #[must_use]
     pub fn os() -> Self {
         Self {
@@ -57,6 +61,7 @@ impl Env {
             entropy: Arc::new(SystemEntropy),
             host: Arc::new(OsHost::default()),
             pool: Arc::new(OsPool),
+            shared: Shared::of_this_process(),
         }
     }
 }

@@ -36,8 +36,8 @@ pub use block::{
 };
 #[cfg(feature = "std")]
 pub use env::{
-    Clock, Entropy, Env, HostIdentity, Liveness, OsHost, OsPool, ProcessIdentity, SyncPool, SystemClock,
-    SystemEntropy,
+    Clock, Entropy, Env, HostIdentity, Liveness, OsHost, OsPool, ProcessIdentity, Shared, SyncPool,
+    SystemClock, SystemEntropy,
 };
 #[cfg(feature = "std")]
 pub use fs::{

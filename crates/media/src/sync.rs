@@ -6,8 +6,8 @@
 //! all of them.
 //!
 //! What shuttle demands of the code that uses this module:
-//! - time enters as a value. `Condvar::wait_timeout` and `thread::park_timeout` never time out there, so code that has to be
-//!   explored must not depend on them.
+//! - time enters as a value. There, `Condvar::wait_timeout` times out when the scenario says that the time is up
+//!   (`time_is_up`), and `thread::park_timeout` never does.
 //! - nothing is shared through a `static`, because a run must not see what an earlier one left. `OnceLock` and `LazyLock` are
 //!   not part of this module for the same reason.
 //! - no lock of `std` is held across a call of this module.
@@ -29,7 +29,8 @@ pub use std::thread;
 mod counted;
 #[cfg(shuttle)]
 pub use counted::{
-    Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, WaitTimeoutResult, locks_held,
+    Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, WaitTimeoutResult, begin_run,
+    locks_held, time_is_up,
 };
 #[cfg(shuttle)]
 pub use shuttle::sync::{Arc, Barrier, LockResult, PoisonError, TryLockError, Weak, atomic};
@@ -61,4 +62,17 @@ impl Panicked {
 /// The panic.
 pub fn caught<T>(foreign: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(foreign)).map_err(Panicked)
+}
+
+/// Starts a thread with a name in a scope. Returns whether the system has given one.
+#[cfg(not(shuttle))]
+pub fn spawn_in<'s>(scope: &'s thread::Scope<'s, '_>, name: &str, work: impl FnOnce() + Send + 's) -> bool {
+    thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, work).is_ok()
+}
+
+/// The same. The threads of shuttle's scopes have no names.
+#[cfg(shuttle)]
+pub fn spawn_in<'s>(scope: &'s thread::Scope<'s, '_>, _name: &str, work: impl FnOnce() + Send + 's) -> bool {
+    drop(scope.spawn(work));
+    true
 }

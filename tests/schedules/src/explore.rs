@@ -7,7 +7,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use shuttle::scheduler::{DfsScheduler, PctScheduler, RandomScheduler, Schedule, Scheduler, Task, TaskId};
@@ -39,7 +39,8 @@ impl fmt::Debug for Scenario {
 /// How the schedules of a scenario are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Search {
-    /// All of them, depth first. If the time does not suffice, the rest is sampled.
+    /// All of them, depth first. If the time does not suffice, some are sampled after that, because those that come first in
+    /// this order are all alike.
     All,
     /// Some: half of them by PCT with 2, 3 and 4 changes of priority, half by drawing each step.
     Sampled,
@@ -158,6 +159,25 @@ thread_local! {
     static COMPLAINT: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
+thread_local! {
+    /// The last panic of this run that called the hook, and where it was.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Keeps the messages of panics, and prints none: shuttle replaces that of a task by its own.
+fn keep_messages() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        std::panic::set_hook(Box::new(|info| {
+            let at = info.location().map_or_else(String::new, |at| format!(" ({}:{})", at.file(), at.line()));
+            let message = message_of(info.payload());
+            if !message.starts_with("Task panicked") {
+                PANIC.set(Some(format!("{message}{at}")));
+            }
+        }));
+    });
+}
+
 /// Fails this run when it has ended, whatever becomes of it: a double cannot panic, because the code under test catches the
 /// panics of doubles.
 pub fn complain(what: String) {
@@ -268,7 +288,6 @@ fn config() -> Config {
     config.failure_persistence = FailurePersistence::None;
     config.max_steps = MaxSteps::FailAfter(STEPS_MAX);
     config.silence_warnings = true;
-    config.ungraceful_shutdown_config.immediately_return_on_panic = true;
     config
 }
 
@@ -279,10 +298,13 @@ fn run_under<S: Scheduler + fmt::Debug + 'static>(
     until: Instant,
     tally: &Rc<RefCell<Tally>>,
 ) -> Result<(), Broken> {
+    keep_messages();
     CHOSEN.with_borrow_mut(Vec::clear);
     let run = Arc::clone(&scenario.run);
     let watched = Watched { inner: scheduler, tally: Rc::clone(tally), until };
     let checked = move || {
+        media::sync::begin_run();
+        PANIC.set(None);
         run();
         let complaint = COMPLAINT.take();
         assert!(complaint.is_none(), "{}", complaint.unwrap_or_default());
@@ -295,14 +317,15 @@ fn run_under<S: Scheduler + fmt::Debug + 'static>(
             tally.borrow_mut().end_run();
             let complaint =
                 COMPLAINT.take().map_or_else(String::new, |complaint| format!("; before that: {complaint}"));
-            Err(Broken { message: message_of(&*panic) + &complaint, tasks })
+            let message = PANIC.take().unwrap_or_else(|| message_of(&*panic).to_owned());
+            Err(Broken { message: message + &complaint, tasks })
         }
     }
 }
 
-fn message_of(panic: &(dyn Any + Send)) -> String {
+fn message_of(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message").to_owned()
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
 }
 
 /// The seeds of the sampling schedulers begin here; a failure is replayed by its line and needs no seed.
@@ -338,8 +361,8 @@ pub fn explore(scenario: &Scenario, budget: Budget) -> Report {
             }
             let count = left.min(ROUND.min(budget.schedules.div_ceil(4)));
             let seed = SEED.wrapping_add(round);
-            schedulers = "pct+random";
-            outcome = if round % 2 == 0 {
+            schedulers = if scenario.search == Search::All { "dfs, pct" } else { "pct+random" };
+            outcome = if u64::is_multiple_of(round, 2) {
                 let depth = 2 + usize::try_from(round / 2 % 3).unwrap_or(0);
                 let scheduler = PctScheduler::new_from_seed(seed, depth, count);
                 run_under(scenario, scheduler, until, &tally)

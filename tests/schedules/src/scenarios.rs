@@ -3,12 +3,14 @@
 use crate::explore::Scenario;
 
 mod broken;
+mod locks;
 mod medium;
+mod recovery;
 
 /// All that must hold.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    medium::all()
+    medium::all().into_iter().chain(recovery::all()).chain(locks::all()).collect()
 }
 
 /// Scenarios of code that is wrong on purpose: the tests of the explorer.

@@ -3,9 +3,9 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
-use std::sync::PoisonError;
 
 use media::doubles::Op;
+use media::sync::PoisonError;
 use media::{Access, DiskFacts, DiskMedium, File, FileKind, LockWait, Metadata, Mode, Owner, Timestamp};
 
 use super::{Entered, FILE_LEN_MAX, SimFs, code, os};

@@ -12,9 +12,9 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
+use media::sync::Arc;
 use media::{Liveness, Mode, Reason, RenameMode};
 
 use super::body::{Body, BodyKind, Found};

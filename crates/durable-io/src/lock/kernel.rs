@@ -6,8 +6,8 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use media::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, caught, thread};
 use media::{Access, File, LockWait, Mode, Reason};
 
 use super::body::{self, Body, BodyKind, Found};
@@ -111,7 +111,7 @@ impl Waiter {
     fn start(file: Arc<dyn File>) -> io::Result<Arc<Self>> {
         let waiter = Arc::new(Self { state: Mutex::new(WaiterState::Waiting), changed: Condvar::new() });
         let in_kernel = Arc::clone(&waiter);
-        std::thread::Builder::new().name("lock".to_owned()).spawn(move || in_kernel.wait(file))?;
+        thread::Builder::new().name("lock".to_owned()).spawn(move || in_kernel.wait(file))?;
         Ok(waiter)
     }
 
@@ -125,7 +125,11 @@ impl Waiter {
 
     /// On the helper thread.
     fn wait(&self, file: Arc<dyn File>) {
-        let answer = file.lock(LockWait::Forever).map(|()| file);
+        // A panic here would end this thread only, and whoever waits for it would wait until its time is over.
+        let answer = match caught(|| file.lock(LockWait::Forever)) {
+            Ok(answer) => answer.map(|()| file),
+            Err(_panic) => Err(io::Error::other("the file system panicked while it waited for the lock")),
+        };
         let mut state = self.state();
         *state = match *state {
             // Dropping the file releases the lock.

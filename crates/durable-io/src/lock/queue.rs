@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::ThreadId;
 use std::time::Duration;
 
 use media::FileId;
+use media::sync::thread::{self, ThreadId};
+use media::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::kernel::Waiter;
 use super::{Request, Wait, body};
@@ -35,15 +35,36 @@ struct State {
     holder: Option<ThreadId>,
     /// Tickets of those who wait, first come first.
     waiting: VecDeque<u64>,
-    next_ticket: u64,
     /// A thread that still waits in the kernel for somebody who gave up.
     waiter: Option<Arc<Waiter>>,
 }
 
-static SLOTS: Mutex<BTreeMap<Key, Arc<Slot>>> = Mutex::new(BTreeMap::new());
+/// The queues of a process, of which its [environment](media::Env::shared) has one.
+#[derive(Debug, Default)]
+struct Slots(Mutex<Table>);
 
-fn slots() -> MutexGuard<'static, BTreeMap<Key, Arc<Slot>>> {
-    SLOTS.lock().unwrap_or_else(PoisonError::into_inner)
+#[derive(Debug, Default)]
+struct Table {
+    slots: BTreeMap<Key, Arc<Slot>>,
+    next_ticket: u64,
+}
+
+impl Slots {
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops what nobody uses: held only by the table and by the caller's own reference at most.
+    fn forget_if_idle(&self, key: &Key) {
+        let mut table = self.lock();
+        let idle = table.slots.get(key).is_some_and(|slot| {
+            let state = slot.state();
+            state.holder.is_none() && state.waiting.is_empty() && state.waiter.is_none()
+        });
+        if idle {
+            table.slots.remove(key);
+        }
+    }
 }
 
 impl Slot {
@@ -55,11 +76,18 @@ impl Slot {
 /// The right of one thread to ask the system for the lock. The next in line gets it when this is dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
+    slots: Arc<Slots>,
     key: Key,
     slot: Arc<Slot>,
+    ticket: u64,
 }
 
 impl Permit {
+    /// Its number in the order of arrival.
+    pub(super) fn ticket(&self) -> u64 {
+        self.ticket
+    }
+
     /// The thread left in the kernel by an earlier wait that timed out, if any.
     pub(super) fn take_waiter(&self) -> Option<Arc<Waiter>> {
         self.slot.state().waiter.take()
@@ -80,19 +108,7 @@ impl Drop for Permit {
             }
         }
         self.slot.changed.notify_all();
-        forget_if_idle(&self.key);
-    }
-}
-
-/// Drops what nobody uses: held only by the table and by the caller's own reference at most.
-fn forget_if_idle(key: &Key) {
-    let mut slots = slots();
-    let idle = slots.get(key).is_some_and(|slot| {
-        let state = slot.state();
-        state.holder.is_none() && state.waiting.is_empty() && state.waiter.is_none()
-    });
-    if idle {
-        slots.remove(key);
+        self.slots.forget_if_idle(&self.key);
     }
 }
 
@@ -102,28 +118,29 @@ pub(super) fn enter(request: &Request<'_>) -> Result<Permit> {
         Some(id) => Key::Id(id, request.name.clone()),
         None => Key::Path(request.path.clone()),
     };
-    let me = std::thread::current().id();
+    let slots = request.dir.env.shared.get::<Slots>();
+    let me = thread::current().id();
     // The table is locked while the ticket is drawn, so that the slot cannot be forgotten in between.
     let (slot, ticket) = {
-        let mut slots = slots();
-        let slot = Arc::clone(slots.entry(key.clone()).or_default());
+        let mut table = slots.lock();
+        let slot = Arc::clone(table.slots.entry(key.clone()).or_default());
         let mut state = slot.state();
         if state.holder == Some(me) {
             let cause = Cause::Invalid(Invalid::LockedByThisThread);
             return Err(Error::new(Stage::Lock, TargetState::Unchanged, &request.path, cause));
         }
-        let ticket = state.next_ticket;
-        state.next_ticket += 1;
+        let ticket = table.next_ticket;
+        table.next_ticket += 1;
         state.waiting.push_back(ticket);
         drop(state);
         (slot, ticket)
     };
     if wait_for_turn(request, &slot, ticket, me) {
-        return Ok(Permit { key, slot });
+        return Ok(Permit { slots, key, slot, ticket });
     }
     slot.state().waiting.retain(|&waiting| waiting != ticket);
     slot.changed.notify_all();
-    forget_if_idle(&key);
+    slots.forget_if_idle(&key);
     let holder = request.read_body(&request.name).ok().and_then(body::Found::into_body);
     Err(request.held_by(holder))
 }

@@ -9,9 +9,10 @@
 use core::fmt;
 use std::ffi::OsStr;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use super::{BlockDevice, BlockIndex, DeviceCause, DeviceError, DeviceErrorKind, DeviceOp, Geometry};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::{Alignment, Dir, DiskFacts, DiskMedium, File, FileKind, Mode, Reason};
 
 mod bounce;
@@ -85,7 +86,8 @@ pub struct FileDisk {
     /// Held while a barrier runs. The kernel tells a lost write to *one* caller of fsync per open file: of two
     /// that run at once, the second may hear `Ok` about bytes whose loss was told to the first.
     barrier: Mutex<()>,
-    /// Why the first barrier that failed did. Not behind `barrier`: writes go on while a flush runs.
+    /// Why the first barrier that failed did. Not behind `barrier`: writes go on while a flush runs. (Of `std`, although
+    /// `crate::sync` has none: nobody ever waits for it.)
     failed_barrier: OnceLock<DeviceCause>,
     plain: PlainWrites,
     /// The process that opened it.

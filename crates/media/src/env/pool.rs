@@ -1,7 +1,9 @@
 //! Threads for barriers: many `fsync` calls in flight share the journal commits of the file system.
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{spawn_in, thread};
 
 /// Runs many independent, blocking jobs.
 pub trait SyncPool: Send + Sync + fmt::Debug {
@@ -26,11 +28,11 @@ impl SyncPool for OsPool {
                 job(index);
             }
         };
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             for _ in 1..width.min(count) {
                 // Fewer threads than asked for, where the system gives no more, are slower and nothing worse:
                 // the calling thread works as well.
-                if std::thread::Builder::new().name("sync".to_owned()).spawn_scoped(scope, work).is_err() {
+                if !spawn_in(scope, "sync", work) {
                     break;
                 }
             }

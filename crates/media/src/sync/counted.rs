@@ -7,6 +7,8 @@ use core::cell::Cell;
 use core::fmt;
 use core::ops::{Deref, DerefMut};
 use core::time::Duration;
+use std::cell::RefCell;
+use std::sync::Arc;
 
 use shuttle::sync::{LockResult, PoisonError, TryLockError};
 
@@ -19,6 +21,35 @@ shuttle::thread_local! {
 pub fn locks_held() -> usize {
     // A task that is being torn down has no count any more; nobody asks then.
     HELD.try_with(Cell::get).unwrap_or(0)
+}
+
+thread_local! {
+    /// The condition variables that are waited for with a time limit, in the run that this thread carries out.
+    static TIME: RefCell<Time> = const { RefCell::new(Time { is_up: false, waiting: Vec::new() }) };
+}
+
+struct Time {
+    is_up: bool,
+    waiting: Vec<Arc<shuttle::sync::Condvar>>,
+}
+
+/// Begins a run: no time limit has passed.
+pub fn begin_run() {
+    TIME.set(Time { is_up: false, waiting: Vec::new() });
+}
+
+/// Lets every time limit pass, from now on and in this run: those who wait with one are woken, and a wait that begins later ends
+/// at once. Set the clock that the code reads first.
+pub fn time_is_up() {
+    let waiting = TIME.with_borrow_mut(|time| {
+        time.is_up = true;
+        std::mem::take(&mut time.waiting)
+    });
+    waiting.iter().for_each(|condvar| condvar.notify_all());
+}
+
+fn is_time_up() -> bool {
+    TIME.with_borrow(|time| time.is_up)
 }
 
 /// One guard that is held.
@@ -233,14 +264,14 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for RwLock<T> {
 /// The condition variable of [`Mutex`].
 #[derive(Debug, Default)]
 pub struct Condvar {
-    inner: shuttle::sync::Condvar,
+    inner: Arc<shuttle::sync::Condvar>,
 }
 
 impl Condvar {
     /// A condition variable that nobody waits for.
-    #[track_caller]
-    pub const fn new() -> Self {
-        Self { inner: shuttle::sync::Condvar::new() }
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Releases the lock, waits to be told, and takes the lock again.
@@ -268,7 +299,7 @@ impl Condvar {
         Ok(guard)
     }
 
-    /// As [`Condvar::wait`]: under shuttle no time passes, so it never times out.
+    /// As [`Condvar::wait`]. Under shuttle no time passes: it times out when [`time_is_up`].
     ///
     /// # Errors
     /// A thread panicked while it held the lock.
@@ -277,20 +308,37 @@ impl Condvar {
         guard: MutexGuard<'l, T>,
         _how_long: Duration,
     ) -> LockResult<(MutexGuard<'l, T>, WaitTimeoutResult)> {
-        mapped(self.wait(guard), |guard| (guard, WaitTimeoutResult))
+        if is_time_up() {
+            return Ok((guard, WaitTimeoutResult(true)));
+        }
+        TIME.with_borrow_mut(|time| time.waiting.push(Arc::clone(&self.inner)));
+        let waited = self.wait(guard);
+        TIME.with_borrow_mut(|time| {
+            let place = time.waiting.iter().position(|condvar| Arc::ptr_eq(condvar, &self.inner));
+            place.map(|place| time.waiting.swap_remove(place))
+        });
+        mapped(waited, |guard| (guard, WaitTimeoutResult(is_time_up())))
     }
 
-    /// As [`Condvar::wait_while`]: under shuttle no time passes, so it never times out.
+    /// As [`Condvar::wait_while`]. Under shuttle no time passes: it times out when [`time_is_up`].
     ///
     /// # Errors
     /// A thread panicked while it held the lock.
     pub fn wait_timeout_while<'l, T>(
         &self,
-        guard: MutexGuard<'l, T>,
-        _how_long: Duration,
-        condition: impl FnMut(&mut T) -> bool,
+        mut guard: MutexGuard<'l, T>,
+        how_long: Duration,
+        mut condition: impl FnMut(&mut T) -> bool,
     ) -> LockResult<(MutexGuard<'l, T>, WaitTimeoutResult)> {
-        mapped(self.wait_while(guard, condition), |guard| (guard, WaitTimeoutResult))
+        while condition(&mut *guard) {
+            let (next, outcome) = self.wait_timeout(guard, how_long)?;
+            guard = next;
+            if outcome.timed_out() {
+                let timed_out = condition(&mut *guard);
+                return Ok((guard, WaitTimeoutResult(timed_out)));
+            }
+        }
+        Ok((guard, WaitTimeoutResult(false)))
     }
 
     /// Wakes one thread that waits.
@@ -304,14 +352,14 @@ impl Condvar {
     }
 }
 
-/// Says that a wait has not timed out.
+/// Whether a wait has timed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WaitTimeoutResult;
+pub struct WaitTimeoutResult(bool);
 
 impl WaitTimeoutResult {
-    /// Never.
+    /// Whether it has.
     #[must_use]
     pub fn timed_out(&self) -> bool {
-        false
+        self.0
     }
 }

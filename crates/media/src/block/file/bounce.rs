@@ -4,9 +4,8 @@
 //! - at most [`BUFFERS_MAX`] buffers of at most [`BUFFER_LEN_MAX`] bytes exist; who finds none free waits;
 //! - a buffer is held for one request to the file and never across a wait for a flush, so the wait ends.
 
-use std::sync::{Condvar, Mutex, PoisonError};
-
 use crate::Alignment;
+use crate::sync::{Condvar, Mutex, PoisonError};
 
 /// The longest request that is copied in one piece: the greatest frame of a journal with blocks of 4 KiB. A longer one
 /// goes in several.
