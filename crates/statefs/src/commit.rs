@@ -21,7 +21,7 @@ use media::{BlockDevice, DeviceError};
 use crate::batch::Precondition;
 use crate::changes::Ring;
 use crate::error::Error;
-use crate::index::Totals;
+use crate::index::{Found, Reserved, Totals};
 use crate::key::Key;
 use crate::record::{RECORDS_MAX, Record, Revision};
 use crate::store::{Idle, Store};
@@ -46,6 +46,8 @@ pub(crate) struct Gathered {
     shown_ops: usize,
     /// What showing the rest will change.
     delta: Delta,
+    /// What was claimed for showing the rest.
+    reserved: Reserved,
 }
 
 /// How what is alive, and what is past, changes.
@@ -72,7 +74,7 @@ impl Gathered {
         self.ops == self.shown_ops
     }
 
-    /// As if nothing but what was buffered had been asked for.
+    /// As if nothing but what was buffered had been asked for. What was claimed for the rest is released before.
     fn forget_unshown(&mut self) {
         self.body.truncate(self.shown_len);
         self.ops = self.shown_ops;
@@ -100,8 +102,8 @@ struct Newest {
 pub(crate) struct Unshown {
     flying: VecDeque<(u64, Gathered)>,
     newest: BTreeMap<Box<str>, Newest>,
-    /// A buffer that is used again.
-    spare: Vec<u8>,
+    /// Buffers that are used again.
+    spare: Gathered,
 }
 
 impl Unshown {
@@ -159,10 +161,18 @@ impl Unshown {
 impl<D: BlockDevice> Store<D> {
     /// What a key will have when everything asked for so far is durable.
     pub(crate) fn ahead(&self, key: &str) -> Option<(Revision, Totals)> {
-        if let Some(newest) = self.unshown.newest.get(key) {
+        self.ahead_of(key, || self.index.find(key))
+    }
+
+    /// The same, where it may have been looked for in the index already.
+    pub(crate) fn ahead_of(&self, key: &str, found: impl FnOnce() -> Found) -> Option<(Revision, Totals)> {
+        // Most often nothing is in flight.
+        if !self.unshown.newest.is_empty()
+            && let Some(newest) = self.unshown.newest.get(key)
+        {
             return newest.totals.map(|totals| (newest.revision, totals));
         }
-        self.index.get(key).map(|kept| (kept.revision(), kept.totals()))
+        found().value
     }
 
     /// What will be alive then, and what will be past.
@@ -189,18 +199,10 @@ impl<D: BlockDevice> Store<D> {
         company: Company,
     ) -> Result<Option<Revision>, Error> {
         let all = records(body);
-        let delta = self.check_space(body, &all)?;
-        if !self.make_room_behind_pending(body.len(), ops)? {
-            return Ok(None);
-        }
-        let (seq, first) = (self.journal.next_seq(), self.pending.ops);
-        let last = Revision::of(seq, first + ops - 1).ok_or(JournalError::NumbersUsedUp)?;
-        // What is durable must be shown, so memory for that comes first.
-        let reserved = self.index.reserve(all.clone()).and_then(|()| self.extend_pending(body));
-        if let Err(error) = reserved {
-            self.claim_anew();
-            return Err(error);
-        }
+        let mut found = core::mem::take(&mut self.found);
+        let admitted = self.admit_found(body, ops, all.clone(), &mut found);
+        self.found = found;
+        let Some((seq, first, last, delta)) = admitted? else { return Ok(None) };
         self.charge(all);
         self.pending.ops += ops;
         self.pending.delta = self.pending.delta.plus(delta);
@@ -210,39 +212,65 @@ impl<D: BlockDevice> Store<D> {
         Ok(Some(last))
     }
 
+    /// Looks for the keys of records, checks whether they fit, and reserves what showing them needs. The sequence number of
+    /// their frame, how many are before them in it, the last revision, and what showing them will change.
+    fn admit_found<'r>(
+        &mut self,
+        body: &[u8],
+        ops: usize,
+        all: impl Iterator<Item = Record<'r>> + Clone,
+        found: &mut Vec<Found>,
+    ) -> Result<Option<(u64, usize, Revision, Delta)>, Error> {
+        let delta = self.check_space(body, &all, found)?;
+        if !self.make_room_behind_pending(body.len(), ops)? {
+            return Ok(None);
+        }
+        let (seq, first) = (self.journal.next_seq(), self.pending.ops);
+        let last = Revision::of(seq, first + ops - 1).ok_or(JournalError::NumbersUsedUp)?;
+        // What is durable must be shown, so memory for that comes first.
+        let before = self.pending.reserved.claimed().len();
+        let claimed = all
+            .zip(found.iter())
+            .try_for_each(|(record, found)| self.index.claim(&record, *found, &mut self.pending.reserved));
+        let reserved =
+            claimed.and_then(|()| self.index.reserve_claimed()).and_then(|()| self.extend_pending(body));
+        if let Err(error) = reserved {
+            let shown_len = self.pending.shown_len;
+            let left = records(self.pending.body.get(shown_len..).unwrap_or(&[]));
+            self.index.release_behind(&mut self.pending.reserved, before, left);
+            self.tidy();
+            return Err(error);
+        }
+        Ok(Some((seq, first, last, delta)))
+    }
+
     /// Takes a record into the frame that is gathered, and shows it at once.
     pub(crate) fn buffer_body(&mut self, body: &[u8]) -> Result<Revision, Error> {
         // One, decoded once.
         let Some(record) = records(body).next() else { return Err(Error::EmptyBatch) };
         let all = iter::once(record);
-        self.check_space(body, &all)?;
+        let mut found = core::mem::take(&mut self.found);
+        let checked = self.check_space(body, &all, &mut found);
+        let place = found.first().copied();
+        self.found = found;
+        checked?;
+        let Some(place) = place else { return Err(Error::EmptyBatch) };
         if !self.make_room_behind_pending(body.len(), 1)? {
             return Err(JournalError::Outgoing { count: self.journal.outgoing() }.into());
         }
         self.journal.promise_number()?;
         let (seq, index) = (self.journal.next_seq(), self.pending.ops);
         let revision = Revision::of(seq, index).ok_or(JournalError::NumbersUsedUp)?;
-        self.index.make_room(&record)?;
+        self.index.make_room(&record, place)?;
         self.extend_pending(body)?;
         self.charge(all.clone());
         self.pending.ops += 1;
         (self.pending.shown_len, self.pending.shown_ops) = (self.pending.body.len(), self.pending.ops);
-        self.show(all, seq, index)?;
+        self.index.apply_found(&record, revision, place)?;
+        self.last = self.last.max(revision);
+        self.idle = Idle::Active;
         self.tidy();
         Ok(revision)
-    }
-
-    /// Room is claimed for what is not shown yet, and for nothing else.
-    fn claim_anew(&mut self) {
-        self.index.drop_claims();
-        for frame in self.unshown.flying.iter().map(|(_, frame)| frame).chain([&self.pending]) {
-            // No more room is needed than was claimed before; what is claimed twice may fail.
-            let unshown = frame.body.get(frame.shown_len..).unwrap_or(&[]);
-            if self.index.reserve(records(unshown)).is_err() {
-                self.given_up += 1;
-            }
-        }
-        self.tidy();
     }
 
     /// Out of memory the index stays as it is, which is as right.
@@ -299,8 +327,7 @@ impl<D: BlockDevice> Store<D> {
             Ok(outgoing) => {
                 self.frame_ops.record(u64::try_from(self.pending.ops).unwrap_or(u64::MAX));
                 let spare = core::mem::take(&mut self.unshown.spare);
-                let gathered =
-                    core::mem::replace(&mut self.pending, Gathered { body: spare, ..Gathered::default() });
+                let gathered = core::mem::replace(&mut self.pending, spare);
                 self.unshown.flying.push_back((outgoing.seq(), gathered));
                 Ok(Some(outgoing))
             }
@@ -308,7 +335,7 @@ impl<D: BlockDevice> Store<D> {
                 self.unshown.note_flying()?;
                 self.charge_anew();
                 self.drop_pending_after_failure();
-                self.claim_anew();
+                self.tidy();
                 Err(error)
             }
         }
@@ -335,13 +362,14 @@ impl<D: BlockDevice> Store<D> {
             let Some((seq, mut frame)) = self.unshown.flying.pop_front() else { break };
             let unshown = frame.body.get(frame.shown_len..).unwrap_or(&[]);
             note_changes(&mut self.changes, &frame, seq)?;
-            self.show(records(unshown), seq, frame.shown_ops)?;
+            self.show(records(unshown), seq, frame.shown_ops, &frame.reserved)?;
+            self.index.release(&mut frame.reserved);
             self.unshown.forget(unshown, seq);
             self.durable = Revision::of(seq, frame.ops.saturating_sub(1)).unwrap_or(self.durable);
             frame.clear();
-            self.unshown.spare = frame.body;
+            self.unshown.spare = frame;
         }
-        self.claim_anew();
+        self.tidy();
         if !self.unshown.is_any_out() {
             self.after_commit();
         }
@@ -379,10 +407,11 @@ impl<D: BlockDevice> Store<D> {
         all: impl Iterator<Item = Record<'r>>,
         seq: u64,
         first: usize,
+        reserved: &Reserved,
     ) -> Result<(), Error> {
-        for (nth, record) in (first..).zip(all) {
+        for ((nth, record), claimed) in (first..).zip(all).zip(reserved.claimed()) {
             let revision = Revision::of(seq, nth).ok_or(JournalError::NumbersUsedUp)?;
-            self.index.apply(&record, revision)?;
+            self.index.apply_claimed(&record, revision, claimed)?;
             self.last = self.last.max(revision);
         }
         self.idle = Idle::Active;
@@ -408,6 +437,7 @@ impl<D: BlockDevice> Store<D> {
     /// Where nothing was written (for want of memory), what was buffered still waits. Where nobody knows, nothing is written
     /// any more.
     fn drop_pending_after_failure(&mut self) {
+        self.index.release(&mut self.pending.reserved);
         match self.journal.failure() {
             Some(_) => self.pending.clear(),
             None => self.pending.forget_unshown(),
