@@ -54,9 +54,10 @@ use alloc::vec::Vec;
 use core::ops::Bound;
 
 use crc::{CRC_64_XZ, Crc, Digest, Table};
-use journal::{StoreId, crc32c};
+use journal::{Layout, StoreId, crc32c};
 use media::{BlockDevice, Geometry};
 
+use crate::contents::Contents;
 use crate::error::{Error, ErrorKind};
 use crate::form::{Forming, Load, admit};
 use crate::history::{Cursor, gather};
@@ -64,7 +65,7 @@ use crate::key;
 use crate::limits::{self, Limits};
 use crate::record::{BadRecord, Record, Records, Revision, SEQ_END};
 use crate::sealed::OWN_VALUE_LEN_MAX;
-use crate::snapshot::{self, SnapshotName};
+use crate::snapshot::{self, SnapshotName, SnapshotView};
 use crate::store::{Options, Store};
 
 const MAGIC: [u8; 8] = *b"SFBACKUP";
@@ -381,37 +382,104 @@ impl<D: BlockDevice> Store<D> {
     /// [`Error::NoSnapshot`]. [`Error::Damaged`]: something of what would be backed up is suspect, and a backup could not
     /// say so; a snapshot that is from before the loss can be backed up, and [`crate::salvage()`] takes the rest.
     pub fn begin_backup(&self, source: Source<'_>) -> Result<Backup, Error> {
+        Backup::begin(self, source)
+    }
+
+    /// Writes a backup to a stream, in order, and tells how far it is. See [`Store::begin_backup`].
+    ///
+    /// The store is only read. Nothing is durable by this: whoever takes the bytes makes them so.
+    ///
+    /// # Errors
+    /// As [`Store::begin_backup`], and [`BackupError::Stream`]: what was written is no backup, and a restore refuses it.
+    pub fn backup<E: core::error::Error + 'static>(
+        &self,
+        source: Source<'_>,
+        to: impl FnMut(&[u8]) -> Result<(), E>,
+        progress: impl FnMut(Progress),
+    ) -> Result<BackupInfo, BackupError<E>> {
+        Backup::write(self, source, to, progress)
+    }
+}
+
+/// What a backup reads: a store, or a view of one.
+#[derive(Clone, Copy)]
+pub struct BackupFrom<'s> {
+    contents: &'s Contents,
+    last: Revision,
+    next_seq: u64,
+    layout: &'s Layout,
+    limits: &'s Limits,
+    store_id: StoreId,
+}
+
+impl core::fmt::Debug for BackupFrom<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("BackupFrom")
+            .field("store_id", &self.store_id)
+            .field("last", &self.last)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'s> BackupFrom<'s> {
+    pub(crate) fn new(
+        contents: &'s Contents,
+        last: Revision,
+        next_seq: u64,
+        layout: &'s Layout,
+        limits: &'s Limits,
+        store_id: StoreId,
+    ) -> Self {
+        Self { contents, last, next_seq, layout, limits, store_id }
+    }
+
+    fn at(&self, name: &SnapshotName) -> Option<SnapshotView<'s>> {
+        self.contents.at(name, self.limits)
+    }
+}
+
+impl<'s, D: BlockDevice> From<&'s Store<D>> for BackupFrom<'s> {
+    fn from(store: &'s Store<D>) -> Self {
+        let (next_seq, layout) = (store.journal.next_seq(), store.journal.layout());
+        Self::new(&store.index, store.last, next_seq, layout, &store.limits, store.store_id())
+    }
+}
+
+impl Backup {
+    /// Begins a backup of a store or of a view. See [`Store::begin_backup`].
+    pub(crate) fn begin<'s>(from: impl Into<BackupFrom<'s>>, source: Source<'_>) -> Result<Self, Error> {
+        let from = from.into();
         let (name, view) = match source {
             Source::Now => (None, None),
             Source::Snapshot(name) => {
-                let view = self.at(name).ok_or_else(|| Error::NoSnapshot { name: name.clone() })?;
+                let view = from.at(name).ok_or_else(|| Error::NoSnapshot { name: name.clone() })?;
                 (Some(name.clone()), Some(view))
             }
         };
-        let is_certain = view.map_or(!self.index.is_anything_suspect(), |view| view.is_whole());
+        let contents = from.contents;
+        let is_certain = view.map_or(!contents.is_anything_suspect(), |view| view.is_whole());
         if !is_certain {
             return Err(Error::Damaged);
         }
         let mut load = Load::default();
         match &view {
-            None => self.index.versions(Bound::Unbounded).for_each(|versions| {
-                versions.past_records(self.index.arena()).for_each(|record| load.add(&record));
+            None => contents.versions(Bound::Unbounded).for_each(|versions| {
+                versions.past_records(contents.arena()).for_each(|record| load.add(&record));
                 versions.live_record().iter().for_each(|record| load.add(record));
             }),
             Some(view) => view.stored(Bound::Unbounded).for_each(|kept| load.add(&kept.record())),
         }
-        let (layout, all) = (self.journal.layout(), load.charged());
+        let (layout, all) = (from.layout, load.charged());
         let info = BackupInfo {
             extent: if view.is_some() { Extent::OneSnapshot } else { Extent::Whole },
-            store_id: self.store_id(),
-            revision: view.map_or(self.last, |view| view.revision()),
+            store_id: from.store_id,
+            revision: view.map_or(from.last, |view| view.revision()),
             records: all.keys,
             bytes: all.bytes,
             block_size: u32::try_from(layout.block_size()).unwrap_or(u32::MAX),
-            limits: self.limits.asked_on(layout),
+            limits: from.limits.asked_on(layout),
             journal: layout.limits(),
-            seq: view
-                .map_or_else(|| self.journal.next_seq().max(self.last.seq()), |view| view.revision().seq()),
+            seq: view.map_or_else(|| from.next_seq.max(from.last.seq()), |view| view.revision().seq()),
             room: all.record_bytes,
             value_len: u32::try_from(load.value_len).unwrap_or(u32::MAX),
         };
@@ -429,42 +497,36 @@ impl<D: BlockDevice> Store<D> {
         })
     }
 
-    /// Writes a backup to a stream, in order, and tells how far it is. See [`Store::begin_backup`].
-    ///
-    /// The store is only read. Nothing is durable by this: whoever takes the bytes makes them so.
-    ///
-    /// # Errors
-    /// As [`Store::begin_backup`], and [`BackupError::Stream`]: what was written is no backup, and a restore refuses it.
-    pub fn backup<E: core::error::Error + 'static>(
-        &self,
+    /// Writes a backup of a store or of a view. See [`Store::backup`].
+    pub(crate) fn write<'s, E: core::error::Error + 'static>(
+        from: impl Into<BackupFrom<'s>>,
         source: Source<'_>,
         mut to: impl FnMut(&[u8]) -> Result<(), E>,
         mut progress: impl FnMut(Progress),
     ) -> Result<BackupInfo, BackupError<E>> {
-        let mut backup = self.begin_backup(source)?;
-        while let Some(so_far) = backup.step(self, &mut to)? {
+        let from = from.into();
+        let mut backup = Self::begin(from, source)?;
+        while let Some(so_far) = backup.step(from, &mut to)? {
             progress(so_far);
         }
         Ok(backup.info)
     }
-}
 
-impl Backup {
     /// What its header says.
     #[must_use]
     pub fn info(&self) -> &BackupInfo {
         &self.info
     }
 
-    /// Writes the header, a piece, or the end, and says how far it is; [`None`] when all of it was written. `store` is the
-    /// one that the backup was begun on.
+    /// Writes the header, a piece, or the end, and says how far it is; [`None`] when all of it was written. `from` is the
+    /// store or the view that the backup was begun on, or a view of that store at the same moment.
     ///
     /// # Errors
     /// [`Error::BackupOvertaken`]: the store has been written to since, or the snapshot was dropped, or it is another store.
     /// [`BackupError::Stream`]. What was written is no backup then, and no more is.
-    pub fn step<D: BlockDevice, E: core::error::Error + 'static>(
+    pub fn step<'s, E: core::error::Error + 'static>(
         &mut self,
-        store: &Store<D>,
+        from: impl Into<BackupFrom<'s>>,
         to: &mut impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<Option<Progress>, BackupError<E>> {
         let next = core::mem::replace(&mut self.next, Next::Nothing);
@@ -480,7 +542,7 @@ impl Backup {
             }
             Next::Piece => {
                 piece.extend_from_slice(&[0; PIECE_HEADER_LEN]);
-                let is_last = self.gather(store, &mut piece)?;
+                let is_last = self.gather(from.into(), &mut piece)?;
                 self.seal(&mut piece, true);
                 if is_last { Next::End } else { Next::Piece }
             }
@@ -503,20 +565,20 @@ impl Backup {
     }
 
     /// Adds the records of a piece behind its header; whether they are the last ones.
-    fn gather<D: BlockDevice>(&mut self, store: &Store<D>, piece: &mut Vec<u8>) -> Result<bool, Error> {
-        if store.store_id() != self.info.store_id {
+    fn gather(&mut self, from: BackupFrom<'_>, piece: &mut Vec<u8>) -> Result<bool, Error> {
+        if from.store_id != self.info.store_id {
             return Err(Error::BackupOvertaken);
         }
-        let index = &store.index;
+        let contents = from.contents;
         let mut body = Vec::new();
         let (after, start) = (self.after.as_ref(), Cursor::start(self.after.as_ref()));
         let (after, is_whole) = match &self.name {
-            None if store.last != self.info.revision => return Err(Error::BackupOvertaken),
-            None => gather(index.versions(start), index.arena(), after, PIECE_LEN_MAX, &mut body)?,
+            None if from.last != self.info.revision => return Err(Error::BackupOvertaken),
+            None => gather(contents.versions(start), contents.arena(), after, PIECE_LEN_MAX, &mut body)?,
             Some(name) => {
-                let view = store.at(name).filter(|view| view.revision() == self.info.revision);
+                let view = from.at(name).filter(|view| view.revision() == self.info.revision);
                 let all = view.ok_or(Error::BackupOvertaken)?.current_versions(start);
-                gather(all, index.arena(), after, PIECE_LEN_MAX, &mut body)?
+                gather(all, contents.arena(), after, PIECE_LEN_MAX, &mut body)?
             }
         };
         for record in Records::of(journal::Kind::Copied, &body) {

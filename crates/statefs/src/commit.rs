@@ -21,7 +21,7 @@ use media::{BlockDevice, DeviceError};
 use crate::batch::Precondition;
 use crate::changes::Ring;
 use crate::error::Error;
-use crate::index::Totals;
+use crate::index::{Found, Reserved, Totals};
 use crate::key::Key;
 use crate::record::{RECORDS_MAX, Record, Revision};
 use crate::store::{Idle, Store};
@@ -70,6 +70,8 @@ pub(crate) struct Gathered {
     delta: Delta,
     /// What the key of each record of the rest had before it, where there are quotas: to take the charges back.
     pub(crate) charged: Vec<Totals>,
+    /// What was claimed for showing the rest.
+    reserved: Reserved,
 }
 
 /// How what is alive, and what is past, changes.
@@ -96,7 +98,7 @@ impl Gathered {
         self.ops == self.shown_ops
     }
 
-    /// As if nothing but what was buffered had been asked for.
+    /// As if nothing but what was buffered had been asked for. What was claimed for the rest is released before.
     fn forget_unshown(&mut self) {
         self.body.truncate(self.shown_len);
         self.ops = self.shown_ops;
@@ -189,10 +191,18 @@ impl Unshown {
 impl<D: BlockDevice> Store<D> {
     /// What a key will have when everything asked for so far is durable.
     pub(crate) fn ahead(&self, key: &str) -> Option<(Revision, Totals)> {
-        if let Some(newest) = self.unshown.newest.get(key) {
+        self.ahead_of(key, || self.index.find(key))
+    }
+
+    /// The same, where it may have been looked for in the index already.
+    pub(crate) fn ahead_of(&self, key: &str, found: impl FnOnce() -> Found) -> Option<(Revision, Totals)> {
+        // Most often nothing is in flight.
+        if !self.unshown.newest.is_empty()
+            && let Some(newest) = self.unshown.newest.get(key)
+        {
             return newest.totals.map(|totals| (newest.revision, totals));
         }
-        self.index.get(key).map(|kept| (kept.revision(), kept.totals()))
+        found().value
     }
 
     /// What will be alive then, and what will be past.
@@ -211,22 +221,21 @@ impl<D: BlockDevice> Store<D> {
     ///
     /// # Errors
     /// Why they are refused. Nothing has changed.
-    #[cfg_attr(
-        not(all(test, feature = "std")),
-        expect(dead_code, reason = "SharedStore will ask through it")
-    )]
+    #[cfg(feature = "std")]
     pub(crate) fn admit_at_once(
         &mut self,
         body: &[u8],
         ops: usize,
         company: Company,
     ) -> Result<Admitted, Error> {
-        let delta = self.check_space(body, &records(body))?;
-        match self.admission(body.len(), ops) {
-            Admission::Fits => self.gather(body, ops, delta, company).map(Admitted::Taken),
-            Admission::Wait => Ok(Admitted::Wait),
-            Admission::NeedsRoom => Ok(Admitted::NeedsRoom),
-        }
+        self.with_found(|store, found| {
+            let delta = store.check_space(body, &records(body), found)?;
+            match store.admission(body.len(), ops) {
+                Admission::Fits => store.gather(body, ops, delta, company, found).map(Admitted::Taken),
+                Admission::Wait => Ok(Admitted::Wait),
+                Admission::NeedsRoom => Ok(Admitted::NeedsRoom),
+            }
+        })
     }
 
     /// Takes records into the frame that is gathered, after a compaction if it needs one; returns the last revision they will
@@ -240,24 +249,53 @@ impl<D: BlockDevice> Store<D> {
         ops: usize,
         company: Company,
     ) -> Result<Option<Revision>, Error> {
-        let delta = self.check_space(body, &records(body))?;
-        match self.admission(body.len(), ops) {
-            Admission::Fits => {}
-            Admission::Wait => return Ok(None),
-            Admission::NeedsRoom => self.make_room_after_pending(body.len())?,
-        }
-        self.gather(body, ops, delta, company).map(Some)
+        self.with_found(|store, found| {
+            let delta = store.check_space(body, &records(body), found)?;
+            match store.admission(body.len(), ops) {
+                Admission::Fits => {}
+                Admission::Wait => return Ok(None),
+                Admission::NeedsRoom => store.make_room_after_pending(body.len())?,
+            }
+            store.gather(body, ops, delta, company, found).map(Some)
+        })
     }
 
-    /// Takes records that fit into the frame that is gathered.
-    fn gather(&mut self, body: &[u8], ops: usize, delta: Delta, company: Company) -> Result<Revision, Error> {
+    /// Lends the buffer for the places of keys, which is used again.
+    fn with_found<T>(
+        &mut self,
+        act: impl FnOnce(&mut Self, &mut Vec<Found>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut found = core::mem::take(&mut self.found);
+        let outcome = act(self, &mut found);
+        self.found = found;
+        outcome
+    }
+
+    /// Takes records that fit into the frame that is gathered. `found` are the places of their keys.
+    fn gather(
+        &mut self,
+        body: &[u8],
+        ops: usize,
+        delta: Delta,
+        company: Company,
+        found: &[Found],
+    ) -> Result<Revision, Error> {
         let all = records(body);
         let (seq, first) = (self.journal.next_seq(), self.pending.ops);
         let last = Revision::of(seq, first + ops - 1).ok_or(JournalError::NumbersUsedUp)?;
         // What is durable must be shown, so memory for that comes first.
-        let reserved = self.index.reserve(all.clone()).and_then(|()| self.extend_pending(body, ops));
+        let before = self.pending.reserved.claimed().len();
+        let claimed = all
+            .clone()
+            .zip(found)
+            .try_for_each(|(record, found)| self.index.claim(&record, *found, &mut self.pending.reserved));
+        let reserved =
+            claimed.and_then(|()| self.index.reserve_claimed()).and_then(|()| self.extend_pending(body, ops));
         if let Err(error) = reserved {
-            self.claim_anew();
+            let shown_len = self.pending.shown_len;
+            let left = records(self.pending.body.get(shown_len..).unwrap_or(&[]));
+            self.index.release_behind(&mut self.pending.reserved, before, left);
+            self.tidy();
             return Err(error);
         }
         self.charge(all);
@@ -273,70 +311,60 @@ impl<D: BlockDevice> Store<D> {
     ///
     /// # Errors
     /// Why it is refused. Nothing has changed.
-    #[cfg_attr(
-        not(all(test, feature = "std")),
-        expect(dead_code, reason = "SharedStore will ask through it")
-    )]
+    #[cfg(feature = "std")]
     pub(crate) fn buffer_at_once(&mut self, body: &[u8]) -> Result<Admitted, Error> {
-        self.check_space(body, &records(body))?;
-        match self.admission(body.len(), 1) {
-            // The number that the record is told would not be safe yet.
-            Admission::Fits if self.journal.needs_record_of_open() => Ok(match self.unshown.is_any_out() {
-                true => Admitted::Wait,
-                false => Admitted::NeedsRoom,
-            }),
-            // What is shown comes first in its frame.
-            Admission::Fits if !self.pending.shows_nothing() => Ok(Admitted::Wait),
-            Admission::Fits => self.gather_shown(body).map(Admitted::Taken),
-            Admission::Wait => Ok(Admitted::Wait),
-            Admission::NeedsRoom => Ok(Admitted::NeedsRoom),
-        }
+        self.with_found(|store, found| {
+            store.check_space(body, &records(body), found)?;
+            match store.admission(body.len(), 1) {
+                // The number that the record is told would not be safe yet.
+                Admission::Fits if store.journal.needs_record_of_open() => Ok(match store.unshown.is_any_out() {
+                    true => Admitted::Wait,
+                    false => Admitted::NeedsRoom,
+                }),
+                // What is shown comes first in its frame.
+                Admission::Fits if !store.pending.shows_nothing() => Ok(Admitted::Wait),
+                Admission::Fits => store.gather_shown(body, found).map(Admitted::Taken),
+                Admission::Wait => Ok(Admitted::Wait),
+                Admission::NeedsRoom => Ok(Admitted::NeedsRoom),
+            }
+        })
     }
 
     /// Takes a record into the frame that is gathered, after a compaction if it needs one, and shows it at once.
     pub(crate) fn buffer_body(&mut self, body: &[u8]) -> Result<Revision, Error> {
-        self.check_space(body, &records(body))?;
-        match self.admission(body.len(), 1) {
-            Admission::Fits => {}
-            Admission::Wait => {
-                return Err(JournalError::Outgoing { count: self.journal.outgoing() }.into());
+        self.with_found(|store, found| {
+            store.check_space(body, &records(body), found)?;
+            match store.admission(body.len(), 1) {
+                Admission::Fits => {}
+                Admission::Wait => {
+                    return Err(JournalError::Outgoing { count: store.journal.outgoing() }.into());
+                }
+                Admission::NeedsRoom => store.make_room_after_pending(body.len())?,
             }
-            Admission::NeedsRoom => self.make_room_after_pending(body.len())?,
-        }
-        self.journal.promise_number()?;
-        self.gather_shown(body)
+            store.journal.promise_number()?;
+            store.gather_shown(body, found)
+        })
     }
 
-    /// Takes a record that fits into the frame that is gathered, and shows it.
-    fn gather_shown(&mut self, body: &[u8]) -> Result<Revision, Error> {
+    /// Takes a record that fits into the frame that is gathered, and shows it. `found` is the place of its key.
+    fn gather_shown(&mut self, body: &[u8], found: &[Found]) -> Result<Revision, Error> {
         // One, decoded once.
-        let Some(record) = records(body).next() else { return Err(Error::EmptyBatch) };
-        let all = iter::once(record);
+        let record = records(body).next().ok_or(Error::EmptyBatch)?;
+        let place = *found.first().ok_or(Error::EmptyBatch)?;
         let (seq, index) = (self.journal.next_seq(), self.pending.ops);
         let revision = Revision::of(seq, index).ok_or(JournalError::NumbersUsedUp)?;
-        self.index.make_room(&record)?;
+        self.index.make_room(&record, place)?;
         self.extend_pending(body, 1)?;
-        self.charge(all.clone());
+        self.charge(iter::once(record));
         self.pending.ops += 1;
         (self.pending.shown_len, self.pending.shown_ops) = (self.pending.body.len(), self.pending.ops);
         // It stays, whatever becomes of the frame.
         self.pending.charged.clear();
-        self.show(all, seq, index)?;
+        self.index.apply_found(&record, revision, place)?;
+        self.last = self.last.max(revision);
+        self.idle = Idle::Active;
         self.tidy();
         Ok(revision)
-    }
-
-    /// Room is claimed for what is not shown yet, and for nothing else.
-    fn claim_anew(&mut self) {
-        self.index.drop_claims();
-        for frame in self.unshown.flying.iter().map(|(_, frame)| frame).chain([&self.pending]) {
-            // No more room is needed than was claimed before; what is claimed twice may fail.
-            let unshown = frame.body.get(frame.shown_len..).unwrap_or(&[]);
-            if self.index.reserve(records(unshown)).is_err() {
-                self.given_up += 1;
-            }
-        }
-        self.tidy();
     }
 
     /// Out of memory the index stays as it is, which is as right.
@@ -385,10 +413,7 @@ impl<D: BlockDevice> Store<D> {
 
     /// Whether a frame of what is gathered and of so many bytes more could begin now, as far as other frames in flight are
     /// concerned. It only looks.
-    #[cfg_attr(
-        not(all(test, feature = "std")),
-        expect(dead_code, reason = "SharedStore will ask through it")
-    )]
+    #[cfg(feature = "std")]
     pub(crate) fn may_begin(&self, more_len: usize) -> bool {
         self.journal.may_begin(self.pending.body.len().saturating_add(more_len))
     }
@@ -417,7 +442,7 @@ impl<D: BlockDevice> Store<D> {
                 self.unshown.note_flying()?;
                 self.take_charges_back();
                 self.drop_pending_after_failure();
-                self.claim_anew();
+                self.tidy();
                 Err(error)
             }
         }
@@ -445,13 +470,14 @@ impl<D: BlockDevice> Store<D> {
             let Some((seq, mut frame)) = self.unshown.flying.pop_front() else { break };
             let unshown = frame.body.get(frame.shown_len..).unwrap_or(&[]);
             note_changes(&mut self.changes, &frame, seq)?;
-            self.show(records(unshown), seq, frame.shown_ops)?;
+            self.show(records(unshown), seq, frame.shown_ops, &frame.reserved)?;
+            self.index.release(&mut frame.reserved);
             self.unshown.forget(unshown, seq);
             self.durable = Revision::of(seq, frame.ops.saturating_sub(1)).unwrap_or(self.durable);
             frame.clear();
             self.unshown.spare = frame;
         }
-        self.claim_anew();
+        self.tidy();
         Ok(durable.seq())
     }
 
@@ -503,10 +529,11 @@ impl<D: BlockDevice> Store<D> {
         all: impl Iterator<Item = Record<'r>>,
         seq: u64,
         first: usize,
+        reserved: &Reserved,
     ) -> Result<(), Error> {
-        for (nth, record) in (first..).zip(all) {
+        for ((nth, record), claimed) in (first..).zip(all).zip(reserved.claimed()) {
             let revision = Revision::of(seq, nth).ok_or(JournalError::NumbersUsedUp)?;
-            self.index.apply(&record, revision)?;
+            self.index.apply_claimed(&record, revision, claimed)?;
             self.last = self.last.max(revision);
         }
         self.idle = Idle::Active;
@@ -532,6 +559,7 @@ impl<D: BlockDevice> Store<D> {
     /// Where nothing was written (for want of memory), what was buffered still waits. Where nobody knows, nothing is written
     /// any more.
     fn drop_pending_after_failure(&mut self) {
+        self.index.release(&mut self.pending.reserved);
         match self.journal.failure() {
             Some(_) => self.pending.clear(),
             None => self.pending.forget_unshown(),

@@ -259,6 +259,12 @@ pub enum Error {
         /// How many may wait.
         limit: usize,
     },
+    /// There are as many views of different moments as there may be. Nothing was done.
+    #[error("too many views of different moments: limit={limit}; drop one, or use one that there is")]
+    TooManyViews {
+        /// The most there may be.
+        limit: usize,
+    },
     /// The store has been closed by another handle. Nothing was written.
     #[error("the store has been closed")]
     Closed,
@@ -349,7 +355,7 @@ impl Error {
                 JournalErrorKind::Busy => ErrorKind::Busy,
             },
             Self::NoMemory { .. } => ErrorKind::NoMemory,
-            Self::TooManyWaiting { .. } => ErrorKind::Busy,
+            Self::TooManyWaiting { .. } | Self::TooManyViews { .. } => ErrorKind::Busy,
             Self::Closed => ErrorKind::ReadOnly,
         }
     }

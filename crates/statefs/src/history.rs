@@ -17,26 +17,33 @@
 //! snapshots need at any one time, and the work to that of loading the records. The running store forgets them when a snapshot is
 //! dropped.
 //!
+//! The values are a [row](crate::row) in the order of their keys and of their beginnings, which views share as they share the
+//! row of current values.
+//!
 //! Invariants
 //! - the intervals of a key are in order of their beginnings, and do not overlap but where something was lost.
-//! - each interval has one entry in `places`, by which it is found when its piece of the arena is cleared.
-//! - the totals are those of all intervals; the values stand in the arena of the index, which is told what is given up, and
+//! - each interval has one entry in the places of the [upkeep](HistoryUpkeep), by which it is found when its piece of the arena
+//!   is cleared.
+//! - the totals are those of all intervals; the values are in the arena of the index, which is told what is given up, and
 //!   which tells where a value is when it has moved.
 
 use alloc::boxed::Box;
-use alloc::collections::btree_map::{self, BTreeMap};
+use alloc::collections::btree_map::BTreeMap;
 use alloc::collections::btree_set::BTreeSet;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
-use core::iter::Peekable;
 use core::ops::Bound;
 
 use crate::arena::{Arena, Extent, Origin};
+use crate::contents::Contents;
 use crate::error::Error;
 use crate::index::{Kept, Steps, Totals};
 use crate::key;
-use crate::leaf::Entry;
+use crate::leaf::{At, Entry, Slot};
 use crate::record::{KEPT_HEADER_LEN, PAST_HEADER_LEN, Record, Revision};
+use crate::row::{LeafId, Range, Row};
+use crate::upkeep::{Place, Upkeep};
 
 /// Bytes that a record is longer when it is past.
 const LONGER: u64 = 8;
@@ -48,150 +55,110 @@ const _: () = assert!(PAST_HEADER_LEN == KEPT_HEADER_LEN + 8, "that many");
 pub(crate) struct Past {
     /// What the key had, from its revision on.
     entry: Entry,
-    until: Revision,
+    until: [u8; 8],
 }
 
-/// The number of a key that has superseded values. It is not used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct KeyNumber(u64);
+const _: () = assert!(size_of::<Past>() == 36, "eight bytes more than an entry");
+
+impl Slot for Past {
+    #[inline]
+    fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    #[inline]
+    fn rank(&self) -> u64 {
+        self.from().get()
+    }
+}
 
 /// Where the history is pruned first while a region is replayed, in bytes of records.
 const PRUNE_LEN: u64 = 1 << 20;
 
+/// The snapshots there are.
+#[derive(Debug, Clone, Default)]
+struct Snapshots {
+    names: BTreeMap<Box<str>, Revision>,
+    revisions: BTreeSet<Revision>,
+}
+
+impl Snapshots {
+    /// Whether a snapshot has what a key had then.
+    fn need(&self, from: Revision, until: Revision) -> bool {
+        let between = (Bound::Excluded(from), Bound::Excluded(until));
+        from < until && self.revisions.range(between).next().is_some()
+    }
+}
+
 /// Superseded values that a snapshot still needs, and the snapshots.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    snapshots: BTreeMap<Box<str>, Revision>,
-    revisions: BTreeSet<Revision>,
-    keys: BTreeMap<Box<str>, KeyNumber>,
-    /// How many numbers have been given to keys.
-    numbers: u64,
-    past: BTreeMap<(KeyNumber, Revision), Past>,
-    places: BTreeMap<Origin, (KeyNumber, Revision)>,
+    snapshots: Arc<Snapshots>,
+    past: Row<Past>,
     totals: Totals,
-    /// Bytes of records that were left by the last prune.
-    pruned_len: u64,
     /// The state of the store before this revision is known whole, whatever is suspect now.
     first_lost: Option<Revision>,
-    pub(crate) steps: Steps,
+}
+
+/// What is beside the history.
+#[derive(Debug, Default)]
+pub(crate) struct HistoryUpkeep {
+    upkeep: Upkeep,
+    places: BTreeMap<Origin, Revision>,
+    /// Bytes of records that were left by the last prune.
+    pruned_len: u64,
+    steps: Steps,
 }
 
 impl History {
+    /// Returns a copy that shares everything.
+    pub(crate) fn try_clone(&self) -> Result<Self, Error> {
+        let (snapshots, past) = (Arc::clone(&self.snapshots), self.past.try_clone()?);
+        Ok(Self { snapshots, past, ..*self })
+    }
+
     /// The snapshots there are, by name.
     pub(crate) fn snapshots(&self) -> impl ExactSizeIterator<Item = (&str, Revision)> {
-        self.snapshots.iter().map(|(name, revision)| (&**name, *revision))
+        self.snapshots.names.iter().map(|(name, revision)| (&**name, *revision))
     }
 
     /// When the snapshot of that name was taken.
     pub(crate) fn snapshot(&self, name: &str) -> Option<Revision> {
-        self.snapshots.get(name).copied()
+        self.snapshots.names.get(name).copied()
     }
 
     /// Takes note that there is a snapshot of that name.
     pub(crate) fn take(&mut self, name: &str, revision: Revision) {
         self.forget(name);
-        self.snapshots.insert(name.into(), revision);
-        self.revisions.insert(revision);
+        let snapshots = Arc::make_mut(&mut self.snapshots);
+        snapshots.names.insert(name.into(), revision);
+        snapshots.revisions.insert(revision);
     }
 
-    /// Takes note that there is no snapshot of that name. What it alone has stays until [`History::prune`].
+    /// Takes note that there is no snapshot of that name. What it alone has stays until [`HistoryUpkeep::prune`].
     pub(crate) fn forget(&mut self, name: &str) {
-        if let Some(revision) = self.snapshots.remove(name) {
-            self.revisions.remove(&revision);
+        if self.snapshots.names.contains_key(name) {
+            let snapshots = Arc::make_mut(&mut self.snapshots);
+            if let Some(revision) = snapshots.names.remove(name) {
+                snapshots.revisions.remove(&revision);
+            }
         }
     }
 
     /// Whether there is nothing that may need what becomes past.
     pub(crate) fn has_no_snapshots(&self) -> bool {
-        self.revisions.is_empty()
-    }
-
-    /// Whether a snapshot has what a key had then.
-    fn is_needed(&self, from: Revision, until: Revision) -> bool {
-        let between = (Bound::Excluded(from), Bound::Excluded(until));
-        from < until && self.revisions.range(between).next().is_some()
+        self.snapshots.revisions.is_empty()
     }
 
     /// Whether a value of the key that was written with this revision would be kept, were it taken away now.
     pub(crate) fn keeps(&self, key: &str, from: Revision) -> bool {
-        key::snapshot_of(key).is_none() && self.revisions.last().is_some_and(|last| from < *last)
+        key::snapshot_of(key).is_none() && self.snapshots.revisions.last().is_some_and(|last| from < *last)
     }
 
     /// Whether a snapshot has what a key had from one revision until another.
     pub(crate) fn needs(&self, key: &str, from: Revision, until: Revision) -> bool {
         // A snapshot is there or not; what it was called is nobody's value.
-        !self.has_no_snapshots() && key::snapshot_of(key).is_none() && self.is_needed(from, until)
-    }
-
-    /// Keeps what a key had until then; false if that is kept already.
-    pub(crate) fn insert(&mut self, key: &str, entry: Entry, until: Revision) -> bool {
-        let past = Past { entry, until };
-        let number = match self.keys.get(key) {
-            Some(number) => *number,
-            None => {
-                self.numbers += 1;
-                self.keys.insert(key.into(), KeyNumber(self.numbers));
-                KeyNumber(self.numbers)
-            }
-        };
-        match self.past.entry((number, past.from())) {
-            btree_map::Entry::Occupied(mut same) => {
-                // Where a write in between was lost, one of the two ends too late.
-                let same = same.get_mut();
-                same.until = same.until.min(until);
-                false
-            }
-            btree_map::Entry::Vacant(slot) => {
-                slot.insert(past);
-                self.places.insert(entry.extent.origin(), (number, past.from()));
-                self.totals = self.totals.plus(past.totals());
-                true
-            }
-        }
-    }
-
-    /// The superseded value whose key begins there.
-    pub(crate) fn extent_at(&self, origin: Origin) -> Option<Extent> {
-        let past = self.past.get(self.places.get(&origin)?)?;
-        Some(past.entry.extent)
-    }
-
-    /// Takes note that a superseded value has been carried over.
-    pub(crate) fn moved(&mut self, from: Origin, to: Extent) {
-        if let Some(at) = self.places.remove(&from) {
-            self.places.insert(to.origin(), at);
-            if let Some(past) = self.past.get_mut(&at) {
-                past.entry.extent = to;
-            }
-        }
-    }
-
-    /// All entries that are past.
-    pub(crate) fn entries_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.past.values_mut().map(|past| &mut past.entry)
-    }
-
-    /// Whether there is so much since the last prune that another one costs no more than loading it did.
-    pub(crate) fn is_prune_due(&self) -> bool {
-        self.totals.record_bytes > self.pruned_len.saturating_mul(2).saturating_add(PRUNE_LEN)
-    }
-
-    /// Forgets the values that ended by a revision and that no snapshot needs, and tells which.
-    pub(crate) fn prune(&mut self, ended_by: Revision, mut give_up: impl FnMut(Entry)) {
-        self.steps.add(self.past.len());
-        let mut past = core::mem::take(&mut self.past);
-        past.retain(|(_, from), past| {
-            let is_needed = past.until > ended_by || self.is_needed(*from, past.until);
-            if !is_needed {
-                self.totals = self.totals.less(past.totals());
-                self.places.remove(&past.entry.extent.origin());
-                give_up(past.entry);
-            }
-            is_needed
-        });
-        self.keys.retain(|_, number| values(&past, *number, None).next().is_some());
-        self.past = past;
-        self.pruned_len = self.totals.record_bytes;
+        !self.has_no_snapshots() && key::snapshot_of(key).is_none() && self.snapshots.need(from, until)
     }
 
     /// Something of this revision, and of later ones, was lost.
@@ -208,20 +175,219 @@ impl History {
     pub(crate) fn totals(&self) -> Totals {
         self.totals
     }
+
+    /// The superseded values of a key, in the order of their beginnings; those alone that began after a revision.
+    fn values<'a>(
+        &'a self,
+        key: &'a str,
+        after: Option<Revision>,
+        arena: &'a Arena,
+    ) -> impl Iterator<Item = &'a Past> + use<'a> {
+        let rank = after.map_or(Some(0), |after| after.get().checked_add(1));
+        let range = rank.map(|rank| {
+            let start = At { key: key.as_bytes(), rank };
+            self.past.range(arena, Some((start, false)), None)
+        });
+        range.into_iter().flatten().take_while(move |past| past.key(arena) == key.as_bytes())
+    }
+
+    /// Bytes of memory.
+    #[cfg(test)]
+    pub(crate) fn row(&self) -> &Row<Past> {
+        &self.past
+    }
 }
 
-/// The superseded values of a key, in the order of their beginnings; those alone that began after a revision.
-fn values(
-    past: &BTreeMap<(KeyNumber, Revision), Past>,
-    number: KeyNumber,
-    after: Option<Revision>,
-) -> btree_map::Range<'_, (KeyNumber, Revision), Past> {
-    let end = Bound::Included((number, Revision::from_u64(u64::MAX)));
-    let start = match after {
-        Some(after) => Bound::Excluded((number, after)),
-        None => Bound::Included((number, Revision::from_u64(0))),
-    };
-    past.range((start, end))
+impl HistoryUpkeep {
+    /// Keeps what a key had until then; false if that is kept already.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`]: the history is as it was. Never where it was claimed, but for the place.
+    pub(crate) fn insert(
+        &mut self,
+        history: &mut History,
+        key: &str,
+        entry: Entry,
+        until: Revision,
+        arena: &Arena,
+    ) -> Result<bool, Error> {
+        let past = Past { entry, until: until.get().to_le_bytes() };
+        let at = At { key: key.as_bytes(), rank: past.rank() };
+        let (id, within) = self.upkeep.resolve(&history.past, Place::UNKNOWN, &at, arena);
+        if let Ok(within) = within {
+            let leaf = Upkeep::own(&mut history.past, id, 0)?;
+            // Where a write in between was lost, one of the two ends too late.
+            if let Some(same) = leaf.and_then(|leaf| leaf.slot_mut(within)) {
+                same.until = same.until().min(until).get().to_le_bytes();
+            }
+            return Ok(false);
+        }
+        let within = within.unwrap_or_else(|within| within);
+        let first = history.past.leaf(id).filter(|leaf| leaf.is_first_dead && within == 0);
+        if let Some(first) = first.and_then(|leaf| leaf.first()) {
+            self.places.remove(&first.entry.extent.origin());
+        }
+        self.upkeep.insert(&mut history.past, id, within, past, arena)?;
+        self.places.insert(entry.extent.origin(), past.from());
+        history.totals = history.totals.plus(past.totals());
+        Ok(true)
+    }
+
+    /// Claims room for a value of this key that may become past; `place` is for [`HistoryUpkeep::release`].
+    pub(crate) fn claim(&mut self, history: &mut History, key: &str, arena: &Arena) -> Result<Place, Error> {
+        // What becomes past began after all that is past of the key.
+        let located = history.past.locate(&At { key: key.as_bytes(), rank: u64::MAX }, arena);
+        self.upkeep.claim(&mut history.past, Place::missing_in(located.id), true)
+    }
+
+    /// Sees to it that a value of this key can become past without asking for memory, if that is done next.
+    pub(crate) fn make_way(&mut self, history: &mut History, key: &str, arena: &Arena) -> Result<(), Error> {
+        let located = history.past.locate(&At { key: key.as_bytes(), rank: u64::MAX }, arena);
+        self.upkeep.make_way(&mut history.past, located.id, Place::UNKNOWN).map(drop)
+    }
+
+    pub(crate) fn release(&mut self, place: &Place) {
+        self.upkeep.release(place);
+    }
+
+    pub(crate) fn sweep(&mut self) {
+        self.upkeep.sweep();
+    }
+
+    pub(crate) fn drop_claims(&mut self) {
+        self.upkeep.drop_claims();
+    }
+
+    /// Sees to it that what is claimed can be applied, although a view shares everything now.
+    pub(crate) fn own_claimed(&mut self, history: &mut History) -> Result<(), Error> {
+        self.upkeep.own_claimed(&mut history.past)
+    }
+
+    /// Divides and joins leaves.
+    pub(crate) fn settle(&mut self, history: &mut History, arena: &Arena) -> Result<(), Error> {
+        let places = &mut self.places;
+        self.upkeep.settle(&mut history.past, arena, |past| {
+            let origin = past.entry.extent.origin();
+            // It may have been kept again, elsewhere.
+            if places.get(&origin) == Some(&past.from()) {
+                places.remove(&origin);
+            }
+        })
+    }
+
+    /// The superseded value whose key begins there: its leaf, its position, and whether it is alive.
+    pub(crate) fn at(
+        &self,
+        history: &History,
+        origin: Origin,
+        key: &str,
+        arena: &Arena,
+    ) -> Option<(LeafId, usize, Extent, bool)> {
+        let at = At { key: key.as_bytes(), rank: self.places.get(&origin)?.get() };
+        let (id, within) = history.past.find(&at, arena)?;
+        let leaf = history.past.leaf(id)?;
+        let extent = leaf.slot(within)?.entry.extent;
+        (extent.origin() == origin).then(|| (id, within, extent, leaf.is_alive(within)))
+    }
+
+    /// Sees to it that a value can be moved without asking for memory.
+    pub(crate) fn own(history: &mut History, id: LeafId) -> Result<(), Error> {
+        Upkeep::own(&mut history.past, id, 0).map(drop)
+    }
+
+    /// Takes note that a superseded value has been carried over. Its leaf is owned.
+    pub(crate) fn moved(
+        &mut self,
+        history: &mut History,
+        id: LeafId,
+        within: usize,
+        from: Origin,
+        to: Extent,
+    ) {
+        if let Some(revision) = self.places.remove(&from) {
+            self.places.insert(to.origin(), revision);
+        }
+        let leaf = history.past.leaves.sole(id.index());
+        if let Some(past) = leaf.and_then(|leaf| leaf.slot_mut(within)) {
+            past.entry.extent = to;
+        }
+    }
+
+    /// Whether there is so much since the last prune that another one costs no more than loading it did.
+    pub(crate) fn is_prune_due(&self, history: &History) -> bool {
+        history.totals.record_bytes > self.pruned_len.saturating_mul(2).saturating_add(PRUNE_LEN)
+    }
+
+    /// Forgets the values that ended by a revision and that no snapshot needs, and tells which. What cannot be forgotten for
+    /// want of memory, because a view shares it, is forgotten by the next prune.
+    pub(crate) fn prune(
+        &mut self,
+        history: &mut History,
+        ended_by: Revision,
+        arena: &Arena,
+        mut give_up: impl FnMut(Entry),
+    ) {
+        self.steps.add(usize::try_from(history.totals.keys).unwrap_or(usize::MAX));
+        let snapshots = Arc::clone(&history.snapshots);
+        let is_needed = |past: &Past| past.until() > ended_by || snapshots.need(past.from(), past.until());
+        for at in 0..history.past.leaves.len() {
+            let id = LeafId(u32::try_from(at).unwrap_or(u32::MAX));
+            let Some(leaf) = history.past.leaf(id) else { continue };
+            if leaf.alive().iter().all(is_needed) || Upkeep::own(&mut history.past, id, 0).is_err() {
+                continue;
+            }
+            let Some(leaf) = history.past.leaf(id) else { continue };
+            let first = leaf.first().filter(|_| leaf.is_alive(0)).map(|first| first.entry.extent.origin());
+            for past in leaf.alive().iter().filter(|past| !is_needed(past)) {
+                history.totals = history.totals.less(past.totals());
+                give_up(past.entry);
+                // The first entry stays, dead, until its leaf is settled, and may be carried elsewhere before.
+                let origin = past.entry.extent.origin();
+                if first != Some(origin) {
+                    self.places.remove(&origin);
+                }
+            }
+            // It is owned, so this does not ask for memory.
+            let _owned = self.upkeep.retain(&mut history.past, id, is_needed, arena);
+        }
+        self.pruned_len = history.totals.record_bytes;
+    }
+
+    /// All entries, to be changed.
+    pub(crate) fn each_entry(history: &mut History, mut each: impl FnMut(&mut Entry)) -> Result<(), Error> {
+        for at in 0..history.past.leaves.len() {
+            let id = LeafId(u32::try_from(at).unwrap_or(u32::MAX));
+            if let Some(leaf) = Upkeep::own(&mut history.past, id, 0)? {
+                leaf.slots_mut().iter_mut().for_each(|past| each(&mut past.entry));
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn steps(&self) -> u64 {
+        self.steps.count() + self.upkeep.steps.count()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn copied(&self) -> u64 {
+        self.upkeep.copied.count()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn memory_len(&self) -> usize {
+        self.upkeep.memory_len()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn check(&self, history: &History, arena: &Arena) {
+        self.upkeep.check(&history.past, arena);
+        let all: BTreeMap<Origin, Revision> =
+            history.past.alive().map(|past| (past.entry.extent.origin(), past.from())).collect();
+        assert_eq!(all, self.places);
+        let totals = history.past.alive().map(Past::totals).fold(Totals::default(), Totals::plus);
+        assert_eq!(totals, history.totals);
+    }
 }
 
 /// What must fit into a region, where so much is current and so much is past. While there are snapshots, any value may become
@@ -237,6 +403,10 @@ impl Past {
         self.entry.revision()
     }
 
+    fn until(&self) -> Revision {
+        Revision::from_u64(u64::from_le_bytes(self.until))
+    }
+
     fn kept<'a>(&'a self, arena: &'a Arena) -> Kept<'a> {
         Kept { arena, entry: &self.entry }
     }
@@ -244,7 +414,7 @@ impl Past {
     fn record<'a>(&'a self, arena: &'a Arena) -> Record<'a> {
         let kept = self.kept(arena);
         let (key, value, form) = (kept.key(), kept.value(), kept.form());
-        Record::Past { key, value, revision: kept.revision(), until: self.until, form }
+        Record::Past { key, value, revision: kept.revision(), until: self.until(), form }
     }
 
     fn totals(&self) -> Totals {
@@ -267,7 +437,7 @@ impl Totals {
 /// All there is of a key.
 pub(crate) struct Versions<'a> {
     pub(crate) key: &'a str,
-    past: Option<(&'a History, KeyNumber)>,
+    past: Option<&'a Contents>,
     live: Option<Kept<'a>>,
 }
 
@@ -275,16 +445,15 @@ impl<'a> Versions<'a> {
     /// What the key had at a revision, and no longer has.
     pub(crate) fn past_at(&self, revision: Revision, arena: &'a Arena) -> Option<Kept<'a>> {
         let mut past = self.past_after(None);
-        let past = past.find(|past| past.from() < revision && revision < past.until)?;
+        let past = past.find(|past| past.from() < revision && revision < past.until())?;
         Some(past.kept(arena))
     }
 
     /// The superseded values that began after a revision, or all.
     fn past_after(&self, after: Option<Revision>) -> impl Iterator<Item = &'a Past> + use<'a> {
-        // From the greatest revision on there is nothing, and no range.
-        let past = self.past.filter(|_| after != Some(Revision::from_u64(u64::MAX)));
-        let past = past.map(|(history, number)| values(&history.past, number, after));
-        past.into_iter().flatten().map(|(_, past)| past)
+        let key = self.key;
+        let past = self.past.map(|contents| contents.history().values(key, after, contents.arena()));
+        past.into_iter().flatten()
     }
 
     /// What is past, as records.
@@ -309,34 +478,61 @@ impl<'a> Versions<'a> {
 }
 
 /// Every key that has a value or had one, in order.
-pub(crate) struct AllVersions<'a, I: Iterator<Item = Kept<'a>>> {
-    live: Peekable<I>,
-    past: Peekable<btree_map::Range<'a, Box<str>, KeyNumber>>,
-    history: &'a History,
+pub(crate) struct AllVersions<'a> {
+    contents: &'a Contents,
+    live: Range<'a, Entry>,
+    past: Range<'a, Past>,
 }
 
-impl<'a, I: Iterator<Item = Kept<'a>>> AllVersions<'a, I> {
-    /// `live` are the current records from `start` on.
-    pub(crate) fn of(live: I, history: &'a History, start: Bound<&str>) -> Self {
-        let past = history.keys.range::<str, _>((start, Bound::Unbounded));
-        Self { live: live.peekable(), past: past.peekable(), history }
+impl<'a> AllVersions<'a> {
+    /// Those from `start` on.
+    pub(crate) fn of(contents: &'a Contents, start: Bound<&str>) -> Self {
+        let (live, arena) = (contents.entries(start, None), contents.arena());
+        let start = match start {
+            Bound::Unbounded => None,
+            Bound::Included(start) => Some((At::key(start), false)),
+            Bound::Excluded(start) => Some((At { rank: u64::MAX, ..At::key(start) }, true)),
+        };
+        Self { contents, live, past: contents.history().past.range(arena, start, None) }
+    }
+
+    /// Passes over all that is past of a key. Of many values it does not look at each.
+    fn pass(&mut self, key: &[u8]) {
+        const FEW: usize = 8;
+        let arena = self.contents.arena();
+        for _ in 0..FEW {
+            if self.past.peek().is_none_or(|past| past.key(arena) != key) {
+                return;
+            }
+            self.past.next();
+        }
+        let last = At { key, rank: u64::MAX };
+        self.past = self.contents.history().past.range(arena, Some((last, true)), None);
     }
 }
 
-impl<'a, I: Iterator<Item = Kept<'a>>> Iterator for AllVersions<'a, I> {
+impl<'a> Iterator for AllVersions<'a> {
     type Item = Versions<'a>;
 
     fn next(&mut self) -> Option<Versions<'a>> {
-        let order = match (self.live.peek(), self.past.peek()) {
-            (Some(live), Some((key, _))) => live.key().cmp(key),
+        let arena = self.contents.arena();
+        let (live, past) = (self.live.peek(), self.past.peek());
+        let order = match (live, past) {
+            (Some(live), Some(past)) => live.key(arena).cmp(past.key(arena)),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
             (None, None) => return None,
         };
-        let live = if order == Ordering::Greater { None } else { self.live.next() };
-        let past = if order == Ordering::Less { None } else { self.past.next() };
-        let key = live.map(|live| live.key()).or_else(|| past.map(|(key, _)| &**key))?;
-        Some(Versions { key, past: past.map(|(_, number)| (self.history, *number)), live })
+        let live = live.filter(|_| order != Ordering::Greater).map(|entry| Kept { arena, entry });
+        let past = past.filter(|_| order != Ordering::Less);
+        if live.is_some() {
+            self.live.next();
+        }
+        if let Some(past) = past {
+            self.pass(past.key(arena));
+        }
+        let key = live.map(|live| live.key()).or_else(|| past.map(|past| past.kept(arena).key()))?;
+        Some(Versions { key, past: past.map(|_| self.contents), live })
     }
 }
 

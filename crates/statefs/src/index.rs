@@ -1,15 +1,23 @@
-//! The index: which value every key has.
+//! The index: which value every key has, and what changes that.
 //!
-//! A row of leaves ([`crate::row`]), each a short sorted array of entries ([`crate::leaf`]). An entry says where key and value stand in the
-//! arena, so what a listing needs lies close together. A region begins with records in the order of their keys, and what
-//! comes behind all others is added without a search. A leaf that has become too long or too short is divided or joined with
-//! its neighbour afterwards, which needs memory and may fail without harm.
+//! What is read is the [contents](crate::contents): a [row](crate::row) of [leaves](crate::leaf), each a short sorted array of
+//! entries. An entry says where key and value are in the [arena](crate::arena), so what a listing needs lies close together.
+//! A region begins with records in the order of their keys, and what follows all others is added without a search. A leaf
+//! that has become too long or too short is divided or joined with its neighbour afterwards, which needs memory and may fail
+//! without harm.
 //!
-//! Room for what will be applied later is claimed in the leaf that its key belongs into. A leaf with claims is not divided,
-//! joined or taken out, and its first key stays, dead or not: so the claims are where they are needed, whatever is applied
-//! before. Values that only snapshots have are kept by the [history](crate::history); they stand in the same arena.
+//! A view is a copy of the contents that shares their nodes. While it is alive, nothing that it shares is changed: a leaf or a
+//! bunch is copied first, a value is appended and not overwritten. What is counted is beside the nodes, here and in the
+//! [upkeep](crate::upkeep) of the rows.
 //!
-//! What it costs beyond keys and values: 36 bytes for an entry, one for the end of a key, and about 90 for a leaf; room for 16 entries
+//! Memory for what will be applied later is reserved before: room in the leaf that its key belongs into, and bytes in the
+//! arena. A leaf with claims is owned, so applying does not ask for memory. A view that is taken in between makes the claimed
+//! leaves owned again, and reserves the bytes again, or fails.
+//!
+//! A key is looked for once: its [`Place`] is found when a record is admitted and is right when it is applied, unless its leaf
+//! has changed meanwhile. Values that only snapshots have are kept by the [history](crate::history); they are in the same arena.
+//!
+//! What it costs beyond keys and values: 36 bytes for an entry, one for the end of a key, and about 130 for a leaf; room for 16 entries
 //! in a leaf at most, or for as many as were deleted from it (down to a quarter of a full leaf, if its neighbours are full), or
 //! for those of a batch that failed after room was asked for; and what is dead in the arena, which is a sixteenth of what is
 //! alive and 1 MiB at most. `memory_is_bounded_by_what_is_alive` prints and bounds it.
@@ -17,20 +25,21 @@
 //! Invariants
 //! - the keys of a leaf are smaller than those of the next one, and each key is there once.
 //! - the totals are those of the entries; what is alive in the arena is theirs and that of the history.
-//! - a leaf has room for as many entries more as are claimed in it, and so has the arena.
-//! - a first entry that is dead, and a leaf that is empty but for that, stay only while room is claimed in the leaf.
+//! - where something is claimed, its leaf is owned and has room, and the arena has bytes for all claims.
 
 use alloc::vec::Vec;
 use core::mem;
-use core::ops::Bound;
+use core::ops::Deref;
 
-use crate::arena::{Arena, Extent};
+use crate::arena::{Arena, Extent, Filling};
+use crate::contents::{Contents, Part, SharedValue};
 use crate::error::Error;
-use crate::history::{AllVersions, History, charged};
-use crate::key;
-use crate::leaf::{Entry, LEAF_MAX, Leaf};
+use crate::history::HistoryUpkeep;
+use crate::key::{self, Key, Prefix};
+use crate::leaf::{At, Entry};
 use crate::record::{Form, KEPT_HEADER_LEN, Record, Revision};
-use crate::row::{LeafId, Row, Spot};
+use crate::row::LeafId;
+use crate::upkeep::{Place, Upkeep};
 
 /// What is alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -158,6 +167,13 @@ struct Claims {
 }
 
 impl Claims {
+    fn less(&mut self, other: &Self) {
+        self.records = self.records.saturating_sub(other.records);
+        self.keys = self.keys.saturating_sub(other.keys);
+        self.keys_len = self.keys_len.saturating_sub(other.keys_len);
+        self.values_len = self.values_len.saturating_sub(other.values_len);
+    }
+
     fn add(&mut self, record: &Record<'_>) {
         self.records += 1;
         if let Some((key, value)) = record.value() {
@@ -168,224 +184,307 @@ impl Claims {
     }
 }
 
-/// Where a key is.
+/// What was claimed for a record: the place of its key, and where the value it has may become past.
 #[derive(Debug, Clone, Copy)]
-struct Located {
-    spot: Spot,
-    id: LeafId,
-    /// Where in the leaf it is, or would be.
-    within: Result<usize, usize>,
+pub(crate) struct Claimed {
+    place: Place,
+    past: Place,
+}
+
+/// What was claimed for the records of a frame, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Reserved {
+    claimed: Vec<Claimed>,
+    claims: Claims,
+}
+
+impl Reserved {
+    /// What was claimed for the records.
+    pub(crate) fn claimed(&self) -> &[Claimed] {
+        &self.claimed
+    }
+}
+
+/// Where a key is, and what it has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found {
+    place: Place,
+    /// When its value was written, and how much it is.
+    pub(crate) value: Option<(Revision, Totals)>,
 }
 
 /// Which value every key has.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    arena: Arena,
-    row: Row,
-    /// Leaves that may be too long, too short or begin with what is dead, or in which room is claimed.
-    unsettled: Vec<LeafId>,
+    contents: Contents,
+    filling: Filling,
+    upkeep: Upkeep,
+    past: HistoryUpkeep,
     claims: Claims,
-    totals: Totals,
-    history: History,
-    /// How many gaps were found: what was written before the last of them may be older than it should be.
-    gaps: u32,
+    /// Whether a snapshot is among what is claimed.
+    claims_snapshot: bool,
+    /// How often something was applied.
+    changes: u64,
     steps: Steps,
 }
 
+impl Deref for Index {
+    type Target = Contents;
+
+    fn deref(&self) -> &Contents {
+        &self.contents
+    }
+}
+
 impl Index {
-    pub(crate) fn totals(&self) -> Totals {
-        self.totals
-    }
-
-    /// What must fit into a region: what is current, what is past, and room for the one to become the other.
-    pub(crate) fn charged(&self) -> Totals {
-        charged(self.totals, self.history.totals(), !self.history.has_no_snapshots())
-    }
-
-    /// What is past.
-    pub(crate) fn history(&self) -> &History {
-        &self.history
-    }
-
     /// The work of everything so far.
     #[cfg(test)]
     pub(crate) fn steps(&self) -> u64 {
-        self.steps.count() + self.row.steps.count() + self.history.steps.count() + self.arena.steps.count()
+        self.steps.count() + self.upkeep.steps.count() + self.past.steps() + self.filling.steps.count()
+    }
+
+    /// How often something was applied: two views with the same number show the same.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Returns the contents as they are now. They stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`]: what was reserved is still reserved.
+    pub(crate) fn view(&mut self) -> Result<Contents, Error> {
+        self.filling.close(&mut self.contents.arena);
+        let view = self.contents.try_clone()?;
+        // From now on everything is shared, what is claimed as well.
+        self.upkeep.own_claimed(&mut self.contents.row)?;
+        self.past.own_claimed(&mut self.contents.history)?;
+        self.reserve_bytes(self.claims)?;
+        Ok(view)
+    }
+
+    /// The value of a key, which stays as it is without the index.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`].
+    pub(crate) fn shared_value(&self, key: &str) -> Result<Option<SharedValue>, Error> {
+        self.contents.shared_value(key, self.filling.current())
+    }
+
+    /// What a scan goes through, which stays as it is without the index.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`].
+    pub(crate) fn part(&self, prefix: &Prefix, after: Option<&Key>, limit: usize) -> Result<Part, Error> {
+        self.contents.part(prefix, after, limit, self.filling.current())
     }
 
     /// Takes note that what is past may not be whole.
     pub(crate) fn lost_from(&mut self, revision: Revision) {
-        self.history.lost_from(revision);
+        self.contents.history.lost_from(revision);
     }
 
     /// Forgets the superseded values that no snapshot needs.
     pub(crate) fn prune(&mut self) {
-        self.history.prune(Revision::from_u64(u64::MAX), |entry| self.arena.give_up(entry.extent));
+        self.prune_ended(Revision::from_u64(u64::MAX));
+    }
+
+    fn prune_ended(&mut self, ended_by: Revision) {
+        let Contents { history, arena, .. } = &mut self.contents;
+        let filling = &mut self.filling;
+        self.past.prune(history, ended_by, arena, |entry| filling.give_up(entry.extent));
+        // What cannot be settled for want of memory is settled later.
+        let _settled = self.past.settle(history, arena);
+        self.changes += 1;
     }
 
     /// Forgets, after a commit was replayed, the superseded values that no snapshot will need, once there may be as many of them
     /// as of those that are needed.
     pub(crate) fn prune_replayed(&mut self, revision: Revision) {
-        if self.history.is_prune_due() {
-            self.history.prune(revision, |entry| self.arena.give_up(entry.extent));
+        if self.past.is_prune_due(&self.contents.history) {
+            self.prune_ended(revision);
         }
-    }
-
-    /// Where keys and values are.
-    pub(crate) fn arena(&self) -> &Arena {
-        &self.arena
-    }
-
-    /// The value that a key has.
-    pub(crate) fn get(&self, key: &str) -> Option<Kept<'_>> {
-        let leaf = self.row.at(self.row.spot_of(key.as_bytes(), &self.arena))?;
-        let entry = leaf.get(leaf.search(key.as_bytes(), &self.arena).ok()?)?;
-        Some(Kept { arena: &self.arena, entry })
-    }
-
-    /// Whether the value that a key has may be older than it should be; that it has none always may.
-    pub(crate) fn is_suspect(&self, key: &str) -> bool {
-        self.is_anything_suspect() && self.get(key).is_none_or(|kept| self.is_suspect_value(&kept))
-    }
-
-    /// Whether a value, current or past, may be older than it should be.
-    pub(crate) fn is_suspect_value(&self, kept: &Kept<'_>) -> bool {
-        kept.entry.gaps < self.gaps
-    }
-
-    /// Whether anything is suspect, or that something has no value.
-    pub(crate) fn is_anything_suspect(&self) -> bool {
-        self.gaps > 0
     }
 
     /// Something is missing here: whatever is in the index may have been changed by it.
-    pub(crate) fn suspect_all(&mut self) {
-        if let Some(gaps) = self.gaps.checked_add(1) {
-            self.gaps = gaps;
-            return;
-        }
-        // Whether it was before the last one is all that matters.
-        self.gaps = 1;
-        self.steps.add(usize::try_from(self.totals.keys + self.history.totals().keys).unwrap_or(usize::MAX));
-        let current = self.row.leaves_mut().flat_map(Leaf::entries_mut);
-        current.chain(self.history.entries_mut()).for_each(|entry| entry.gaps = 0);
-    }
-
-    /// How many keys are suspect.
-    pub(crate) fn count_suspect(&self) -> u64 {
-        let entries = self.row.leaves().flat_map(Leaf::entries);
-        u64::try_from(entries.filter(|entry| entry.gaps < self.gaps).count()).unwrap_or(u64::MAX)
-    }
-
-    /// Whether any current value is sealed. Looks at entries only, not at keys or values.
-    pub(crate) fn has_sealed(&self) -> bool {
-        let mut entries = self.row.leaves().flat_map(Leaf::entries);
-        entries.any(|entry| entry.extent.form() == Form::Sealed)
-    }
-
-    /// Where a key is or would be. In an empty row this is the leaf that it will begin with.
-    fn locate(&self, key: &[u8]) -> Located {
-        let empty = Located { spot: Spot::END, id: self.row.next_id(), within: Err(0) };
-        let Some(last_spot) = self.row.last() else { return empty };
-        if let Some((id, last)) = self.row.id(last_spot).and_then(|id| Some((id, self.row.leaf(id)?)))
-            && last.last_key(&self.arena) < key
-        {
-            return Located { spot: last_spot, id, within: Err(last.len()) };
-        }
-        let spot = self.row.spot_of(key, &self.arena);
-        let found = self.row.id(spot).and_then(|id| Some((id, self.row.leaf(id)?)));
-        let Some((id, leaf)) = found else { return empty };
-        let within = leaf.search(key, &self.arena);
-        let within = within.and_then(|at| if leaf.is_alive(at) { Ok(at) } else { Err(at) });
-        Located { spot, id, within }
-    }
-
-    /// Sees to it that these records can be applied without asking for memory, in order and behind those that there has been
-    /// asked for before, until [`Index::drop_claims`].
     ///
     /// # Errors
-    /// [`Error::NoMemory`]: the index is as it was, but for what was claimed.
-    pub(crate) fn reserve<'r>(&mut self, records: impl Iterator<Item = Record<'r>>) -> Result<(), Error> {
-        for record in records {
-            self.claims.add(&record);
-            if record.value().is_none() {
-                continue;
-            }
-            let Located { id, within, .. } = self.locate(record.key().as_bytes());
-            // It may be found and taken away before this is applied. Then it has left its own room.
-            if within.is_err() {
-                self.claim(id)?;
+    /// [`Error::NoMemory`], where a view shares entries that must be changed.
+    pub(crate) fn suspect_all(&mut self) -> Result<(), Error> {
+        self.changes += 1;
+        if let Some(gaps) = self.contents.gaps.checked_add(1) {
+            self.contents.gaps = gaps;
+            return Ok(());
+        }
+        // Whether it was before the last one is all that matters.
+        let keys = self.totals.keys + self.history.totals().keys;
+        self.steps.add(usize::try_from(keys).unwrap_or(usize::MAX));
+        let Contents { row, history, .. } = &mut self.contents;
+        for at in 0..row.leaves.len() {
+            let id = LeafId(u32::try_from(at).unwrap_or(u32::MAX));
+            if let Some(leaf) = Upkeep::own(row, id, 0)? {
+                leaf.slots_mut().iter_mut().for_each(|entry| entry.gaps = 0);
             }
         }
-        self.reserve_beyond_leaves(self.claims)
+        HistoryUpkeep::each_entry(history, |entry| entry.gaps = 0)?;
+        self.contents.gaps = 1;
+        Ok(())
     }
 
-    /// Room for all but the entries themselves.
-    fn reserve_beyond_leaves(&mut self, claims: Claims) -> Result<(), Error> {
-        // Each may have its leaf noted.
-        let len = claims.records.saturating_mul(size_of::<LeafId>());
-        self.unsettled.try_reserve(claims.records).map_err(|_| Error::NoMemory { len })?;
-        if claims.keys == 0 {
-            Ok(())
-        } else {
-            self.arena.reserve(claims.keys, claims.keys_len, claims.values_len)
+    /// Where a key is or would be.
+    fn place_of(&self, at: &At<'_>) -> Place {
+        let Contents { row, arena, .. } = &self.contents;
+        // What follows all others is added without a search.
+        if let Some(located) = row.behind_all(at, arena) {
+            return self.upkeep.place(&located);
         }
+        if let Some(found) = row.find(at, arena)
+            && row.leaf(found.0).is_some_and(|leaf| leaf.is_alive(found.1))
+        {
+            return self.upkeep.place_found(found);
+        }
+        let mut located = row.locate(at, arena);
+        located.within = row.alive_or_missing(located.id, located.within);
+        self.upkeep.place(&located)
+    }
+
+    /// Looks for a key. What is found stays right until something is applied, divided or joined, and for longer where it is
+    /// [claimed](Index::claim).
+    pub(crate) fn find(&self, key: &str) -> Found {
+        let place = self.place_of(&At::key(key));
+        let kept = if place.is_missing() { None } else { self.contents.row.leaf(place.leaf) };
+        let kept = kept.and_then(|leaf| leaf.get(place.position()));
+        let value = kept.map(|entry| (entry.revision(), Totals::of_extent(&entry.extent)));
+        Found { place, value }
+    }
+
+    /// Sees to it that a record can be applied by [`Index::apply_claimed`] without asking for memory, after all that was claimed
+    /// before, until it is [released](Index::release).
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`]: the index is as it was, and what was claimed before still is.
+    pub(crate) fn claim(
+        &mut self,
+        record: &Record<'_>,
+        found: Found,
+        into: &mut Reserved,
+    ) -> Result<(), Error> {
+        let len = size_of::<Claimed>();
+        into.claimed.try_reserve(1).map_err(|_| Error::NoMemory { len })?;
+        let adds = record.value().is_some();
+        let Contents { row, history, arena, .. } = &mut self.contents;
+        let place = self.upkeep.claim(row, found.place, adds)?;
+        let is_snapshot = key::snapshot_of(record.key()).is_some();
+        let may_become_past = !is_snapshot && (self.claims_snapshot || !history.has_no_snapshots());
+        let past = if may_become_past {
+            let claimed = self.past.claim(history, record.key(), arena);
+            claimed.inspect_err(|_| {
+                self.upkeep.release(&place);
+                self.upkeep.sweep();
+            })?
+        } else {
+            Place::UNKNOWN
+        };
+        self.claims_snapshot |= is_snapshot;
+        self.claims.add(record);
+        into.claims.add(record);
+        into.claimed.push(Claimed { place, past });
+        Ok(())
+    }
+
+    /// Sees to it that there are bytes for all that is claimed: the last step before a frame is written.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`]: the index is as it was.
+    pub(crate) fn reserve_claimed(&mut self) -> Result<(), Error> {
+        self.reserve_bytes(self.claims)
+    }
+
+    /// What was claimed for the records of a frame has been applied, or will not be.
+    pub(crate) fn release(&mut self, reserved: &mut Reserved) {
+        self.release_from(reserved, 0);
+        self.claims.less(&mem::take(&mut reserved.claims));
+        self.claims_snapshot &= self.claims.records > 0;
+    }
+
+    fn release_from(&mut self, reserved: &mut Reserved, count: usize) {
+        for Claimed { place, past } in reserved.claimed.drain(count.min(reserved.claimed.len())..) {
+            self.upkeep.release(&place);
+            self.past.release(&past);
+        }
+        self.upkeep.sweep();
+        self.past.sweep();
+    }
+
+    /// The same for all records but the first `count`; `left` are those.
+    pub(crate) fn release_behind<'r>(
+        &mut self,
+        reserved: &mut Reserved,
+        count: usize,
+        left: impl Iterator<Item = Record<'r>>,
+    ) {
+        self.release_from(reserved, count);
+        self.claims.less(&mem::take(&mut reserved.claims));
+        for record in left {
+            self.claims.add(&record);
+            reserved.claims.add(&record);
+        }
+    }
+
+    /// Bytes of keys and values.
+    fn reserve_bytes(&mut self, claims: Claims) -> Result<(), Error> {
+        if claims.keys == 0 {
+            return Ok(());
+        }
+        self.filling.reserve(&mut self.contents.arena, claims.keys, claims.keys_len, claims.values_len)
     }
 
     /// Sees to it that a record can be applied without asking for memory, if that is done next; what is claimed stays.
     ///
     /// # Errors
     /// [`Error::NoMemory`]: the index is as it was.
-    pub(crate) fn make_room(&mut self, record: &Record<'_>) -> Result<(), Error> {
+    pub(crate) fn make_room(&mut self, record: &Record<'_>, found: Found) -> Result<(), Error> {
         let mut claims = self.claims;
         claims.add(record);
-        if record.value().is_some()
-            && let Located { id, within: Err(_), .. } = self.locate(record.key().as_bytes())
-        {
-            self.row.prepare()?;
-            if let Some(leaf) = self.row.leaf_mut(id) {
-                leaf.reserve(usize::try_from(leaf.claimed).unwrap_or(usize::MAX).saturating_add(1))?;
-            }
+        let Contents { row, history, arena, .. } = &mut self.contents;
+        let _id = self.upkeep.make_way(row, found.place.leaf, found.place)?;
+        if !history.has_no_snapshots() {
+            self.past.make_way(history, record.key(), arena)?;
         }
-        self.reserve_beyond_leaves(claims)
+        self.reserve_bytes(claims)
     }
 
-    /// What was asked for has been applied, or will not be.
+    /// Nothing of what was claimed will be applied.
     pub(crate) fn drop_claims(&mut self) {
         self.claims = Claims::default();
-        for id in &self.unsettled {
-            if let Some(leaf) = self.row.leaf_mut(*id) {
-                leaf.claimed = 0;
-            }
-        }
+        self.claims_snapshot = false;
+        self.upkeep.drop_claims();
+        self.past.drop_claims();
     }
 
-    fn reserve_notes(&mut self) -> Result<(), Error> {
-        self.unsettled.try_reserve(1).map_err(|_| Error::NoMemory { len: size_of::<LeafId>() })
+    /// Does what a record says, without asking for memory. `revision` is that of its place.
+    ///
+    /// # Errors
+    /// None, but for a claim that was dropped.
+    pub(crate) fn apply_claimed(
+        &mut self,
+        record: &Record<'_>,
+        revision: Revision,
+        claimed: &Claimed,
+    ) -> Result<(), Error> {
+        self.apply_at(record, revision, claimed.place)
     }
 
-    /// Room in a leaf for one entry more than there has been asked for.
-    fn claim(&mut self, id: LeafId) -> Result<(), Error> {
-        self.row.prepare()?;
-        self.reserve_notes()?;
-        let Some(leaf) = self.row.leaf_mut(id) else { return Ok(()) };
-        if leaf.claimed == 0 {
-            self.unsettled.push(id);
-        }
-        leaf.claimed += 1;
-        leaf.reserve(usize::try_from(leaf.claimed).unwrap_or(usize::MAX))
-    }
-
-    /// Room in a leaf for an entry, whether there has been asked for it or not.
-    fn make_way(&mut self, id: LeafId) -> Result<(), Error> {
-        self.row.prepare()?;
-        let Some(leaf) = self.row.leaf_mut(id) else { return Ok(()) };
-        leaf.reserve(1)?;
-        if leaf.len() >= LEAF_MAX {
-            self.reserve_notes()?;
-            self.unsettled.push(id);
-        }
-        Ok(())
+    /// Does what a record says, after [`Index::make_room`].
+    ///
+    /// # Errors
+    /// As [`Index::apply`].
+    pub(crate) fn apply_found(
+        &mut self,
+        record: &Record<'_>,
+        revision: Revision,
+        found: Found,
+    ) -> Result<(), Error> {
+        self.apply_at(record, revision, found.place)
     }
 
     /// Does what a record says. `revision` is that of its place, which what was copied does not need.
@@ -393,23 +492,36 @@ impl Index {
     /// # Errors
     /// [`Error::NoMemory`]: the index is as it was.
     pub(crate) fn apply(&mut self, record: &Record<'_>, revision: Revision) -> Result<(), Error> {
+        let place = match record {
+            // What is past has a place of its own.
+            Record::Past { .. } => Place::UNKNOWN,
+            Record::Put { .. } | Record::Kept { .. } | Record::Delete { .. } => {
+                self.place_of(&At::key(record.key()))
+            }
+        };
+        self.apply_at(record, revision, place)
+    }
+
+    fn apply_at(&mut self, record: &Record<'_>, revision: Revision, place: Place) -> Result<(), Error> {
+        self.changes += 1;
         match *record {
             Record::Put { key, value, form } => {
-                self.put(key, value, Written { revision, form }, Some(revision))?;
+                self.put(key, value, Written { revision, form }, Some(revision), place)?;
                 self.take_if_snapshot(key, revision);
             }
             Record::Kept { key, value, revision, form } => {
-                self.put(key, value, Written { revision, form }, None)?;
+                self.put(key, value, Written { revision, form }, None, place)?;
                 self.take_if_snapshot(key, revision);
             }
             Record::Past { key, value, revision, until, form } => {
-                let extent = self.arena.push(key, value, form)?;
-                self.keep_past(key, Entry::new(extent, revision, self.gaps), until);
+                let extent = self.filling.push(&mut self.contents.arena, key, value, form)?;
+                let entry = Entry::new(extent, revision, self.gaps);
+                self.keep_past(key, entry, until).inspect_err(|_| self.filling.give_up(extent))?;
             }
             Record::Delete { key } => {
-                self.delete(key, revision)?;
+                self.delete(key, revision, place)?;
                 if let Some(name) = key::snapshot_of(key) {
-                    self.history.forget(name);
+                    self.contents.history.forget(name);
                 }
             }
         }
@@ -418,14 +530,16 @@ impl Index {
 
     fn take_if_snapshot(&mut self, key: &str, revision: Revision) {
         if let Some(name) = key::snapshot_of(key) {
-            self.history.take(name, revision);
+            self.contents.history.take(name, revision);
         }
     }
 
-    fn keep_past(&mut self, key: &str, entry: Entry, until: Revision) {
-        if !self.history.insert(key, entry, until) {
-            self.arena.give_up(entry.extent);
+    fn keep_past(&mut self, key: &str, entry: Entry, until: Revision) -> Result<(), Error> {
+        let Contents { history, arena, .. } = &mut self.contents;
+        if !self.past.insert(history, key, entry, until, arena)? {
+            self.filling.give_up(entry.extent);
         }
+        Ok(())
     }
 
     /// `until` is when what the key has becomes past; [`None`] if it does not.
@@ -435,61 +549,80 @@ impl Index {
         value: &[u8],
         Written { revision, form }: Written,
         until: Option<Revision>,
+        place: Place,
     ) -> Result<(), Error> {
         let fresh = Totals::of(key.len(), value.len());
-        let Located { spot, id, within } = self.locate(key.as_bytes());
+        let Contents { row, arena, totals, gaps, .. } = &mut self.contents;
+        let (id, within) = self.upkeep.resolve(row, place, &At::key(key), arena);
         let within = match within {
-            Ok(within) => {
-                let entry = self.row.leaf_mut(id).and_then(|leaf| leaf.get_mut(within));
-                let Some(entry) = entry else { return Ok(()) };
-                let old = *entry;
-                let past = until.filter(|until| self.history.needs(key, old.revision(), *until));
-                let in_place =
-                    if past.is_some() { None } else { self.arena.overwrite(old.extent, value, form) };
-                let extent = match in_place {
-                    Some(extent) => extent,
-                    None => self.arena.push(key, value, form)?,
-                };
-                *entry = Entry::new(extent, revision, self.gaps);
-                self.totals = self.totals.plus(fresh).less(Totals::of_extent(&old.extent));
-                match past {
-                    Some(until) => self.keep_past(key, old, until),
-                    None if in_place.is_none() => self.arena.give_up(old.extent),
-                    None => {}
-                }
-                return Ok(());
-            }
+            Ok(within) => return self.replace(key, value, (id, within), Written { revision, form }, until),
             Err(within) => within,
         };
-        self.make_way(id)?;
-        let extent = self.arena.push(key, value, form)?;
-        if self.row.is_empty() {
-            self.row.begin(key.as_bytes());
-        }
-        let Some(leaf) = self.row.leaf_mut(id) else { return Ok(()) };
-        leaf.insert(within, key.as_bytes(), Entry::new(extent, revision, self.gaps), &self.arena);
-        if within == 0 {
-            self.row.take_head(spot, &self.arena);
-        }
-        self.totals = self.totals.plus(fresh);
+        // The leaf first: bytes that were pushed are not taken back.
+        let id = self.upkeep.make_way(row, id, place)?;
+        let extent = self.filling.push(arena, key, value, form)?;
+        let entry = Entry::new(extent, revision, *gaps);
+        let inserted = self.upkeep.insert(row, id, within, entry, arena);
+        inserted.inspect_err(|_| self.filling.give_up(extent))?;
+        *totals = totals.plus(fresh);
         Ok(())
     }
 
-    fn delete(&mut self, key: &str, until: Revision) -> Result<(), Error> {
-        let Located { id, within: Ok(within), .. } = self.locate(key.as_bytes()) else { return Ok(()) };
-        self.reserve_notes()?;
-        let Some(leaf) = self.row.leaf_mut(id) else { return Ok(()) };
-        let Some(&old) = leaf.get(within) else { return Ok(()) };
-        leaf.remove(within);
-        if leaf.is_first_dead || leaf.len() < LEAF_MAX / 4 {
-            self.unsettled.push(id);
+    /// Gives a key that has a value another one.
+    fn replace(
+        &mut self,
+        key: &str,
+        value: &[u8],
+        (id, within): (LeafId, usize),
+        Written { revision, form }: Written,
+        until: Option<Revision>,
+    ) -> Result<(), Error> {
+        let Contents { row, arena, history, gaps, .. } = &mut self.contents;
+        let Some(entry) = Upkeep::own(row, id, 0)?.and_then(|leaf| leaf.slot_mut(within)) else {
+            return Ok(());
+        };
+        let old = *entry;
+        let past = until.filter(|until| history.needs(key, old.revision(), *until));
+        let in_place = match past {
+            Some(_) => None,
+            None => self.filling.overwrite(arena, old.extent, value, form),
+        };
+        let extent = match in_place {
+            Some(extent) => extent,
+            None => self.filling.push(arena, key, value, form)?,
+        };
+        match past {
+            Some(until) => {
+                let kept = self.past.insert(history, key, old, until, arena);
+                if !kept.inspect_err(|_| self.filling.give_up(extent))? {
+                    self.filling.give_up(old.extent);
+                }
+            }
+            None if in_place.is_none() => self.filling.give_up(old.extent),
+            None => {}
         }
-        self.totals = self.totals.less(Totals::of_extent(&old.extent));
-        if self.history.needs(key, old.revision(), until) {
-            self.keep_past(key, old, until);
+        *entry = Entry::new(extent, revision, *gaps);
+        let fresh = Totals::of(key.len(), value.len());
+        self.contents.totals = self.contents.totals.plus(fresh).less(Totals::of_extent(&old.extent));
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &str, until: Revision, place: Place) -> Result<(), Error> {
+        let Contents { row, arena, history, .. } = &mut self.contents;
+        let (id, within) = self.upkeep.resolve(row, place, &At::key(key), arena);
+        let Ok(within) = within else { return Ok(()) };
+        let Some(old) = Upkeep::own(row, id, 0)?.and_then(|leaf| leaf.get(within).copied()) else {
+            return Ok(());
+        };
+        if history.needs(key, old.revision(), until) {
+            if !self.past.insert(history, key, old, until, arena)? {
+                self.filling.give_up(old.extent);
+            }
         } else {
-            self.arena.give_up(old.extent);
+            self.filling.give_up(old.extent);
         }
+        self.upkeep.remove(row, id, within)?;
+        self.contents.totals = self.contents.totals.less(Totals::of_extent(&old.extent));
         Ok(())
     }
 
@@ -498,211 +631,72 @@ impl Index {
     /// # Errors
     /// [`Error::NoMemory`]: everything is as right as it was.
     pub(crate) fn tidy(&mut self) -> Result<(), Error> {
-        let settled = if self.unsettled.is_empty() { Ok(()) } else { self.settle() };
+        let Contents { row, arena, history, .. } = &mut self.contents;
+        let settled = self.upkeep.settle(row, arena, |_| ());
+        let settled = settled.and(self.past.settle(history, arena));
         // First keys that are dead stay dead where they are carried to, so there is an end to it.
-        for _ in 0..self.arena.pieces_len() {
-            let Some(piece) = self.arena.piece_to_clear() else { break };
+        for _ in 0..self.contents.arena.pieces_len() {
+            let Some(piece) = self.filling.piece_to_clear(&self.contents.arena) else { break };
             self.clear(piece)?;
         }
         settled
-    }
-
-    /// Divides and joins leaves. What cannot be done for want of memory is left as it is.
-    fn settle(&mut self) -> Result<(), Error> {
-        let mut unsettled = mem::take(&mut self.unsettled);
-        unsettled.sort_unstable();
-        unsettled.dedup();
-        let mut outcome = Ok(());
-        unsettled.retain(|id| {
-            let is_claimed = self.row.leaf(*id).is_some_and(|leaf| leaf.claimed > 0);
-            if !is_claimed {
-                let settled = self.settle_leaf(*id);
-                outcome = mem::replace(&mut outcome, Ok(())).and(settled);
-            }
-            is_claimed
-        });
-        self.unsettled = unsettled;
-        outcome
-    }
-
-    /// Nothing is claimed in it.
-    fn settle_leaf(&mut self, id: LeafId) -> Result<(), Error> {
-        let Some(leaf) = self.row.leaf(id).filter(|leaf| leaf.len() > 0) else { return Ok(()) };
-        let spot = self.row.spot_of(leaf.first_key(&self.arena), &self.arena);
-        let Some(leaf) = self.row.leaf_mut(id) else { return Ok(()) };
-        let is_first_new = leaf.settle();
-        let len = leaf.len();
-        if len == 0 {
-            self.row.take_out(spot);
-            return Ok(());
-        }
-        if is_first_new {
-            self.row.take_head(spot, &self.arena);
-        }
-        match len {
-            len if len > LEAF_MAX => self.divide(id, spot),
-            len if len < LEAF_MAX / 4 => self.join(spot),
-            _ => Ok(()),
-        }
-    }
-
-    /// Into leaves that are equally long; at the end of the row into full ones, because there most often more is added.
-    fn divide(&mut self, mut id: LeafId, mut spot: Spot) -> Result<(), Error> {
-        let is_last = Some(spot) == self.row.last();
-        while let Some(len) = self.row.leaf(id).map(Leaf::len).filter(|len| *len > LEAF_MAX) {
-            let cut = if is_last { LEAF_MAX } else { len.div_ceil(len.div_ceil(LEAF_MAX)) };
-            let room = if is_last { LEAF_MAX.saturating_sub(len - cut) } else { 0 };
-            let behind_at = self.row.make_room_after(spot)?;
-            let Some(leaf) = self.row.leaf_mut(id) else { return Ok(()) };
-            let behind = leaf.split_off(cut, room, &self.arena)?;
-            self.row.insert(behind_at, behind, &self.arena);
-            let Some(next) = self.row.id(behind_at) else { return Ok(()) };
-            (id, spot) = (next, behind_at);
-        }
-        Ok(())
-    }
-
-    /// With a neighbour, if both together are not long.
-    fn join(&mut self, spot: Spot) -> Result<(), Error> {
-        for left in [Some(spot), self.row.before(spot)].into_iter().flatten() {
-            let right = self.row.next(left);
-            let (Some(one), Some(other)) = (self.row.at(left), self.row.at(right)) else { continue };
-            // One of them may begin with what is dead, and its turn will come.
-            let is_settled = |leaf: &Leaf| !leaf.is_first_dead && leaf.claimed == 0;
-            if !is_settled(one) || !is_settled(other) || one.len() + other.len() > LEAF_MAX / 2 {
-                continue;
-            }
-            let joined = one.joined(other, &self.arena)?;
-            if let Some(leaf) = self.row.id(left).and_then(|id| self.row.leaf_mut(id)) {
-                *leaf = joined;
-            }
-            self.row.take_out(right);
-            break;
-        }
-        Ok(())
     }
 
     /// Carries over what is alive in a piece of the arena, and lets the piece go. First keys that are dead go along.
     fn clear(&mut self, piece: usize) -> Result<(), Error> {
         if self.claims.keys > 0 {
             // What is carried over must not take the room of what is claimed.
-            let (text_len, values_len) = self.arena.lens_of(piece);
-            let claims = self.claims;
-            self.arena.reserve(claims.keys, claims.keys_len + text_len, claims.values_len + values_len)?;
+            let (text_len, values_len) = self.contents.arena.lens_of(piece);
+            let mut claims = self.claims;
+            claims.keys_len += text_len;
+            claims.values_len += values_len;
+            self.reserve_bytes(claims)?;
         }
+        // Keys are looked at in a copy that shares the piece, while entries are changed.
+        let Some(shared) = self.contents.arena.piece(piece) else { return Ok(()) };
         let mut begin = 0;
-        while let Some((key, next)) = self.arena.key_in(piece, begin) {
+        while let Some((key, next)) = shared.key_at(begin) {
             self.steps.add(1);
-            let id = self.row.id(self.row.spot_of(key.as_bytes(), &self.arena));
-            let leaf = id.and_then(|id| self.row.leaf(id));
-            let found = leaf.and_then(|leaf| leaf.search(key.as_bytes(), &self.arena).ok());
-            let origin = Arena::origin(piece, begin);
-            let past = self.history.extent_at(origin);
-            let leaf = id.and_then(|id| self.row.leaf_mut(id)).zip(found);
-            let is_alive = past.is_some() || leaf.as_ref().is_some_and(|(leaf, at)| leaf.is_alive(*at));
-            let current = leaf.and_then(|(leaf, at)| leaf.get_mut(at));
-            let current = current.filter(|entry| entry.extent.origin() == origin);
-            if let Some(extent) = past.or(current.as_ref().map(|entry| entry.extent)) {
-                let moved =
-                    if is_alive { self.arena.carry(extent)? } else { self.arena.carry_dead(extent)? };
-                if past.is_some() {
-                    self.history.moved(origin, moved);
-                }
-                // A first key that is dead may have become past, and then stands at the same place.
-                if let Some(entry) = current {
-                    entry.extent = moved;
-                }
-            }
+            self.carry(key, piece, begin)?;
             begin = next;
         }
-        self.arena.clear(piece);
+        self.filling.clear(&mut self.contents.arena, piece);
         Ok(())
     }
 
-    /// All keys from one on, in order.
-    pub(crate) fn from<'a>(&'a self, start: Bound<&str>) -> Range<'a> {
-        self.range(start, None)
-    }
-
-    /// The keys from one on that come before another, in order.
-    pub(crate) fn range<'a>(&'a self, start: Bound<&str>, end: Option<&str>) -> Range<'a> {
-        let place = |key: &str, excluded: usize| {
-            let Located { spot, within, .. } = self.locate(key.as_bytes());
-            (spot, within.map_or_else(|within| within, |within| within + excluded))
-        };
-        let (first, from) = match start {
-            Bound::Unbounded => (Spot::FIRST, 0),
-            Bound::Included(start) => place(start, 0),
-            Bound::Excluded(start) => place(start, 1),
-        };
-        let (last, to) = end.map_or((Spot::END, 0), |end| place(end, 0));
-        let part = |spot: Spot, from: usize, to: Option<usize>| {
-            self.row.at(spot).map_or(&[][..], |leaf| leaf.part(from, to.unwrap_or(leaf.len())))
-        };
-        let (now, last_part): (&[Entry], &[Entry]) = match first == last {
-            true => (part(first, from, Some(to)), &[]),
-            false if first < last => (part(first, from, None), part(last, 0, Some(to))),
-            false => (&[], &[]),
-        };
-        let next = self.row.next(first);
-        Range { arena: &self.arena, row: &self.row, now: now.iter(), next, end: last, last: last_part }
-    }
-
-    /// All there is of all keys from one on, in order.
-    pub(crate) fn versions<'a>(&'a self, start: Bound<&str>) -> AllVersions<'a, Range<'a>> {
-        AllVersions::of(self.from(start), &self.history, start)
-    }
-}
-
-/// Keys and values in order.
-pub(crate) struct Range<'a> {
-    arena: &'a Arena,
-    now: core::slice::Iter<'a, Entry>,
-    row: &'a Row,
-    /// The leaves from `next` on that precede `end` follow as a whole, and then `last`.
-    next: Spot,
-    end: Spot,
-    last: &'a [Entry],
-}
-
-impl<'a> Range<'a> {
-    /// The next ones that lie in a row, at most `max`; [`None`] if there are no more.
-    pub(crate) fn run(&mut self, max: usize) -> Option<impl Iterator<Item = Kept<'a>> + use<'a>> {
-        while self.now.as_slice().is_empty() {
-            self.turn()?;
+    /// Carries over the key that begins at a place, if it is needed.
+    fn carry(&mut self, key: &str, piece: usize, begin: usize) -> Result<(), Error> {
+        let Contents { row, arena, history, .. } = &mut self.contents;
+        let origin = Arena::origin(piece, begin);
+        let current = row.find(&At::key(key), arena).and_then(|(id, within)| {
+            let leaf = row.leaf(id)?;
+            let extent = leaf.slot(within)?.extent;
+            (extent.origin() == origin).then(|| (id, within, extent, leaf.is_alive(within)))
+        });
+        // A first key that is dead may have become past, and then is at the same place.
+        let past = self.past.at(history, origin, key, arena);
+        let found = [current, past].into_iter().flatten();
+        let is_alive = found.clone().any(|(.., is_alive)| is_alive);
+        let Some((.., extent, _)) = found.max_by_key(|(.., is_alive)| *is_alive) else { return Ok(()) };
+        if let Some((id, ..)) = current {
+            let _leaf = Upkeep::own(row, id, 0)?;
         }
-        let (run, rest) = self.now.as_slice().split_at(max.min(self.now.len()));
-        self.now = rest.iter();
-        let arena = self.arena;
-        Some(run.iter().map(move |entry| Kept { arena, entry }))
-    }
-
-    /// Goes on to the next leaf.
-    fn turn(&mut self) -> Option<()> {
-        let whole = if self.next < self.end { self.row.at(self.next) } else { None };
-        self.now = match whole {
-            Some(leaf) => {
-                self.next = self.row.next(self.next);
-                leaf.entries().iter()
-            }
-            None if self.last.is_empty() => return None,
-            None => mem::take(&mut self.last).iter(),
-        };
-        Some(())
-    }
-}
-
-impl<'a> Iterator for Range<'a> {
-    type Item = Kept<'a>;
-
-    #[inline]
-    fn next(&mut self) -> Option<Kept<'a>> {
-        loop {
-            if let Some(entry) = self.now.next() {
-                return Some(Kept { arena: self.arena, entry });
-            }
-            self.turn()?;
+        if let Some((id, ..)) = past {
+            HistoryUpkeep::own(history, id)?;
         }
+        let moved = match is_alive {
+            true => self.filling.carry(arena, extent)?,
+            false => self.filling.carry_dead(arena, extent)?,
+        };
+        if let Some((id, within, ..)) = past {
+            self.past.moved(history, id, within, origin, moved);
+        }
+        if let Some((id, within, ..)) = current
+            && let Some(entry) = row.leaves.sole(id.index()).and_then(|leaf| leaf.slot_mut(within))
+        {
+            entry.extent = moved;
+        }
+        Ok(())
     }
 }
 

@@ -1,20 +1,21 @@
-//! Leaves: short sorted arrays of entries, of which the index is a row.
+//! Leaves: short sorted arrays of entries, of which a row consists.
 //!
-//! Beside the entries stand the heads of their keys: of each the eight bytes behind what all keys of the leaf begin with, as
-//! a number. A search goes through the heads, which lie close together, and looks at a key itself only where heads are the
-//! same.
+//! Beside the entries are the heads of their keys ([`crate::heads`]). A search goes through the heads, which lie close
+//! together, and looks at the key of one entry.
 //!
 //! Invariants
-//! - there are as many heads as entries, at least one, in the order of their keys.
-//! - all keys of the leaf begin with the first `common_len` bytes of the first.
-//! - the first entry is not taken out but by [`Leaf::settle`], so that what belongs into a leaf stays the same until then.
+//! - there are as many heads as slots, at least one, in order.
+//! - the first slot is not taken out but by [`Leaf::settle`], so that what belongs into a leaf stays the same until then.
 
 use alloc::vec::Vec;
+use core::cmp::Ordering;
 use core::mem;
 
 use crate::arena::{Arena, Extent};
 use crate::error::Error;
+use crate::heads::{Heads, first_difference};
 use crate::record::Revision;
+use crate::table::copied;
 
 /// How many entries a leaf has, where there was memory to divide it.
 pub(crate) const LEAF_MAX: usize = 128;
@@ -42,59 +43,82 @@ impl Entry {
     }
 }
 
-/// The first eight bytes as a number that is ordered like them; keys have no zero bytes, so what is shorter is less.
-pub(crate) fn head_of(rest: &[u8]) -> u64 {
-    if let Some(head) = rest.first_chunk() {
-        return u64::from_be_bytes(*head);
+/// A place in the order of a row: a key, and what follows the key in the order.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct At<'k> {
+    pub(crate) key: &'k [u8],
+    pub(crate) rank: u64,
+}
+
+impl<'k> At<'k> {
+    /// The first place of a key.
+    pub(crate) fn key(key: &'k str) -> Self {
+        Self { key: key.as_bytes(), rank: 0 }
     }
-    let mut head = [0; 8];
-    for (to, from) in head.iter_mut().zip(rest) {
-        *to = *from;
+}
+
+/// What a row is a row of: the values that keys have, or the values that they had.
+pub(crate) trait Slot: Copy {
+    /// Returns its entry.
+    fn entry(&self) -> &Entry;
+
+    /// Returns what follows the key in the order: nothing, or the revision.
+    fn rank(&self) -> u64;
+
+    /// Returns its key.
+    fn key<'a>(&self, arena: &'a Arena) -> &'a [u8] {
+        arena.key_bytes(&self.entry().extent)
     }
-    u64::from_be_bytes(head)
+
+    /// Compares it with a place.
+    #[inline]
+    fn order(&self, at: &At<'_>, arena: &Arena) -> Ordering {
+        self.key(arena).cmp(at.key).then_with(|| self.rank().cmp(&at.rank))
+    }
 }
 
-/// How many of the heads, which are in order, are less. The last of every eight is looked at, and then one eight: in a large
-/// index none of them is near, and so many can be on their way at once, where a search by halves waits for each.
-fn count_less(heads: &[u64], head: u64) -> usize {
-    let (eights, rest) = heads.as_chunks::<8>();
-    let before = eights.iter().filter(|eight| eight[7] < head).count();
-    let eight = eights.get(before).map_or(rest, |eight| eight.as_slice());
-    before * 8 + eight.iter().filter(|other| **other < head).count()
+impl Slot for Entry {
+    #[inline]
+    fn entry(&self) -> &Entry {
+        self
+    }
+
+    #[inline]
+    fn rank(&self) -> u64 {
+        0
+    }
 }
 
-/// How many bytes both begin with.
-pub(crate) fn common_len(one: &[u8], other: &[u8]) -> usize {
-    one.iter().zip(other).take_while(|(one, other)| one == other).count()
-}
-
-/// Some entries in a row.
-#[derive(Debug, Default)]
-pub(crate) struct Leaf {
-    heads: Vec<u64>,
-    entries: Vec<Entry>,
-    common_len: usize,
-    /// For how many entries more there has been asked for room.
-    pub(crate) claimed: u32,
+/// Some entries that follow each other.
+#[derive(Debug)]
+pub(crate) struct Leaf<S> {
+    heads: Heads,
+    slots: Vec<S>,
     /// The first entry is of a key that was deleted. It is left until the leaf is settled, because it still says which keys
     /// belong into the leaf.
     pub(crate) is_first_dead: bool,
 }
 
-impl Leaf {
+impl<S> Default for Leaf<S> {
+    fn default() -> Self {
+        Self { heads: Heads::default(), slots: Vec::new(), is_first_dead: false }
+    }
+}
+
+impl<S: Slot> Leaf<S> {
     /// How many entries there are, the first one included if it is dead.
     pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+        self.slots.len()
     }
 
     /// Those that are alive.
-    pub(crate) fn entries(&self) -> &[Entry] {
+    pub(crate) fn alive(&self) -> &[S] {
         self.part(0, self.len())
     }
 
     /// Those of them that stand from one place on and before another.
-    pub(crate) fn part(&self, from: usize, to: usize) -> &[Entry] {
-        self.entries.get(from.max(usize::from(self.is_first_dead))..to).unwrap_or(&[])
+    pub(crate) fn part(&self, from: usize, to: usize) -> &[S] {
+        self.slots.get(from.max(usize::from(self.is_first_dead))..to).unwrap_or(&[])
     }
 
     /// Whether what stands there is alive.
@@ -102,140 +126,168 @@ impl Leaf {
         at > 0 || !self.is_first_dead
     }
 
-    pub(crate) fn entries_mut(&mut self) -> &mut [Entry] {
-        &mut self.entries
+    pub(crate) fn slots_mut(&mut self) -> &mut [S] {
+        &mut self.slots
     }
 
-    pub(crate) fn get(&self, at: usize) -> Option<&Entry> {
-        self.entries.get(at).filter(|_| self.is_alive(at))
+    pub(crate) fn get(&self, at: usize) -> Option<&S> {
+        self.slots.get(at).filter(|_| self.is_alive(at))
     }
 
     /// An entry, dead or not.
-    pub(crate) fn get_mut(&mut self, at: usize) -> Option<&mut Entry> {
-        self.entries.get_mut(at)
+    pub(crate) fn slot(&self, at: usize) -> Option<&S> {
+        self.slots.get(at)
     }
 
-    pub(crate) fn first_key<'a>(&self, arena: &'a Arena) -> &'a [u8] {
-        self.entries.first().map_or(&[], |entry| arena.key_bytes(&entry.extent))
+    /// The same, to be changed.
+    pub(crate) fn slot_mut(&mut self, at: usize) -> Option<&mut S> {
+        self.slots.get_mut(at)
     }
 
-    pub(crate) fn last_key<'a>(&self, arena: &'a Arena) -> &'a [u8] {
-        self.entries.last().map_or(&[], |entry| arena.key_bytes(&entry.extent))
+    /// The first entry, dead or not.
+    pub(crate) fn first(&self) -> Option<&S> {
+        self.slots.first()
     }
 
-    /// Where a key is, dead or not, or where it would be.
-    pub(crate) fn search(&self, key: &[u8], arena: &Arena) -> Result<usize, usize> {
-        // As if it began like the others. If it does not, what is found is another key.
-        let head = head_of(key.get(self.common_len..).unwrap_or(&[]));
-        let first = count_less(&self.heads, head);
-        let mut at = first;
-        if self.heads.get(first) == Some(&head) {
-            let same = self.heads.get(first..).unwrap_or(&[]).partition_point(|other| *other == head);
-            if same > 1 {
-                let same = self.entries.get(first..first + same).unwrap_or(&[]);
-                at += same.partition_point(|entry| arena.key_bytes(&entry.extent) < key);
-            } else if arena.key_bytes(&self.entries.get(at).ok_or(at)?.extent) < key {
-                at += 1;
-            }
-            if self.entries.get(at).is_some_and(|entry| arena.key_bytes(&entry.extent) == key) {
-                return Ok(at);
-            }
+    pub(crate) fn last(&self) -> Option<&S> {
+        self.slots.last()
+    }
+
+    /// Returns where a key is, dead or not, if it is in this leaf.
+    #[inline]
+    pub(crate) fn find(&self, at: &At<'_>, arena: &Arena) -> Option<usize> {
+        let (first, behind) = self.heads.same(self.heads.head_of(at.key));
+        match self.slots.get(first..behind)? {
+            [] => None,
+            [only] => (only.order(at, arena) == Ordering::Equal).then_some(first),
+            same => same.binary_search_by(|slot| slot.order(at, arena)).ok().map(|found| first + found),
         }
-        let common = self.first_key(arena).get(..self.common_len).unwrap_or(&[]);
-        match key {
-            key if key.starts_with(common) => Err(at),
-            key if key < common => Err(0),
-            _ => Err(self.len()),
+    }
+
+    /// Returns where a key is, dead or not, or where it would be.
+    pub(crate) fn search(&self, at: &At<'_>, arena: &Arena) -> Result<usize, usize> {
+        let order = |slot: &S| slot.order(at, arena);
+        let (first, behind) = self.heads.same(self.heads.head_of(at.key));
+        let same = self.slots.get(first..behind).unwrap_or(&[]);
+        let place = first + same.binary_search_by(order).map_or_else(|at| at, |at| at);
+        if let Some(slot) = same.get(place - first)
+            && order(slot) == Ordering::Equal
+        {
+            return Ok(place);
         }
+        // It is missing if its neighbours say so. The heads may lead astray if it differs from all keys elsewhere.
+        let before = place.checked_sub(1).and_then(|before| self.slots.get(before));
+        let is_after = before.is_none_or(|slot| order(slot) == Ordering::Less);
+        if is_after && self.slots.get(place).is_none_or(|slot| order(slot) == Ordering::Greater) {
+            return Err(place);
+        }
+        self.slots.binary_search_by(order)
+    }
+
+    /// How many entries more there is memory for.
+    pub(crate) fn room(&self) -> usize {
+        (self.slots.capacity() - self.len()).min(self.heads.room())
     }
 
     /// Sees to it that there is room for so many entries more.
     pub(crate) fn reserve(&mut self, count: usize) -> Result<(), Error> {
-        if self.entries.capacity().min(self.heads.capacity()) - self.len() >= count {
+        if self.room() >= count {
             return Ok(());
         }
         let count = count.max(STEP);
-        let len = count.saturating_mul(size_of::<Entry>() + size_of::<u64>());
-        self.entries.try_reserve_exact(count).map_err(|_| Error::NoMemory { len })?;
-        self.heads.try_reserve_exact(count).map_err(|_| Error::NoMemory { len })
+        let len = count.saturating_mul(size_of::<S>() + size_of::<u64>());
+        self.slots.try_reserve_exact(count).map_err(|_| Error::NoMemory { len })?;
+        self.heads.reserve(count)
+    }
+
+    /// Returns a copy with room for so many entries more, and how many bytes were copied.
+    pub(crate) fn try_clone(&self, room: usize) -> Result<(Self, usize), Error> {
+        let (heads, slots) = (self.heads.try_clone(room)?, copied(&self.slots, room)?);
+        let len = self.len() * (size_of::<S>() + size_of::<u64>()) + size_of::<Self>();
+        Ok((Self { heads, slots, is_first_dead: self.is_first_dead }, len))
     }
 
     /// Puts an entry in. There is room.
-    pub(crate) fn insert(&mut self, at: usize, key: &[u8], entry: Entry, arena: &Arena) {
-        if self.entries.is_empty() {
-            self.entries.push(entry);
-            self.heads.push(0);
-            self.common_len = key.len();
-            return;
-        }
-        let common = self.first_key(arena).get(..self.common_len).unwrap_or(&[]);
-        let begins_like_all = key.starts_with(common);
-        let common = if begins_like_all { self.common_len } else { common_len(key, common) };
-        let head = head_of(key.get(common..).unwrap_or(&[]));
+    pub(crate) fn insert(&mut self, at: usize, slot: S, arena: &Arena) {
+        let key = slot.key(arena);
         // What comes first stands in for a first one that is dead: no smaller key belongs into another leaf.
-        match (self.entries.first_mut(), self.heads.first_mut()) {
-            (Some(first), Some(first_head)) if at == 0 && self.is_first_dead => {
-                (*first, *first_head) = (entry, head);
-                self.is_first_dead = false;
+        if at == 0 && mem::take(&mut self.is_first_dead) {
+            self.heads.set(0, key);
+            if let Some(first) = self.slots.first_mut() {
+                *first = slot;
             }
-            _ => {
-                self.entries.insert(at, entry);
-                self.heads.insert(at, head);
-            }
+        } else {
+            self.heads.insert(at, key);
+            self.slots.insert(at.min(self.slots.len()), slot);
         }
-        if !begins_like_all {
-            self.common_len = common;
-            self.take_heads(arena);
+        let before = at.checked_sub(1).and_then(|before| self.slots.get(before));
+        let before = before.and_then(|slot| first_difference(slot.key(arena), key));
+        let behind = self.slots.get(at + 1).and_then(|slot| first_difference(key, slot.key(arena)));
+        let [before, behind] = [before, behind].map(|position| self.heads.distinguish(position));
+        if before || behind {
+            self.heads.retake(self.slots.iter().map(|slot| slot.key(arena)));
         }
     }
 
+    /// Takes an entry out. The first one stays, dead.
     pub(crate) fn remove(&mut self, at: usize) {
         if at == 0 {
             self.is_first_dead = true;
         } else if at < self.len() {
-            let _removed = self.entries.remove(at);
-            let _head = self.heads.remove(at);
+            let _removed = self.slots.remove(at);
+            self.heads.remove(at);
         }
     }
 
-    /// Takes a first entry out that is dead; whether there was one. Nothing may be left.
-    pub(crate) fn settle(&mut self) -> bool {
-        let was_dead = mem::take(&mut self.is_first_dead);
-        if was_dead && !self.entries.is_empty() {
-            let _removed = self.entries.remove(0);
-            let _head = self.heads.remove(0);
-        }
-        was_dead
+    /// Keeps the entries that `is_kept` says. The first one stays, dead.
+    pub(crate) fn retain(&mut self, is_kept: impl Fn(&S) -> bool, arena: &Arena) {
+        self.is_first_dead |= self.slots.first().is_some_and(|first| !is_kept(first));
+        let mut is_first = true;
+        self.slots.retain(|slot| mem::take(&mut is_first) || is_kept(slot));
+        self.heads.truncate(self.slots.len());
+        self.heads.retake(self.slots.iter().map(|slot| slot.key(arena)));
     }
 
-    /// All heads anew.
-    fn take_heads(&mut self, arena: &Arena) {
-        for (head, entry) in self.heads.iter_mut().zip(&self.entries) {
-            *head = head_of(arena.key_bytes(&entry.extent).get(self.common_len..).unwrap_or(&[]));
+    /// Takes a first entry out that is dead, and returns it. Nothing may be left.
+    pub(crate) fn settle(&mut self) -> Option<S> {
+        if !mem::take(&mut self.is_first_dead) || self.slots.is_empty() {
+            return None;
         }
+        self.heads.remove(0);
+        Some(self.slots.remove(0))
+    }
+
+    /// Finds the places of all keys, and takes all heads.
+    fn take_places(&mut self, arena: &Arena) {
+        self.heads.forget_places();
+        self.heads.truncate(self.slots.len());
+        self.heads.resize(self.slots.len());
+        for pair in self.slots.array_windows::<2>() {
+            let [one, other] = pair.each_ref().map(|slot| slot.key(arena));
+            let _changed = self.heads.distinguish(first_difference(one, other));
+        }
+        self.heads.retake(self.slots.iter().map(|slot| slot.key(arena)));
     }
 
     /// A leaf with these entries.
-    fn of(parts: [&[Entry]; 2], room: usize, arena: &Arena) -> Result<Self, Error> {
+    fn of(parts: [&[S]; 2], room: usize, arena: &Arena) -> Result<Self, Error> {
         let mut leaf = Self::default();
         let count = parts.iter().map(|part| part.len()).sum::<usize>();
         leaf.reserve(count + room)?;
-        parts.iter().for_each(|part| leaf.entries.extend_from_slice(part));
-        leaf.heads.resize(count, 0);
-        leaf.common_len = common_len(leaf.first_key(arena), leaf.last_key(arena));
-        leaf.take_heads(arena);
+        parts.iter().for_each(|part| leaf.slots.extend_from_slice(part));
+        leaf.take_places(arena);
         Ok(leaf)
     }
 
     /// Divides what is too long: from `at` on it is another leaf.
     pub(crate) fn split_off(&mut self, at: usize, room: usize, arena: &Arena) -> Result<Self, Error> {
-        let behind = Self::of([self.entries.get(at..).unwrap_or(&[]), &[]], room, arena)?;
-        let before = self.entries.get(..at).unwrap_or(&[]);
+        let behind = Self::of([self.slots.get(at..).unwrap_or(&[]), &[]], room, arena)?;
+        let before = self.slots.get(..at).unwrap_or(&[]);
         // One that stays full needs no room, and has none too much.
-        if self.entries.capacity() > at + STEP {
+        if self.slots.capacity() > at + STEP {
             *self = Self::of([before, &[]], STEP.min(LEAF_MAX.saturating_sub(at)), arena)?;
         } else {
-            self.entries.truncate(at);
+            self.slots.truncate(at);
             self.heads.truncate(at);
         }
         Ok(behind)
@@ -243,44 +295,20 @@ impl Leaf {
 
     /// One leaf of two that stand beside each other.
     pub(crate) fn joined(&self, next: &Self, arena: &Arena) -> Result<Self, Error> {
-        Self::of([&self.entries, &next.entries], 0, arena)
+        Self::of([&self.slots, &next.slots], 0, arena)
     }
 
-    /// Bytes of memory.
+    /// Bytes of memory beyond the leaf itself.
     #[cfg(test)]
     pub(crate) fn memory_len(&self) -> usize {
-        self.heads.capacity() * size_of::<u64>() + self.entries.capacity() * size_of::<Entry>()
+        self.heads.memory_len() + self.slots.capacity() * size_of::<S>()
     }
 
     #[cfg(test)]
     pub(crate) fn check(&self, arena: &Arena) {
-        assert!(!self.entries.is_empty() && self.entries.len() == self.heads.len());
-        let keys = || self.entries.iter().map(|entry| arena.key_bytes(&entry.extent));
-        assert!(keys().is_sorted_by(|one, other| one < other));
-        assert!(keys().all(|key| common_len(key, self.first_key(arena)) >= self.common_len));
-        assert!(keys().zip(&self.heads).all(|(key, head)| head_of(&key[self.common_len..]) == *head));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn heads_are_counted_at_every_length_and_place() {
-        for len in 0..=3 * 8 + 1 {
-            let heads: Vec<u64> = (0..len).map(|head| head / 3 * 2 + 1).collect();
-            for head in 0..len + 2 {
-                assert_eq!(count_less(&heads, head), heads.partition_point(|other| *other < head));
-            }
-        }
-    }
-
-    #[test]
-    fn heads_are_ordered_like_keys() {
-        let keys: [&[u8]; 6] = [b"", b"a", b"ab", b"abcdefgh", b"abcdefghi", b"b"];
-        let heads = keys.map(head_of);
-        assert!(heads.is_sorted());
-        assert_eq!(heads[3], heads[4], "only eight bytes count");
+        assert!(!self.slots.is_empty() && self.slots.len() == self.heads.len());
+        let places = || self.slots.iter().map(|slot| (slot.key(arena), slot.rank()));
+        assert!(places().is_sorted_by(|one, other| one < other));
+        self.heads.check(places().map(|(key, _)| key));
     }
 }

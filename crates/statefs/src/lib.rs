@@ -34,9 +34,11 @@ mod batch;
 mod changes;
 mod commit;
 mod compact;
+mod contents;
 mod error;
 mod form;
 mod fsck;
+mod heads;
 mod histogram;
 mod history;
 mod index;
@@ -56,11 +58,14 @@ mod shared;
 mod snapshot;
 mod space;
 mod store;
+mod table;
+mod upkeep;
+mod view;
 mod write;
 
 pub use backup::{
-    Backup, BackupError, BackupInfo, BadBackup, Extent, PIECE_LEN_MAX, Progress, RestoreOptions, Source,
-    check_backup, restore,
+    Backup, BackupError, BackupFrom, BackupInfo, BadBackup, Extent, PIECE_LEN_MAX, Progress, RestoreOptions,
+    Source, check_backup, restore,
 };
 #[cfg(feature = "std")]
 pub use backup::{reading_from, writing_to};
@@ -83,4 +88,5 @@ pub use sealed::{NoRandom, Nonces, Rotation, SEALED_OVERHEAD, SEALED_PREFIXES_MA
 pub use shared::{OwnedValue, SharedStats, SharedStore, Ticker, WAITING_MAX};
 pub use snapshot::{NameError, SNAPSHOTS_MAX, Snapshot, SnapshotName, SnapshotView};
 pub use store::{Certainty, Options, Recovery, Stats, Store, Value};
+pub use view::{VIEWS_MAX, View};
 pub use zeroize::Zeroizing;

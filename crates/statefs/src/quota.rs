@@ -23,8 +23,9 @@ use alloc::vec::Vec;
 
 use media::BlockDevice;
 
+use crate::contents::Contents;
 use crate::error::Error;
-use crate::index::{Index, Totals};
+use crate::index::Totals;
 use crate::key::{Prefix, QUOTA_ROOT};
 use crate::record::{Form, Record, Revision};
 use crate::settings::{own_key, own_records_within};
@@ -132,7 +133,7 @@ impl Quota {
 }
 
 impl Entry {
-    fn count(prefix: Prefix, quota: Quota, index: &Index) -> Self {
+    fn count(prefix: Prefix, quota: Quota, index: &Contents) -> Self {
         // What it covers does not stand together, but all of it begins with its text.
         let used = index
             .from(Bound::Included(prefix.as_str()))
@@ -213,7 +214,7 @@ impl Quotas {
     ///
     /// # Errors
     /// [`Error::BadSetting`]; [`Error::OverLimit`]; [`Error::NoMemory`].
-    pub(crate) fn load(index: &Index) -> Result<Self, Error> {
+    pub(crate) fn load(index: &Contents) -> Result<Self, Error> {
         let mut quotas = Self::default();
         for kept in own_records_within(index, QUOTA_ROOT, "quotas", QUOTAS_MAX)? {
             let bad = || Error::BadSetting { key: kept.key().into() };
@@ -286,7 +287,7 @@ impl Quotas {
     /// Counts what is in the index, and what keys will have that are not shown yet.
     pub(crate) fn recount<'k>(
         &mut self,
-        index: &Index,
+        index: &Contents,
         unshown: impl Iterator<Item = (&'k str, Totals)> + Clone,
     ) {
         #[cfg(test)]

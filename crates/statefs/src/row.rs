@@ -1,37 +1,47 @@
-//! The row: all leaves of the index in the order of their keys, and which of them a key belongs into.
+//! The row: leaves in the order of their keys, and which of them a key belongs into.
 //!
-//! Leaves lie in one array and do not move; [`LeafId`] says where. The row is the order of these numbers, in bunches of at
-//! most [`BUNCH_MAX`], so that putting a leaf in or taking one out moves one bunch, however many leaves there are. With each
-//! leaf stands the head of its first key, and with each bunch that of its first leaf, as in a leaf the heads of its keys.
+//! Leaves are nodes of a [table](crate::table) and keep their numbers; [`LeafId`] is the number. The row is the order of these
+//! numbers, in bunches of at most [`BUNCH_MAX`], so that putting a leaf in or taking one out moves one bunch, however many
+//! leaves there are. With each bunch are the [heads](crate::heads) of the first keys of its leaves, and with the row those of
+//! its bunches.
+//!
+//! Leaves and bunches are shared with views. A [`Row`] is what readers need; what changes it is [`crate::upkeep`].
 //!
 //! Invariants
 //! - the keys of a leaf are smaller than those of the next one.
-//! - a bunch has at least one leaf, and as many heads; there are as many bunches as heads of bunches. An empty row may have
-//!   one empty bunch, which it begins with.
-//! - the heads are those of the first keys behind `common`, with which all of them begin.
-//! - a leaf that is not in the row is free, and has no entries. There is memory for the numbers of all leaves in `free`.
+//! - a bunch has at least one leaf, and as many heads; there are as many heads of bunches as bunches that have a leaf. An empty
+//!   row may have one empty bunch, which it begins with.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cmp::Ordering;
 use core::mem;
 
 use crate::arena::Arena;
 use crate::error::Error;
-use crate::index::Steps;
-use crate::leaf::{Leaf, common_len, head_of};
-use crate::limits::KEY_LEN_MAX;
-
-/// The most leaves of a bunch.
-const BUNCH_MAX: usize = 256;
+use crate::heads::Heads;
+use crate::leaf::{At, Leaf, Slot};
+use crate::table::{Table, copied};
 
 /// The number of a leaf, which it keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct LeafId(u32);
+pub(crate) struct LeafId(pub(crate) u32);
+
+impl LeafId {
+    /// No leaf: the row is empty.
+    pub(crate) const NONE: Self = Self(u32::MAX);
+
+    /// As an index.
+    pub(crate) fn index(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
 
 /// A place in the row: which bunch, and which leaf of it. It changes when leaves before it come or go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Spot {
-    bunch: usize,
-    leaf: usize,
+    pub(crate) bunch: usize,
+    pub(crate) leaf: usize,
 }
 
 impl Spot {
@@ -41,77 +51,69 @@ impl Spot {
     pub(crate) const END: Self = Self { bunch: usize::MAX, leaf: 0 };
 }
 
+/// Where a key is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Located {
+    pub(crate) spot: Spot,
+    pub(crate) id: LeafId,
+    /// Where in the leaf it is, or would be.
+    pub(crate) within: Result<usize, usize>,
+}
+
+/// Leaves that follow each other.
 #[derive(Debug, Default)]
-struct Bunch {
-    heads: Vec<u64>,
-    ids: Vec<LeafId>,
+pub(crate) struct Bunch {
+    pub(crate) heads: Heads,
+    pub(crate) ids: Vec<LeafId>,
+}
+
+impl Bunch {
+    pub(crate) fn reserve(&mut self, count: usize) -> Result<(), Error> {
+        let len = count.saturating_mul(size_of::<LeafId>());
+        self.ids.try_reserve(count).map_err(|_| Error::NoMemory { len })?;
+        self.heads.reserve(count)
+    }
+
+    /// Returns a copy with room for so many leaves more, and how many bytes were copied.
+    pub(crate) fn try_clone(&self, room: usize) -> Result<(Self, usize), Error> {
+        let len = self.ids.len() * (size_of::<LeafId>() + size_of::<u64>()) + size_of::<Self>();
+        Ok((Self { heads: self.heads.try_clone(room)?, ids: copied(&self.ids, room)? }, len))
+    }
 }
 
 /// Leaves in the order of their keys.
 #[derive(Debug)]
-pub(crate) struct Row {
-    leaves: Vec<Leaf>,
-    free: Vec<LeafId>,
-    bunches: Vec<Bunch>,
-    heads: Vec<u64>,
-    common: Vec<u8>,
-    bunch_max: usize,
-    pub(crate) steps: Steps,
+pub(crate) struct Row<S> {
+    pub(crate) leaves: Table<Leaf<S>>,
+    pub(crate) bunches: Vec<Arc<Bunch>>,
+    pub(crate) heads: Heads,
 }
 
-impl Default for Row {
+impl<S> Default for Row<S> {
     fn default() -> Self {
-        Self::with_bunches_of(BUNCH_MAX)
+        Self { leaves: Table::default(), bunches: Vec::new(), heads: Heads::default() }
     }
 }
 
-/// Where something is among things in order, each of which has a head: the last of those that are not greater. `is_after` says
-/// whether one of those with the same head is greater.
-fn last_not_after<T>(heads: &[u64], things: &[T], head: u64, is_after: impl Fn(&T) -> bool) -> usize {
-    let mut behind = heads.partition_point(|other| *other < head);
-    if heads.get(behind) == Some(&head) {
-        let same = heads.get(behind..).unwrap_or(&[]).partition_point(|other| *other == head);
-        let same = things.get(behind..behind + same).unwrap_or(&[]);
-        behind += same.partition_point(|thing| !is_after(thing));
-    }
-    behind.saturating_sub(1)
-}
-
-impl Bunch {
-    fn reserve(&mut self, count: usize) -> Result<(), Error> {
-        let len = count.saturating_mul(size_of::<LeafId>() + size_of::<u64>());
-        self.ids.try_reserve(count).map_err(|_| Error::NoMemory { len })?;
-        self.heads.try_reserve(count).map_err(|_| Error::NoMemory { len })
-    }
-}
-
-impl Row {
-    /// An empty row whose bunches have at most so many leaves.
-    pub(crate) fn with_bunches_of(bunch_max: usize) -> Self {
-        Self {
-            leaves: Vec::new(),
-            free: Vec::new(),
-            bunches: Vec::new(),
-            heads: Vec::new(),
-            common: Vec::new(),
-            bunch_max,
-            steps: Steps::default(),
-        }
+impl<S: Slot> Row<S> {
+    /// Returns a copy that shares all bunches and leaves.
+    pub(crate) fn try_clone(&self) -> Result<Self, Error> {
+        Ok(Self {
+            leaves: self.leaves.try_clone()?,
+            bunches: copied(&self.bunches, 0)?,
+            heads: self.heads.try_clone(0)?,
+        })
     }
 
     /// Whether it has no leaf.
     pub(crate) fn is_empty(&self) -> bool {
-        self.heads.is_empty()
+        self.heads.len() == 0
     }
 
     /// A leaf by its number.
-    pub(crate) fn leaf(&self, id: LeafId) -> Option<&Leaf> {
-        self.leaves.get(index_of(id))
-    }
-
-    /// The same, to be changed.
-    pub(crate) fn leaf_mut(&mut self, id: LeafId) -> Option<&mut Leaf> {
-        self.leaves.get_mut(index_of(id))
+    #[inline]
+    pub(crate) fn leaf(&self, id: LeafId) -> Option<&Leaf<S>> {
+        self.leaves.get(id.index())
     }
 
     /// The number of the leaf at a place.
@@ -120,13 +122,18 @@ impl Row {
     }
 
     /// The leaf at a place.
-    pub(crate) fn at(&self, spot: Spot) -> Option<&Leaf> {
+    pub(crate) fn at(&self, spot: Spot) -> Option<&Leaf<S>> {
         self.leaf(self.id(spot)?)
     }
 
+    /// The first entry of a leaf of the row.
+    pub(crate) fn first(&self, id: LeafId) -> Option<&S> {
+        self.leaf(id).and_then(Leaf::first)
+    }
+
     /// The first key of a leaf of the row.
-    fn first_key<'a>(&self, id: LeafId, arena: &'a Arena) -> &'a [u8] {
-        self.leaf(id).map_or(&[], |leaf| leaf.first_key(arena))
+    pub(crate) fn first_key<'a>(&self, id: LeafId, arena: &'a Arena) -> &'a [u8] {
+        self.first(id).map_or(&[], |slot| slot.key(arena))
     }
 
     /// The place of the last leaf.
@@ -156,235 +163,210 @@ impl Row {
         Some(Spot { bunch, leaf })
     }
 
-    /// The leaf in which a key is, if it is anywhere: the last one that does not begin behind it, or the first one. In an
-    /// empty row this is the place of the leaf that comes first.
-    pub(crate) fn spot_of(&self, key: &[u8], arena: &Arena) -> Spot {
-        let Some(rest) = key.strip_prefix(self.common.as_slice()) else {
-            let is_before = key < self.common.as_slice();
-            return if is_before { Spot::FIRST } else { self.last().unwrap_or(Spot::FIRST) };
-        };
-        let head = head_of(rest);
-        let is_after = |id: &LeafId| self.first_key(*id, arena) > key;
-        let bunch =
-            last_not_after(&self.heads, &self.bunches, head, |bunch| bunch.ids.first().is_some_and(is_after));
-        let leaf = self
-            .bunches
-            .get(bunch)
-            .map_or(0, |bunch| last_not_after(&bunch.heads, &bunch.ids, head, is_after));
-        Spot { bunch, leaf }
+    /// Where the heads say that a key is.
+    #[inline]
+    fn descend(&self, key: &[u8]) -> Option<Spot> {
+        let bunch_at = self.heads.last_not_after(self.heads.head_of(key));
+        let bunch = self.bunches.get(bunch_at)?;
+        let leaf = bunch.heads.last_not_after(bunch.heads.head_of(key));
+        (leaf < bunch.ids.len()).then_some(Spot { bunch: bunch_at, leaf })
     }
 
-    /// The number of the leaf that is put into the row next.
-    pub(crate) fn next_id(&self) -> LeafId {
-        self.free.last().copied().unwrap_or_else(|| number_of(self.leaves.len()))
+    /// Returns where an entry is, dead or not; [`None`] if it is not there. One that is there is mostly found without a look
+    /// at another key.
+    #[inline]
+    pub(crate) fn find(&self, at: &At<'_>, arena: &Arena) -> Option<(LeafId, usize)> {
+        let spot = self.descend(at.key)?;
+        let id = self.id(spot)?;
+        if let Some(within) = self.leaf(id)?.find(at, arena) {
+            return Some((id, within));
+        }
+        let Located { id, within, .. } = self.locate(at, arena);
+        within.ok().map(|within| (id, within))
     }
 
-    /// Sees to it that there is a free leaf.
-    fn reserve_leaf(&mut self) -> Result<(), Error> {
-        if !self.free.is_empty() {
-            return Ok(());
-        }
-        let len = size_of::<Leaf>() + size_of::<LeafId>();
-        let no_memory = |_| Error::NoMemory { len };
-        if u32::try_from(self.leaves.len()).is_err() {
-            return Err(Error::NoMemory { len });
-        }
-        self.leaves.try_reserve(1).map_err(no_memory)?;
-        // A leaf is taken out without asking for memory.
-        self.free.try_reserve(self.leaves.len() + 1).map_err(no_memory)?;
-        self.free.push(number_of(self.leaves.len()));
-        self.leaves.push(Leaf::default());
-        Ok(())
+    /// Where an entry would be that follows all others; [`None`] if it does not.
+    pub(crate) fn behind_all(&self, at: &At<'_>, arena: &Arena) -> Option<Located> {
+        let spot = self.last()?;
+        let id = self.id(spot)?;
+        let leaf = self.leaf(id)?;
+        let is_behind = leaf.last()?.order(at, arena) == Ordering::Less;
+        is_behind.then(|| Located { spot, id, within: Err(leaf.len()) })
     }
 
-    /// Sees to it that an empty row can be begun; room may be claimed in the leaf that it begins with.
-    pub(crate) fn prepare(&mut self) -> Result<(), Error> {
-        if !self.is_empty() {
-            return Ok(());
-        }
-        self.reserve_leaf()?;
-        let len = size_of::<Bunch>() + size_of::<u64>();
-        if self.bunches.is_empty() {
-            self.bunches.try_reserve(1).map_err(|_| Error::NoMemory { len })?;
-            self.bunches.push(Bunch::default());
-        }
-        self.heads.try_reserve(1).map_err(|_| Error::NoMemory { len })?;
-        if let Some(bunch) = self.bunches.first_mut() {
-            bunch.reserve(1)?;
-        }
-        // The first key is what all begin with until there is another.
-        self.common.try_reserve(KEY_LEN_MAX).map_err(|_| Error::NoMemory { len: KEY_LEN_MAX })
+    /// Where an entry is or would be: in the last leaf that does not begin behind it, or in the first one. In an empty row
+    /// this is [`LeafId::NONE`].
+    pub(crate) fn locate(&self, at: &At<'_>, arena: &Arena) -> Located {
+        let near = self.descend(at.key);
+        let before = near.and_then(|spot| self.before(spot));
+        let located = [near, before].into_iter().flatten().find_map(|spot| self.locate_in(spot, at, arena));
+        located.unwrap_or_else(|| {
+            // The heads led astray, so all of this is decided by keys.
+            let spot = self.spot_of(at, arena);
+            let id = self.id(spot).unwrap_or(LeafId::NONE);
+            let within = self.leaf(id).map_or(Err(0), |leaf| leaf.search(at, arena));
+            Located { spot, id, within }
+        })
     }
 
-    /// Begins an empty row, which has been prepared, with the leaf that has this key.
-    pub(crate) fn begin(&mut self, key: &[u8]) {
-        if let (Some(bunch), Some(id)) = (self.bunches.first_mut(), self.free.pop()) {
-            bunch.ids.push(id);
-            bunch.heads.push(0);
-            self.heads.push(0);
-            self.common.clear();
-            self.common.extend_from_slice(key);
+    /// The same, if it is in this leaf or would be.
+    fn locate_in(&self, spot: Spot, at: &At<'_>, arena: &Arena) -> Option<Located> {
+        let id = self.id(spot)?;
+        let leaf = self.leaf(id)?;
+        if spot > Spot::FIRST && leaf.first()?.order(at, arena) == Ordering::Greater {
+            return None;
         }
+        let within = leaf.search(at, arena);
+        let is_last = within == Err(leaf.len());
+        let next = if is_last { self.id(self.next(spot)).and_then(|next| self.first(next)) } else { None };
+        let is_here = next.is_none_or(|next| next.order(at, arena) == Ordering::Greater);
+        is_here.then_some(Located { spot, id, within })
     }
 
-    /// Sees to it that a leaf can be put in behind another one; where it will be. The other one may be elsewhere then.
-    pub(crate) fn make_room_after(&mut self, spot: Spot) -> Result<Spot, Error> {
-        self.reserve_leaf()?;
-        let spot = self.make_way(Spot { leaf: spot.leaf + 1, ..spot })?;
-        if let Some(bunch) = self.bunches.get_mut(spot.bunch) {
-            bunch.reserve(1)?;
-        }
-        Ok(spot)
+    /// The leaf in which an entry is, if it is anywhere, by comparing keys.
+    fn spot_of(&self, at: &At<'_>, arena: &Arena) -> Spot {
+        let is_not_after =
+            |id: &LeafId| self.first(*id).is_some_and(|first| first.order(at, arena) != Ordering::Greater);
+        let bunch = self.bunches.partition_point(|bunch| bunch.ids.first().is_some_and(is_not_after));
+        let bunch = bunch.saturating_sub(1);
+        let ids = self.bunches.get(bunch).map_or(&[][..], |bunch| &bunch.ids);
+        Spot { bunch, leaf: ids.partition_point(is_not_after).saturating_sub(1) }
     }
 
-    /// Puts a leaf where there is room for one.
-    pub(crate) fn insert(&mut self, spot: Spot, leaf: Leaf, arena: &Arena) {
-        let (Some(bunch), Some(id)) = (self.bunches.get_mut(spot.bunch), self.free.pop()) else { return };
-        self.steps.add(bunch.ids.len() - spot.leaf);
-        bunch.ids.insert(spot.leaf, id);
-        bunch.heads.insert(spot.leaf, 0);
-        if let Some(slot) = self.leaves.get_mut(index_of(id)) {
-            *slot = leaf;
-        }
-        self.take_head(spot, arena);
+    /// What was found in a leaf; an entry that is dead is missing.
+    pub(crate) fn alive_or_missing(&self, id: LeafId, within: Result<usize, usize>) -> Result<usize, usize> {
+        let is_alive = |at: &usize| self.leaf(id).is_some_and(|leaf| leaf.is_alive(*at));
+        within.and_then(|at| if is_alive(&at) { Ok(at) } else { Err(at) })
     }
 
-    /// Where a leaf can be put in that belongs there: a full bunch is divided, at the end of the row behind what it has,
-    /// because there most often more is added.
-    fn make_way(&mut self, spot: Spot) -> Result<Spot, Error> {
-        let is_last = spot.bunch + 1 == self.bunches.len();
-        let Some(bunch) = self.bunches.get_mut(spot.bunch) else { return Ok(spot) };
-        let count = bunch.ids.len();
-        if count < self.bunch_max {
-            return Ok(spot);
-        }
-        let cut = if is_last && spot.leaf == count { count - 1 } else { count / 2 };
-        let len = size_of::<Bunch>() + size_of::<u64>();
-        self.bunches.try_reserve(1).map_err(|_| Error::NoMemory { len })?;
-        self.heads.try_reserve(1).map_err(|_| Error::NoMemory { len })?;
-        let mut behind = Bunch::default();
-        behind.reserve(self.bunch_max)?;
-        let Some(bunch) = self.bunches.get_mut(spot.bunch) else { return Ok(spot) };
-        behind.ids.extend(bunch.ids.drain(cut..));
-        behind.heads.extend(bunch.heads.drain(cut..));
-        let next = spot.bunch + 1;
-        self.steps.add(behind.ids.len() + self.bunches.len() - next);
-        self.heads.insert(next, behind.heads.first().copied().unwrap_or(0));
-        self.bunches.insert(next, behind);
-        match spot.leaf.checked_sub(cut) {
-            Some(leaf) if leaf > 0 => Ok(Spot { bunch: next, leaf }),
-            Some(_) | None => Ok(spot),
-        }
-    }
-
-    /// Takes out a leaf that is empty, or whose entries are elsewhere.
-    pub(crate) fn take_out(&mut self, spot: Spot) {
-        let Some(bunch) = self.bunches.get_mut(spot.bunch) else { return };
-        if spot.leaf >= bunch.ids.len() {
-            return;
-        }
-        self.steps.add(bunch.ids.len() - spot.leaf);
-        let id = bunch.ids.remove(spot.leaf);
-        let _head = bunch.heads.remove(spot.leaf);
-        let first = bunch.heads.first().copied();
-        match (first, self.heads.get_mut(spot.bunch)) {
-            (Some(first), Some(head)) => *head = first,
-            _ => {
-                self.steps.add(self.bunches.len() - spot.bunch);
-                drop(self.bunches.remove(spot.bunch));
-                let _head = self.heads.remove(spot.bunch);
-            }
-        }
-        if let Some(leaf) = self.leaves.get_mut(index_of(id)) {
-            drop(mem::take(leaf));
-            self.free.push(id);
-        }
-    }
-
-    /// Takes note that the first key of a leaf has changed.
-    pub(crate) fn take_head(&mut self, spot: Spot, arena: &Arena) {
-        let Some(key) = self.id(spot).map(|id| self.first_key(id, arena)) else { return };
-        let Some(rest) = key.strip_prefix(self.common.as_slice()) else {
-            self.common.truncate(common_len(key, &self.common));
-            self.take_heads(arena);
-            return;
-        };
-        let head = head_of(rest);
-        if let Some(slot) = self.bunches.get_mut(spot.bunch).and_then(|bunch| bunch.heads.get_mut(spot.leaf))
-        {
-            *slot = head;
-        }
-        if spot.leaf == 0
-            && let Some(slot) = self.heads.get_mut(spot.bunch)
-        {
-            *slot = head;
-        }
-    }
-
-    /// Takes all heads again. What all keys begin with only becomes shorter, so that this is done 255 times at most before the
-    /// row is empty.
-    fn take_heads(&mut self, arena: &Arena) {
-        for (bunch, first) in self.bunches.iter_mut().zip(&mut self.heads) {
-            self.steps.add(bunch.ids.len());
-            for (head, id) in bunch.heads.iter_mut().zip(&bunch.ids) {
-                let key = self.leaves.get(index_of(*id)).map_or(&[][..], |leaf| leaf.first_key(arena));
-                *head = head_of(key.get(self.common.len()..).unwrap_or(&[]));
-            }
-            *first = bunch.heads.first().copied().unwrap_or(0);
+    /// The place of a leaf of the row.
+    pub(crate) fn spot_of_leaf(&self, id: LeafId, arena: &Arena) -> Spot {
+        let Some(first) = self.first(id) else { return Spot::END };
+        let at = At { key: first.key(arena), rank: first.rank() };
+        match self.descend(at.key) {
+            Some(spot) if self.id(spot) == Some(id) => spot,
+            Some(_) | None => self.spot_of(&at, arena),
         }
     }
 
     /// The leaves, in order.
-    pub(crate) fn leaves(&self) -> impl Iterator<Item = &Leaf> {
+    pub(crate) fn leaves(&self) -> impl Iterator<Item = &Leaf<S>> {
         self.bunches.iter().flat_map(|bunch| &bunch.ids).filter_map(|id| self.leaf(*id))
     }
 
-    /// The leaves, in no order.
-    pub(crate) fn leaves_mut(&mut self) -> impl Iterator<Item = &mut Leaf> {
-        self.leaves.iter_mut()
+    /// The entries that are alive, in order.
+    pub(crate) fn alive(&self) -> impl Iterator<Item = &S> {
+        self.leaves().flat_map(Leaf::alive)
+    }
+
+    /// The entries from one place on that come before another, in order.
+    pub(crate) fn range<'a>(
+        &'a self,
+        arena: &'a Arena,
+        start: Option<(At<'_>, bool)>,
+        end: Option<At<'_>>,
+    ) -> Range<'a, S> {
+        let place = |at: &At<'_>, excluded: usize| {
+            let Located { spot, within, .. } = self.locate(at, arena);
+            (spot, within.map_or_else(|within| within, |within| within + excluded))
+        };
+        let (first, from) =
+            start.map_or((Spot::FIRST, 0), |(at, is_excluded)| place(&at, usize::from(is_excluded)));
+        let (last, to) = end.map_or((Spot::END, 0), |end| place(&end, 0));
+        let part = |spot: Spot, from: usize, to: Option<usize>| {
+            self.at(spot).map_or(&[][..], |leaf| leaf.part(from, to.unwrap_or(leaf.len())))
+        };
+        let (now, last_part): (&[S], &[S]) = match first == last {
+            true => (part(first, from, Some(to)), &[]),
+            false if first < last => (part(first, from, None), part(last, 0, Some(to))),
+            false => (&[], &[]),
+        };
+        let next = self.next(first);
+        Range { row: self, now: now.iter(), next, end: last, last: last_part }
     }
 
     #[cfg(test)]
-    pub(crate) fn check(&self, arena: &Arena) {
-        let ids = || self.bunches.iter().flat_map(|bunch| &bunch.ids);
-        assert_eq!(self.bunches.len(), self.heads.len().max(usize::from(!self.bunches.is_empty())));
-        assert_eq!(ids().count() + self.free.len(), self.leaves.len());
-        assert!(self.free.capacity() >= self.leaves.len());
-        let mut all: Vec<LeafId> = ids().chain(&self.free).copied().collect();
-        all.sort_unstable();
-        all.dedup();
-        assert_eq!(all.len(), self.leaves.len(), "each is in the row or free");
-        assert!(self.free.iter().all(|id| self.leaf(*id).is_some_and(|leaf| leaf.len() == 0)));
-        for (bunch, head) in self.bunches.iter().zip(&self.heads) {
-            assert!(bunch.ids.len() == bunch.heads.len() && bunch.ids.len() <= self.bunch_max);
-            assert_eq!(bunch.heads.first(), Some(head));
-            for (id, head) in bunch.ids.iter().zip(&bunch.heads) {
-                let rest = self.first_key(*id, arena).strip_prefix(self.common.as_slice());
-                assert_eq!(rest.map(head_of), Some(*head));
-            }
+    pub(crate) fn check(&self, bunch_max: usize, arena: &Arena) {
+        let firsts = self.bunches.iter().filter_map(|bunch| bunch.ids.first());
+        assert_eq!(firsts.clone().count(), self.heads.len());
+        assert!(self.bunches.len() <= self.heads.len().max(1));
+        self.heads.check(firsts.map(|id| self.first_key(*id, arena)));
+        for bunch in &self.bunches {
+            assert!(bunch.ids.len() == bunch.heads.len() && bunch.ids.len() <= bunch_max);
+            bunch.heads.check(bunch.ids.iter().map(|id| self.first_key(*id, arena)));
         }
+        self.leaves().for_each(|leaf| leaf.check(arena));
     }
 
     /// Bytes of memory, that of the leaves included.
     #[cfg(test)]
     pub(crate) fn memory_len(&self) -> usize {
-        let bunch = |bunch: &Bunch| {
-            bunch.ids.capacity() * size_of::<LeafId>() + bunch.heads.capacity() * size_of::<u64>()
+        let bunch = |bunch: &Arc<Bunch>| {
+            bunch.ids.capacity() * size_of::<LeafId>() + bunch.heads.memory_len() + size_of::<Bunch>() + 16
         };
         self.leaves.iter().map(Leaf::memory_len).sum::<usize>()
+            + self.leaves.memory_len()
             + self.bunches.iter().map(bunch).sum::<usize>()
-            + self.leaves.capacity() * size_of::<Leaf>()
-            + self.free.capacity() * size_of::<LeafId>()
-            + self.bunches.capacity() * (size_of::<Bunch>() + size_of::<u64>())
-            + self.common.capacity()
+            + self.bunches.capacity() * size_of::<Arc<Bunch>>()
+            + self.heads.memory_len()
     }
 }
 
-fn index_of(id: LeafId) -> usize {
-    usize::try_from(id.0).unwrap_or(usize::MAX)
+/// Entries in order.
+#[derive(Debug)]
+pub(crate) struct Range<'a, S> {
+    now: core::slice::Iter<'a, S>,
+    row: &'a Row<S>,
+    /// The leaves from `next` on that precede `end` follow as a whole, and then `last`.
+    next: Spot,
+    end: Spot,
+    last: &'a [S],
 }
 
-/// What has no number is refused by [`Row::reserve_leaf`].
-fn number_of(index: usize) -> LeafId {
-    LeafId(u32::try_from(index).unwrap_or(u32::MAX))
+impl<'a, S: Slot> Range<'a, S> {
+    /// The next ones that lie in a row, at most `max`; [`None`] if there are no more.
+    pub(crate) fn run(&mut self, max: usize) -> Option<&'a [S]> {
+        while self.now.as_slice().is_empty() {
+            self.turn()?;
+        }
+        let (run, rest) = self.now.as_slice().split_at(max.min(self.now.len()));
+        self.now = rest.iter();
+        Some(run)
+    }
+
+    /// The next one, which stays.
+    pub(crate) fn peek(&mut self) -> Option<&'a S> {
+        while self.now.as_slice().is_empty() {
+            self.turn()?;
+        }
+        self.now.as_slice().first()
+    }
+
+    /// Goes on to the next leaf.
+    fn turn(&mut self) -> Option<()> {
+        let whole = if self.next < self.end { self.row.at(self.next) } else { None };
+        self.now = match whole {
+            Some(leaf) => {
+                self.next = self.row.next(self.next);
+                leaf.alive().iter()
+            }
+            None if self.last.is_empty() => return None,
+            None => mem::take(&mut self.last).iter(),
+        };
+        Some(())
+    }
+}
+
+impl<'a, S: Slot> Iterator for Range<'a, S> {
+    type Item = &'a S;
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a S> {
+        loop {
+            if let Some(slot) = self.now.next() {
+                return Some(slot);
+            }
+            self.turn()?;
+        }
+    }
 }

@@ -10,7 +10,7 @@ use crate::form::{Forming, Load};
 use crate::index::Kept;
 use crate::key::{self, Key};
 use crate::record::Form;
-use crate::store::{Certainty, Options, Store, Value};
+use crate::store::{Options, Store, Value};
 
 /// What to do with keys whose newest value may have been lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,12 +39,7 @@ pub struct Salvaged {
 impl<D: BlockDevice> Store<D> {
     /// Every key and its value, in order: a dump.
     pub fn iter(&self) -> impl Iterator<Item = (Key, Value<'_>)> {
-        self.index.from(key::first_of_users()).map(|kept| {
-            let is_suspect = self.index.is_suspect_value(&kept);
-            let certainty = if is_suspect { Certainty::Suspect } else { Certainty::Certain };
-            let (bytes, revision, form) = (kept.value(), kept.revision(), kept.form());
-            (Key::trusted(kept.key()), Value { bytes, revision, certainty, form })
-        })
+        self.index.users()
     }
 }
 

@@ -16,6 +16,7 @@ use journal::{Frame, Verdict};
 use media::BlockDevice;
 
 use crate::compact::Compaction;
+use crate::contents::Contents;
 use crate::error::Error;
 use crate::index::{Index, Kept};
 use crate::record::Revision;
@@ -184,7 +185,7 @@ impl<D: BlockDevice> Store<D> {
 }
 
 /// Walks through two indexes in step.
-fn compare(here: &Index, there: &Index, verified: &mut Verified) {
+fn compare(here: &Contents, there: &Contents, verified: &mut Verified) {
     let mut here = here.from(Bound::Unbounded).peekable();
     let mut there = there.from(Bound::Unbounded).peekable();
     let mut different = |kept: Option<Kept<'_>>| {

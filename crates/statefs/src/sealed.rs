@@ -47,11 +47,12 @@ use chacha20poly1305::{AeadInOut, KeyInit, XChaCha20Poly1305};
 use media::BlockDevice;
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
+use crate::contents::Contents;
 use crate::error::Error;
+use crate::heads::common_len;
 use crate::history::charged;
-use crate::index::{Index, Kept, Totals};
+use crate::index::{Kept, Totals};
 use crate::key::{self, Key, Prefix, SEALED_ROOT};
-use crate::leaf::common_len;
 use crate::record::{Form, Record, Revision};
 use crate::settings::{own_key, own_records_within};
 use crate::store::Store;
@@ -312,21 +313,21 @@ fn overlap(one: &Prefix, other: &Prefix) -> bool {
 }
 
 /// The current values below a prefix.
-fn below<'i>(index: &'i Index, prefix: &Prefix) -> impl Iterator<Item = Kept<'i>> {
+fn below<'i>(index: &'i Contents, prefix: &Prefix) -> impl Iterator<Item = Kept<'i>> {
     let all = index.from(Bound::Included(prefix.as_str()));
     let starts = all.take_while(|kept| kept.key().starts_with(prefix.as_str()));
     starts.filter(|kept| prefix.covers_text(kept.key()))
 }
 
 /// The values below a prefix that are sealed with the key of this id.
-fn sealed_with<'i>(index: &'i Index, prefix: &Prefix, id: u32) -> impl Iterator<Item = Kept<'i>> {
+fn sealed_with<'i>(index: &'i Contents, prefix: &Prefix, id: u32) -> impl Iterator<Item = Kept<'i>> {
     below(index, prefix).filter(move |kept| {
         kept.form() == Form::Sealed && SealedValue::of(kept.value()).is_some_and(|parts| parts.id == id)
     })
 }
 
 /// Bytes of the longest record among the values that are sealed with this key.
-fn longest_old(index: &Index, prefix: &Prefix, id: u32) -> usize {
+fn longest_old(index: &Contents, prefix: &Prefix, id: u32) -> usize {
     sealed_with(index, prefix, id).map(|kept| kept.record_len()).max().unwrap_or(0)
 }
 
@@ -359,7 +360,7 @@ fn next_len(key: &str, len: usize) -> usize {
 /// there is no such prefix.
 ///
 /// What is found plain makes the prefix narrower, and the search goes on from there: it passes over the index once at most.
-fn widest(index: &Index, prefixes: &[Sealed], key: &str) -> Prefix {
+fn widest(index: &Contents, prefixes: &[Sealed], key: &str) -> Prefix {
     let narrower = |len: usize, other: &str| len.max(next_len(key, shared_len(key, other)));
     let root_len = Prefix::root().as_str().len();
     let mut len = prefixes.iter().fold(root_len, |len, sealed| narrower(len, sealed.prefix.as_str()));
@@ -377,7 +378,7 @@ fn widest(index: &Index, prefixes: &[Sealed], key: &str) -> Prefix {
 }
 
 /// Returns the lost prefixes: the root, where there would be too many.
-fn find_lost(index: &Index, prefixes: &[Sealed]) -> Vec<Prefix> {
+fn find_lost(index: &Contents, prefixes: &[Sealed]) -> Vec<Prefix> {
     let mut lost: Vec<Prefix> = Vec::new();
     if !index.has_sealed() {
         return lost;
@@ -401,7 +402,7 @@ impl Sealing {
     ///
     /// # Errors
     /// [`Error::BadSetting`]; [`Error::OverLimit`]; [`Error::NoMemory`].
-    pub(crate) fn load(index: &Index) -> Result<Self, Error> {
+    pub(crate) fn load(index: &Contents) -> Result<Self, Error> {
         let mut sealing = Self::default();
         let mut revisions: Vec<Revision> = Vec::new();
         for kept in own_records_within(index, SEALED_ROOT, "sealed prefixes", SEALED_PREFIXES_MAX)? {
@@ -485,7 +486,7 @@ impl Sealing {
     pub(crate) fn admit<'b>(
         &mut self,
         records: impl Iterator<Item = Record<'b>> + Clone,
-        index: &Index,
+        index: &Contents,
     ) -> Result<(), Error> {
         if !self.prefixes.is_empty() {
             let plain = records.clone().find(|record| self.would_be_plain(record));
@@ -507,7 +508,7 @@ impl Sealing {
     }
 
     /// Refuses what concerns a lost prefix, and forgets such a prefix if it has no sealed value any more.
-    fn refuse_lost(&mut self, index: &Index, concerns: impl Fn(&Prefix) -> bool) -> Result<(), Error> {
+    fn refuse_lost(&mut self, index: &Contents, concerns: impl Fn(&Prefix) -> bool) -> Result<(), Error> {
         while let Some(at) = self.lost.iter().position(&concerns) {
             let prefix = self.lost.remove(at);
             let is_lost = |kept: Kept<'_>| kept.form() == Form::Sealed && !self.covers(kept.key());

@@ -8,8 +8,9 @@ use alloc::vec::Vec;
 
 use media::BlockDevice;
 
+use crate::contents::Contents;
 use crate::error::Error;
-use crate::index::{Index, Kept, Totals};
+use crate::index::{Kept, Totals};
 use crate::key::{Prefix, QUOTA_ROOT, SEALED_ROOT, SNAPSHOT_ROOT};
 use crate::limits::KEY_LEN_MAX;
 use crate::quota::Quotas;
@@ -30,7 +31,7 @@ pub(crate) fn own_key(root: &str, prefix: &Prefix) -> Result<String, Error> {
 }
 
 /// What the store keeps under one of its roots.
-pub(crate) fn own_records<'i>(index: &'i Index, root: &'static str) -> impl Iterator<Item = Kept<'i>> {
+pub(crate) fn own_records<'i>(index: &'i Contents, root: &'static str) -> impl Iterator<Item = Kept<'i>> {
     index.from(Bound::Included(root)).take_while(move |kept| kept.key().starts_with(root))
 }
 
@@ -43,7 +44,7 @@ pub(crate) fn own_records<'i>(index: &'i Index, root: &'static str) -> impl Iter
 /// # Errors
 /// [`Error::OverLimit`]: more than `limit` records are certain.
 pub(crate) fn own_records_within<'i>(
-    index: &'i Index,
+    index: &'i Contents,
     root: &'static str,
     what: &'static str,
     limit: usize,

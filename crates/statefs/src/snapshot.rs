@@ -13,11 +13,13 @@ use core::ops::Bound;
 
 use media::BlockDevice;
 
+use crate::contents::Contents;
 use crate::error::Error;
 use crate::history::Versions;
-use crate::index::{Index, Kept};
+use crate::index::Kept;
 use crate::key::{self, Key, Prefix, SNAPSHOT_ROOT};
-use crate::list::{Bounds, Listed, Page, Wanted, page};
+use crate::limits::Limits;
+use crate::list::{Listed, Page, Reach};
 use crate::record::{BadRecord, Form, Record, Revision};
 use crate::store::{Certainty, Store, Value};
 
@@ -185,30 +187,38 @@ impl<D: BlockDevice> Store<D> {
 
     /// The snapshots there are, in the order of their names.
     pub fn snapshots(&self) -> impl Iterator<Item = Snapshot> {
-        self.index.history().snapshots().map(|(name, revision)| {
-            let name = SnapshotName(name.into());
-            let is_suspect = self.index.is_suspect(&name.record_key());
-            let certainty = if is_suspect { Certainty::Suspect } else { Certainty::Certain };
-            Snapshot { name, revision, certainty }
-        })
+        self.index.snapshots()
     }
 
     /// The store as it was when a snapshot was taken; [`None`] if there is none of that name.
     #[must_use]
     pub fn at(&self, name: &SnapshotName) -> Option<SnapshotView<'_>> {
-        let revision = self.index.history().snapshot(name.as_str())?;
-        Some(SnapshotView {
-            index: &self.index,
-            revision,
-            page_max: usize::from(self.limits().list_page_max),
+        self.index.at(name, &self.limits)
+    }
+}
+
+impl Contents {
+    /// The snapshots there are, in the order of their names.
+    pub(crate) fn snapshots(&self) -> impl Iterator<Item = Snapshot> {
+        self.history().snapshots().map(|(name, revision)| {
+            let name = SnapshotName(name.into());
+            let is_suspect = self.is_suspect(&name.record_key());
+            let certainty = if is_suspect { Certainty::Suspect } else { Certainty::Certain };
+            Snapshot { name, revision, certainty }
         })
+    }
+
+    /// What there was when a snapshot was taken.
+    pub(crate) fn at(&self, name: &SnapshotName, limits: &Limits) -> Option<SnapshotView<'_>> {
+        let revision = self.history().snapshot(name.as_str())?;
+        Some(SnapshotView { contents: self, revision, page_max: usize::from(limits.list_page_max) })
     }
 }
 
 /// The store as it was.
 #[derive(Debug, Clone, Copy)]
 pub struct SnapshotView<'s> {
-    index: &'s Index,
+    contents: &'s Contents,
     revision: Revision,
     page_max: usize,
 }
@@ -223,7 +233,7 @@ impl<'s> SnapshotView<'s> {
     /// The value that a key had; [`None`] if it had none.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<Value<'s>> {
-        let versions = self.index.versions(Bound::Included(key.as_str())).next()?;
+        let versions = self.contents.versions(Bound::Included(key.as_str())).next()?;
         let kept = self.of(&versions).filter(|kept| kept.key() == key.as_str())?;
         Some(self.value(kept))
     }
@@ -244,20 +254,21 @@ impl<'s> SnapshotView<'s> {
     /// # Errors
     /// [`Error::NoMemory`].
     pub fn list(&self, prefix: &Prefix, after: Option<&Key>, max: usize) -> Result<Page<'s>, Error> {
-        let bounds = Bounds { max: max.min(self.page_max), keys: self.index.charged().keys };
-        let kept = |start: Bound<&str>| self.index.versions(start).filter_map(|versions| self.of(&versions));
-        page(prefix, after, bounds, |wanted, entries| match wanted {
-            Wanted::Itself(key) => {
-                let itself = kept(Bound::Included(key)).next().filter(|kept| kept.key() == key);
-                entries.extend(itself.map(Listed::of));
-                false
-            }
-            Wanted::Between(start, end) => {
-                let mut between = kept(start).take_while(|kept| kept.key() < end);
-                entries.extend(between.by_ref().take(bounds.max - entries.len()).map(Listed::of));
-                between.next().is_some()
-            }
-        })
+        let max = max.min(self.page_max);
+        let reach = Reach::of(prefix, after);
+        let mut page = Page::with_room(max, self.contents.charged().keys)?;
+        let kept =
+            |start: Bound<&str>| self.contents.versions(start).filter_map(|versions| self.of(&versions));
+        let itself = reach.itself.filter(|_| max > 0);
+        let itself =
+            itself.and_then(|key| kept(Bound::Included(key)).next().filter(|kept| kept.key() == key));
+        page.entries.extend(itself.map(Listed::of));
+        let mut between = kept(reach.start()).take_while(|kept| kept.key() < reach.end.as_str());
+        let room = max.saturating_sub(page.entries.len());
+        page.entries.extend(between.by_ref().take(room).map(Listed::of));
+        let is_more = between.next().is_some();
+        page.end(is_more);
+        Ok(page)
     }
 
     /// Every key and the value it had, in order.
@@ -269,7 +280,7 @@ impl<'s> SnapshotView<'s> {
 
     /// Whether everything in it is certain, and that there was nothing else.
     pub(crate) fn is_whole(&self) -> bool {
-        self.index.history().is_whole_at(self.revision)
+        self.contents.history().is_whole_at(self.revision)
     }
 
     /// The same as [`SnapshotView::stored`], as if nothing had happened since.
@@ -283,18 +294,18 @@ impl<'s> SnapshotView<'s> {
     /// The records there were, those of the store's own included, but for those of snapshots.
     pub(crate) fn stored(&self, start: Bound<&str>) -> impl Iterator<Item = Kept<'s>> + use<'s> {
         let view = *self;
-        let all = self.index.versions(start).filter_map(move |versions| view.of(&versions));
+        let all = self.contents.versions(start).filter_map(move |versions| view.of(&versions));
         all.filter(|kept| key::snapshot_of(kept.key()).is_none())
     }
 
     /// Of all there is of a key, what it had then.
     fn of(&self, versions: &Versions<'s>) -> Option<Kept<'s>> {
-        let past = versions.past_at(self.revision, self.index.arena());
+        let past = versions.past_at(self.revision, self.contents.arena());
         past.or_else(|| versions.live_at(self.revision))
     }
 
     fn value(&self, kept: Kept<'s>) -> Value<'s> {
-        let is_suspect = self.index.is_suspect_value(&kept) && !self.is_whole();
+        let is_suspect = self.contents.is_suspect_value(&kept) && !self.is_whole();
         Value {
             bytes: kept.value(),
             revision: kept.revision(),

@@ -13,10 +13,11 @@ use media::BlockDevice;
 use crate::changes::Ring;
 use crate::commit::{Gathered, Unshown};
 use crate::compact::Copying;
+use crate::contents::Contents;
 use crate::error::Error;
 use crate::form::admit;
 use crate::histogram::Histogram;
-use crate::index::{Index, Totals};
+use crate::index::{Found, Index, Totals};
 use crate::key::{self, Key};
 use crate::limits::Limits;
 use crate::quota::Quotas;
@@ -25,6 +26,7 @@ use crate::scrub::Scrubbing;
 use crate::sealed::Sealing;
 use crate::snapshot;
 use crate::space::Space;
+use crate::view::Views;
 
 /// What a store is made with.
 #[derive(Debug, Clone, Copy)]
@@ -154,6 +156,9 @@ pub struct Store<D> {
     pub(crate) given_up: u64,
     pub(crate) idle: Idle,
     pub(crate) body: Vec<u8>,
+    /// Where the keys of the records are that are being admitted.
+    pub(crate) found: Vec<Found>,
+    pub(crate) views: Views,
     pub(crate) quotas: Quotas,
     pub(crate) sealing: Sealing,
     pub(crate) changes: Ring,
@@ -188,6 +193,8 @@ impl<D> Store<D> {
             given_up: self.given_up,
             idle: self.idle,
             body: self.body,
+            found: self.found,
+            views: self.views,
             quotas: self.quotas,
             sealing: self.sealing,
             changes: self.changes,
@@ -267,7 +274,7 @@ impl<D: BlockDevice> Store<D> {
         let Opened { journal, report } = Journal::open_watched(device, access, progress, &mut each)?;
         let limits = Limits::decode(journal.engine()).ok_or(Error::OtherEngine)?;
         if report.gap_at_end {
-            index.suspect_all();
+            index.suspect_all()?;
         }
         if let Verdict::Damaged { first_lost, .. } = report.verdict {
             // Where a part of the copy is lost, nobody knows of when it was.
@@ -315,6 +322,8 @@ impl<D: BlockDevice> Store<D> {
             given_up: 0,
             idle: Idle::Sealed,
             body: Vec::new(),
+            found: Vec::new(),
+            views: Views::default(),
             quotas: Quotas::default(),
             sealing: Sealing::default(),
             changes: Ring::from(last),
@@ -351,17 +360,12 @@ impl<D: BlockDevice> Store<D> {
     /// what it was before that write.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<Value<'_>> {
-        let kept = self.index.get(key.as_str())?;
-        Some(Value {
-            bytes: kept.value(),
-            revision: kept.revision(),
-            certainty: if self.index.is_suspect_value(&kept) {
-                Certainty::Suspect
-            } else {
-                Certainty::Certain
-            },
-            form: kept.form(),
-        })
+        self.index.get(key.as_str()).map(|kept| self.index.value_of(kept))
+    }
+
+    /// Calls `with` with the value of a key, as [`Store::get`] has it, and returns what it returns.
+    pub fn get_with<T>(&self, key: &Key, with: impl FnOnce(Option<Value<'_>>) -> T) -> T {
+        with(self.get(key))
     }
 
     /// Whether the value of a key, or that it has none, is known to be the newest state of it. In a damaged store the absence
@@ -416,13 +420,13 @@ impl<D: BlockDevice> Store<D> {
 }
 
 /// What is users'. What the store keeps for itself is little, and comes first.
-fn users_totals(index: &Index) -> Totals {
+fn users_totals(index: &Contents) -> Totals {
     let own = index.from(Bound::Unbounded).take_while(|kept| !key::is_users(kept.key()));
     own.fold(index.totals(), |totals, kept| totals.less(kept.totals()))
 }
 
 /// How many of the store's own records are suspect.
-fn own_suspects(index: &Index) -> u64 {
+fn own_suspects(index: &Contents) -> u64 {
     let own = index.from(Bound::Unbounded).take_while(|kept| !key::is_users(kept.key()));
     u64::try_from(own.filter(|kept| index.is_suspect_value(kept)).count()).unwrap_or(u64::MAX)
 }
@@ -430,7 +434,7 @@ fn own_suspects(index: &Index) -> u64 {
 /// Puts what a frame says into the index.
 pub(crate) fn load(index: &mut Index, last: &mut Revision, frame: &Frame<'_>) -> Result<(), Error> {
     if frame.gap_before {
-        index.suspect_all();
+        index.suspect_all()?;
     }
     for (nth, record) in Records::of(frame.kind, frame.body).enumerate() {
         let record = record.and_then(snapshot::checked);

@@ -11,7 +11,7 @@ use crate::batch::{Batch, Precondition};
 use crate::commit::{Company, Delta};
 use crate::error::Error;
 use crate::history::charged;
-use crate::index::Totals;
+use crate::index::{Found, Totals};
 use crate::key::{self, Key};
 use crate::record::{Form, Record, Records, Revision};
 use crate::sealed::set_aside_for;
@@ -236,13 +236,16 @@ impl<D: BlockDevice> Store<D> {
         }
     }
 
-    /// Refuses what would not fit, before anything is written. What showing it will change.
+    /// Refuses what would not fit, before anything is written. Returns what showing it will change, and in `places` where
+    /// its keys are: this is the one time that they are looked for.
     pub(crate) fn check_space<'r>(
         &mut self,
         body: &[u8],
         all: &(impl Iterator<Item = Record<'r>> + Clone),
+        places: &mut Vec<Found>,
     ) -> Result<Delta, Error> {
         self.admit(all)?;
+        places.clear();
         let history = self.index.history();
         let mut delta = Delta::default();
         let mut has_snapshots = !history.has_no_snapshots();
@@ -251,7 +254,10 @@ impl<D: BlockDevice> Store<D> {
         let (mut ops, mut has_puts) = (0, false);
         for record in all.clone() {
             ops += 1;
-            if let Some((revision, old)) = self.ahead(record.key()) {
+            let found = self.index.find(record.key());
+            places.try_reserve(1).map_err(|_| Error::NoMemory { len: size_of::<Found>() })?;
+            places.push(found);
+            if let Some((revision, old)) = self.ahead_of(record.key(), || found) {
                 delta.less = delta.less.plus(old);
                 next_set_aside = next_set_aside.less(set_aside_for(record.key(), old));
                 if history.keeps(record.key(), revision) {
