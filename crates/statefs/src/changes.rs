@@ -111,6 +111,106 @@ impl Ring {
         } else {
             self.forget_all(revision);
         }
+        self.keep_within_bounds();
+    }
+
+    /// The changes below a prefix that came after `since` and are durable, as [`Store::changes`] says.
+    pub(crate) fn changes(
+        &self,
+        prefix: &Prefix,
+        since: Revision,
+        durable: Revision,
+        max: usize,
+    ) -> Result<Changes, Error> {
+        if since >= durable {
+            return Ok(Changes::Events { events: Vec::new(), next: since });
+        }
+        if since < self.floor {
+            // What was buffered may have pushed out more than what is durable.
+            return Ok(Changes::FellBehind { oldest: self.floor.min(durable) });
+        }
+        let (mut events, mut next) = (Vec::new(), since);
+        let mut whole = 0;
+        for event in self.between(since, durable) {
+            if self.is_covered(event, prefix.as_str().as_bytes()) {
+                events.try_reserve(1).map_err(|_| Error::NoMemory { len: size_of::<Change>() })?;
+                events.push(self.change(event)?);
+            }
+            if event.is_last {
+                if events.len() > max && whole > 0 {
+                    events.truncate(whole);
+                    return Ok(Changes::Events { events, next });
+                }
+                whole = events.len();
+                next = event.revision;
+                if whole >= max.max(1) {
+                    return Ok(Changes::Events { events, next });
+                }
+            }
+        }
+        Ok(Changes::Events { events, next: durable })
+    }
+
+    /// The events after a revision, up to another one.
+    fn between(&self, after: Revision, until: Revision) -> impl Iterator<Item = &Event> {
+        let first = self.events.partition_point(|event| event.revision <= after);
+        let end = self.events.partition_point(|event| event.revision <= until);
+        self.events.range(first..end.max(first))
+    }
+
+    /// The revision of the first change below a prefix after a revision, up to another one.
+    #[cfg(feature = "std")]
+    pub(crate) fn first_covered(&self, prefix: &Prefix, after: Revision, until: Revision) -> Option<Revision> {
+        let mut between = self.between(after, until);
+        between.find(|event| self.is_covered(event, prefix.as_str().as_bytes())).map(|event| event.revision)
+    }
+
+    /// Whether every change after a revision is remembered.
+    #[cfg(feature = "std")]
+    pub(crate) fn remembers_after(&self, revision: Revision) -> bool {
+        self.floor <= revision
+    }
+
+    /// Hands over the key of each change after a revision, up to another one, in order.
+    #[cfg(feature = "std")]
+    pub(crate) fn each_after(&self, after: Revision, until: Revision, mut each: impl FnMut(&str, Revision)) {
+        let mut key = Vec::new();
+        for event in self.between(after, until) {
+            key.clear();
+            key.extend(self.key(event));
+            each(core::str::from_utf8(&key).unwrap_or(""), event.revision);
+        }
+    }
+
+    /// Takes the changes out, and leaves a ring that remembers what follows them.
+    #[cfg(feature = "std")]
+    pub(crate) fn take(&mut self) -> Self {
+        let follows = self.events.back().map_or(self.floor, |last| last.revision);
+        core::mem::replace(self, Self::from(follows))
+    }
+
+    /// Adds the changes of a ring that [`Ring::take`] left.
+    #[cfg(feature = "std")]
+    pub(crate) fn append(&mut self, later: &Self) {
+        let last = self.events.back().map_or(self.floor, |last| last.revision);
+        if !later.remembers_after(last) {
+            self.forget_all(later.floor);
+        }
+        for event in &later.events {
+            let has_memory = self.events.try_reserve(1).is_ok()
+                && self.keys.try_reserve(usize::from(event.key_len)).is_ok();
+            if has_memory {
+                let key_at = self.forgotten_len + u64::try_from(self.keys.len()).unwrap_or(u64::MAX);
+                self.keys.extend(later.key(event));
+                self.events.push_back(Event { key_at, ..*event });
+            } else {
+                self.forget_all(event.revision);
+            }
+            self.keep_within_bounds();
+        }
+    }
+
+    fn keep_within_bounds(&mut self) {
         while self.events.len() > CHANGES_MAX || self.keys.len() > CHANGES_LEN_MAX {
             self.forget_oldest();
         }
@@ -171,41 +271,14 @@ impl<D: BlockDevice> Store<D> {
     /// has more, because a batch is not divided. [`Changes::Events::next`] is what to pass the next time.
     ///
     /// How many are remembered is bounded ([`CHANGES_MAX`], [`CHANGES_LEN_MAX`]), and nothing is remembered from before the
-    /// store was opened: who asks for what is forgotten is told that it fell behind. The writes of a
+    /// store was opened: a caller that asks for what is forgotten is told that it fell behind. The writes of a
     /// [`Store::rotate`] are puts like any other.
+    ///
+    /// With exclusive access to a store that threads share, the changes of this access alone are remembered.
     ///
     /// # Errors
     /// [`Error::NoMemory`].
     pub fn changes(&self, prefix: &Prefix, since: Revision, max: usize) -> Result<Changes, Error> {
-        let ring = &self.changes;
-        if since >= self.durable {
-            return Ok(Changes::Events { events: Vec::new(), next: since });
-        }
-        if since < ring.floor {
-            // What was buffered may have pushed out more than what is durable.
-            return Ok(Changes::FellBehind { oldest: ring.floor.min(self.durable) });
-        }
-        let first = ring.events.partition_point(|event| event.revision <= since);
-        let end = ring.events.partition_point(|event| event.revision <= self.durable);
-        let (mut events, mut next) = (Vec::new(), since);
-        let mut whole = 0;
-        for event in ring.events.range(first..end) {
-            if ring.is_covered(event, prefix.as_str().as_bytes()) {
-                events.try_reserve(1).map_err(|_| Error::NoMemory { len: size_of::<Change>() })?;
-                events.push(ring.change(event)?);
-            }
-            if event.is_last {
-                if events.len() > max && whole > 0 {
-                    events.truncate(whole);
-                    return Ok(Changes::Events { events, next });
-                }
-                whole = events.len();
-                next = event.revision;
-                if whole >= max.max(1) {
-                    return Ok(Changes::Events { events, next });
-                }
-            }
-        }
-        Ok(Changes::Events { events, next: self.durable })
+        self.changes.changes(prefix, since, self.durable, max)
     }
 }

@@ -94,7 +94,7 @@ impl Delta {
 }
 
 impl Gathered {
-    fn shows_nothing(&self) -> bool {
+    pub(crate) fn shows_nothing(&self) -> bool {
         self.ops == self.shown_ops
     }
 
@@ -149,8 +149,8 @@ impl Unshown {
 
     /// Whether something about this key is not shown yet.
     #[cfg(feature = "std")]
-    pub(crate) fn has(&self, key: &Key) -> bool {
-        self.newest.contains_key(key.as_str())
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.newest.contains_key(key)
     }
 
     /// Records that will be shown later have these revisions.

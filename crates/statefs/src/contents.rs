@@ -256,10 +256,7 @@ pub(crate) struct SharedValue {
 
 impl SharedValue {
     /// As callers get it.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for readers of a shared store, which is being rewritten")
-    )]
+    #[cfg(feature = "std")]
     pub(crate) fn value(&self) -> Value<'_> {
         Value {
             bytes: self.piece.values(self.from, self.to),
@@ -281,10 +278,7 @@ pub(crate) struct Part {
 
 impl Part {
     /// Calls `each` for every key, until it says that it has enough, and returns where to go on.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for readers of a shared store, which is being rewritten")
-    )]
+    #[cfg(feature = "std")]
     pub(crate) fn each(self, mut each: impl FnMut(&str, Value<'_>) -> ControlFlow<()>) -> Option<Key> {
         let of = Contents { arena: self.arena, gaps: self.gaps, ..Contents::default() };
         let mut entries = self.entries.iter().map(|entry| Kept { arena: &of.arena, entry });

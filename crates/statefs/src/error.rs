@@ -253,10 +253,10 @@ pub enum Error {
     /// The journal or the device failed.
     #[error(transparent)]
     Journal(Box<JournalError>),
-    /// So many threads wait for their answers that no more may. Nothing was written.
-    #[error("too many threads wait for the store: limit={limit}")]
+    /// As many requests wait as may. Nothing was written; ask again once some of them have been answered.
+    #[error("too many requests wait for the store: limit={limit}")]
     TooManyWaiting {
-        /// How many may wait.
+        /// The most requests that may wait.
         limit: usize,
     },
     /// There are as many views of different moments as there may be. Nothing was done.
@@ -265,6 +265,25 @@ pub enum Error {
         /// The most there may be.
         limit: usize,
     },
+    /// The requests that wait have as many bytes as they may. Nothing was written; ask again once some of them have been
+    /// answered.
+    #[error("the requests that wait for the store are too long: limit={limit} requested={requested}")]
+    TooMuchWaiting {
+        /// The most bytes of keys and values that may wait.
+        limit: usize,
+        /// The bytes that would wait with this request.
+        requested: usize,
+    },
+    /// The deadline passed before the request began. Nothing was written.
+    #[error("the deadline passed before the store began the request")]
+    DeadlinePassed,
+    /// The request was cancelled before it began. Nothing was written.
+    #[error("the request was cancelled before the store began it")]
+    Cancelled,
+    /// There is no commit thread that could carry the request out, or it ended before it did. Nothing was written. Start one
+    /// with `SharedStore::driver`, or use the blocking calls, which need none.
+    #[error("the store has no commit thread: start one, or use a blocking call")]
+    NoDriver,
     /// The store has been closed by another handle. Nothing was written.
     #[error("the store has been closed")]
     Closed,
@@ -355,7 +374,12 @@ impl Error {
                 JournalErrorKind::Busy => ErrorKind::Busy,
             },
             Self::NoMemory { .. } => ErrorKind::NoMemory,
-            Self::TooManyWaiting { .. } | Self::TooManyViews { .. } => ErrorKind::Busy,
+            Self::TooManyWaiting { .. }
+            | Self::TooMuchWaiting { .. }
+            | Self::TooManyViews { .. }
+            | Self::DeadlinePassed
+            | Self::Cancelled => ErrorKind::Busy,
+            Self::NoDriver => ErrorKind::Invalid,
             Self::Closed => ErrorKind::ReadOnly,
         }
     }

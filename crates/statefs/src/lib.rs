@@ -46,6 +46,7 @@ mod key;
 mod leaf;
 mod limits;
 mod list;
+mod nonces;
 mod quota;
 mod record;
 mod row;
@@ -83,9 +84,12 @@ pub use quota::{QUOTA_WINDOW, QUOTAS_MAX, Quota, QuotaUse, Warning};
 pub use record::{BadRecord, Form, Revision};
 pub use salvage::{Salvaged, Suspects, salvage};
 pub use scrub::{Scrub, Verified};
-pub use sealed::{NoRandom, Nonces, Rotation, SEALED_OVERHEAD, SEALED_PREFIXES_MAX, SealKey};
+pub use nonces::{NoRandom, Nonces};
+pub use sealed::{Rotation, SEALED_OVERHEAD, SEALED_PREFIXES_MAX, SealKey};
 #[cfg(feature = "std")]
-pub use shared::{OwnedValue, SharedStats, SharedStore, Ticker, WAITING_MAX};
+pub use shared::{
+    Driver, OwnedValue, Request, SharedStats, SharedStore, Subscription, Ticker, WAITING_LEN_MAX, WAITING_MAX,
+};
 pub use snapshot::{NameError, SNAPSHOTS_MAX, Snapshot, SnapshotName, SnapshotView};
 pub use store::{Certainty, Options, Recovery, Stats, Store, Value};
 pub use view::{VIEWS_MAX, View};

@@ -53,6 +53,7 @@ use crate::heads::common_len;
 use crate::history::charged;
 use crate::index::{Kept, Totals};
 use crate::key::{self, Key, Prefix, SEALED_ROOT};
+use crate::nonces::{NONCE_LEN, NonceSupply, Nonces};
 use crate::record::{Form, Record, Revision};
 use crate::settings::{own_key, own_records_within};
 use crate::store::Store;
@@ -74,33 +75,12 @@ pub(crate) const SEALED_EMPTY_LEN: usize = HEADER_LEN + TAG_LEN;
 
 /// Bytes of the record of a prefix while a rotation runs: the longest value that the store keeps for itself.
 pub(crate) const OWN_VALUE_LEN_MAX: usize = 2 + 2 * CHECK_LEN;
-const NONCE_LEN: usize = HEADER_LEN - NONCE_AT;
+const _: () = assert!(NONCE_LEN == HEADER_LEN - NONCE_AT, "a nonce fills the rest of the header");
 
 const _: () = assert!(HEADER_LEN + TAG_LEN == 45, "what SEALED_OVERHEAD says");
 
 /// Bytes of records that a step of a rotation writes at most, where one record has no more.
 const STEP_LEN: usize = 64 << 10;
-
-/// Where nonces come from: random bytes of cryptographic quality, as those of the operating system.
-pub trait Nonces: Send + Sync {
-    /// Fills `bytes`, every time anew.
-    ///
-    /// # Errors
-    /// [`NoRandom`]: nothing is written then.
-    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), NoRandom>;
-}
-
-/// The source of random bytes has none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("there are no random bytes")]
-pub struct NoRandom;
-
-#[cfg(feature = "std")]
-impl<E: media::Entropy + ?Sized> Nonces for alloc::sync::Arc<E> {
-    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), NoRandom> {
-        media::Entropy::fill(&**self, bytes).map_err(|_| NoRandom)
-    }
-}
 
 /// A key to seal with, and its name. It is zeroed when it is let go.
 #[derive(Clone)]
@@ -191,7 +171,7 @@ pub(crate) struct Sealing {
     prefixes: Vec<Sealed>,
     /// Lost prefixes: they do not lie in each other, nor in sealed ones.
     lost: Vec<Prefix>,
-    nonces: Option<Box<dyn Nonces>>,
+    pub(crate) nonces: NonceSupply,
 }
 
 impl fmt::Debug for Sealing {
@@ -466,6 +446,12 @@ impl Sealing {
         self.of(key).is_some()
     }
 
+    /// How many records of a body have values that are sealed when they are admitted, each with a nonce.
+    #[cfg(feature = "std")]
+    pub(crate) fn nonces_for<'b>(&self, records: impl Iterator<Item = Record<'b>>) -> usize {
+        if self.are_none() { 0 } else { records.filter(|record| self.would_be_plain(record)).count() }
+    }
+
     /// Whether a record would put something plain where nothing is.
     pub(crate) fn would_be_plain(&self, record: &Record<'_>) -> bool {
         match record {
@@ -520,18 +506,11 @@ impl Sealing {
         Ok(())
     }
 
-    fn nonce(&mut self) -> Result<[u8; NONCE_LEN], Error> {
-        let mut nonce = [0; NONCE_LEN];
-        let nonces = self.nonces.as_mut().ok_or(Error::NoRandom)?;
-        nonces.fill(&mut nonce).map_err(|NoRandom| Error::NoRandom)?;
-        Ok(nonce)
-    }
-
     /// A value as it is stored.
     pub(crate) fn seal(&mut self, key: &str, value: &[u8]) -> Result<Vec<u8>, Error> {
         let sealed = self.of(key).ok_or(Error::NotSealed)?;
         let seal_key = sealed.key(sealed.current.id)?.clone();
-        let nonce = self.nonce()?;
+        let nonce = self.nonces.next()?;
         // All of it at once: growing would leave a copy of the plain value behind.
         let len = HEADER_LEN + value.len() + TAG_LEN;
         let mut bytes = Vec::new();
@@ -547,7 +526,7 @@ impl Sealing {
     }
 
     fn check_of(&mut self, key: &SealKey, prefix: &Prefix) -> Result<Check, Error> {
-        let nonce = self.nonce()?;
+        let nonce = self.nonces.next()?;
         let tag = key.lock(&nonce, &about("steadfast prefix", key.id, prefix.as_str()), &mut [])?;
         Ok(Check { id: key.id, nonce, tag })
     }
@@ -572,7 +551,7 @@ impl Sealing {
 impl<D: BlockDevice> Store<D> {
     /// Says where nonces come from. Without it nothing can be put below a sealed prefix; reading needs none.
     pub fn set_nonces(&mut self, nonces: Box<dyn Nonces>) {
-        self.sealing.nonces = Some(nonces);
+        self.sealing.nonces.set_source(nonces);
     }
 
     /// Seals a prefix: from now on what is put below it is encrypted, and it is unlocked with this key.
@@ -1018,7 +997,7 @@ mod tests {
     fn golden_bytes() {
         struct Forty;
         impl Nonces for Forty {
-            fn fill(&mut self, bytes: &mut [u8]) -> Result<(), NoRandom> {
+            fn fill(&mut self, bytes: &mut [u8]) -> Result<(), crate::NoRandom> {
                 bytes.iter_mut().zip(0x40..).for_each(|(to, from)| *to = from);
                 Ok(())
             }
@@ -1027,7 +1006,8 @@ mod tests {
         bytes.iter_mut().zip(0..).for_each(|(to, from)| *to = from);
         let key = SealKey::new(0x0403_0201, Zeroizing::new(bytes));
         let prefix = Prefix::parse("/state/s").unwrap();
-        let mut sealing = Sealing { nonces: Some(Box::new(Forty)), ..Sealing::default() };
+        let mut sealing = Sealing::default();
+        sealing.nonces.set_source(Box::new(Forty));
         let current = sealing.check_of(&key, &prefix).unwrap();
         assert!(current.fits(&key, &prefix) && !current.fits(&key, &Prefix::root()));
         let unlocked = alloc::vec![key];

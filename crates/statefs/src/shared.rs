@@ -1,47 +1,64 @@
-//! [`SharedStore`]: one store, many threads, one barrier for all who ask at the same time.
-//!
-//! There is no writer thread and no timer. Who asks while nobody else does carries out the frame; who asks while a frame is
-//! on its way waits, and the first of those who wait **leads** the next frame: it gathers what all of them ask for, and
-//! carries it out for them. So a lone writer pays for one durable write and nothing else, and many share one.
+//! [`SharedStore`]: one store that many threads use, and one barrier for all that ask at the same time.
 //!
 //! ```text
-//! thread 1   gathers {1}      ── durable write of frame n ──────   shows n, wakes
-//! thread 2     asks, waits …  gathers {2,3}  ── durable write of frame n+1 ──
-//! thread 3       asks, waits …                                                 … has its answer
+//! thread 1   gathers {1}      ── barrier of frame n ──────   applies n, answers
+//! thread 2     asks, waits …  gathers {2,3}  ── barrier of frame n+1 ──
+//! thread 3       asks, waits …                                              … has its answer
 //! ```
 //!
+//! Every operation that touches the device has three steps. *Begin*, under the lock, fixes what is done and reserves the memory
+//! to make the result visible. *Carry out* calls the device, without any lock. *End*, under the lock, makes the result visible;
+//! then callers are answered, and then chores are done.
+//!
+//! - A **frame** of batches, deletions and syncs begins with [`Store::begin_frame`] and ends with [`Store::end_frame`]. While
+//!   it is in flight, the next one is gathered.
+//! - Everything else (settings, compaction, seals, closing, and requests that need room to be made first) takes the whole
+//!   store **out of its lock** for one turn. Readers use a [`View`] that was taken when the turn began; writers wait in the
+//!   queue. So such an operation may call the device wherever it likes.
+//!
+//! Without a commit thread a caller leads if no other thread does: it gathers the next frame for all that wait, and carries it
+//! out. So a lone writer pays for no thread switch. Where there is a commit thread ([`SharedStore::driver`]), it alone leads.
+//!
 //! Invariants
-//! - one thread gathers at a time; no more frames are out than the journal takes, and only one while a compaction is due,
-//!   which needs a moment in which none is.
-//! - an answer is given after the frame is durable and shown, in the order of the frames.
-//! - whoever waits is in the queue or rides on a frame that is out; a frame that ends makes the first of the queue lead.
-//!   Nobody waits for a clock.
-//! - no lock is held while the device writes a commit. Locks are taken in the order state, queue.
+//! - there is one [`Lead`], and only its holder gathers, or takes the store out of its lock. It is a value that is passed on:
+//!   every path that takes it ends in [`Inner::settle`], which puts it back and chooses the next leader.
+//! - the store is taken out only while no frame is in flight, so a frame always ends on the store it began on.
+//! - an answer is given after its frame is durable and visible, and frames become visible in order.
+//! - no lock is held while foreign code runs (device, clock, source of random bytes, callbacks); a panic in it is caught by
+//!   [`caught`](media::sync::caught).
+//! - locks are taken in the order state, queue, subscriptions.
 
-use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::thread::{self, JoinHandle, Thread};
+use std::fmt;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
-use journal::Outgoing;
-use media::{BlockDevice, Clock, DeviceCause, DeviceError};
+use media::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use media::{BlockDevice, Clock};
 
 use crate::batch::{Batch, Precondition};
-use crate::changes::Changes;
-use crate::commit::Company;
-use crate::error::{Error, ErrorKind};
+use crate::changes::{Changes, Ring};
+use crate::contents::SharedValue;
+use crate::error::Error;
 use crate::histogram::Histogram;
 use crate::key::{Key, Prefix};
-use crate::record::{Form, Record, Revision};
-use crate::store::{Certainty, Stats, Store};
+use crate::nonces::Nonces;
+use crate::quota::QuotaUse;
+use crate::record::{Form, Revision};
+use crate::snapshot::SnapshotName;
+use crate::store::{Certainty, Stats, Store, Value};
+use crate::view::View;
 
-/// How often a ticker tells the time.
-const TICK: Duration = Duration::from_millis(25);
+mod admit;
+mod lead;
+mod queue;
+mod subscriptions;
+mod threads;
 
-/// How many threads may wait at a time; those beyond are refused. Those whose turn was put off do not count.
-pub const WAITING_MAX: usize = 1024;
+use queue::{Answer, Ask, Asker, Entry, Lead, Queue, Turn};
+use subscriptions::{Subscriber, Subscriptions};
+
+pub use queue::{WAITING_LEN_MAX, WAITING_MAX};
+pub use threads::{Driver, Ticker};
 
 /// A store that many threads use. Clones are handles of the same store.
 #[derive(Debug)]
@@ -61,118 +78,44 @@ struct Inner<D: BlockDevice> {
     clock: Arc<dyn Clock>,
     state: RwLock<State<D>>,
     queue: Mutex<Queue>,
-    /// Told when nobody gathers and nothing is out, for who needs the store for itself.
-    quiet: Condvar,
+    subscriptions: Mutex<Subscriptions>,
     frame_micros: Mutex<Histogram>,
-    /// Counts the times that something may have become durable, for those who watch; and tells them.
-    shown: Mutex<u64>,
-    news: Condvar,
-    ticker: Mutex<Option<Thread>>,
-    /// The ticker sleeps until it is woken.
-    is_dozing: AtomicBool,
+    /// Wakes the commit thread.
+    work: Condvar,
+    ticker: threads::Alarm,
 }
 
-#[derive(Debug)]
 struct State<D: BlockDevice> {
-    store: Store<Arc<D>>,
-    /// Those whose answers come with the frames that are out, in order.
-    riders: VecDeque<Riders>,
+    held: Held<D>,
+    /// The source of nonces, which the store has only while it is out of its lock.
+    nonces: Option<Box<dyn Nonces>>,
 }
 
-/// Who waits, and what is going on.
-#[derive(Debug, Default)]
-struct Queue {
-    waiting: VecDeque<Arc<Waiter>>,
-    /// Somebody gathers, or has been told to.
-    is_led: bool,
-    /// Frames that are out, and how many may be.
-    out: usize,
-    out_max: usize,
-    /// How many have to wait before a frame goes out beside another one: as many as the last frame has woken. Without that,
-    /// the first of them to ask again would take the second place for itself alone, and the others would share nothing.
-    crowd: usize,
-    /// The first one that waits can go on only when a frame has ended.
-    is_blocked: bool,
-    /// How many wait to have the store for themselves.
-    wanted_alone: usize,
-    is_closed: bool,
-}
-
-impl Queue {
-    /// Makes the first of those who wait lead, if it is time for that.
-    fn next_leader(&mut self) -> Option<Arc<Waiter>> {
-        let has_place = self.out == 0 || (self.out < self.out_max && self.waiting.len() >= self.crowd);
-        let may_lead = has_place && !self.is_led && !self.is_blocked && self.wanted_alone == 0;
-        let first = self.waiting.front().filter(|_| may_lead).cloned();
-        self.is_led |= first.is_some();
-        first
-    }
-
-    fn is_quiet(&self) -> bool {
-        !self.is_led && self.out == 0
+impl<D: BlockDevice> fmt::Debug for State<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").finish_non_exhaustive()
     }
 }
 
-/// A thread that waits for an answer.
-#[derive(Debug)]
-struct Waiter {
-    ask: Ask,
-    thread: Thread,
-    told: Mutex<Told>,
+/// The store, or what readers use while a thread has it.
+enum Held<D: BlockDevice> {
+    Here(Box<Store<Arc<D>>>),
+    Lent(Box<Lent>),
 }
 
-/// What somebody asks for.
-#[derive(Debug)]
-enum Ask {
-    /// Changes, if all the preconditions hold.
-    Batch(Batch),
-    /// That a key has no value.
-    Delete(Key),
-    /// That everything asked for so far is durable.
-    Sync,
+/// The store as it was when a turn began.
+struct Lent {
+    view: View,
+    changes: Ring,
+    stats: Stats,
+    is_sealed: bool,
+    quotas: Vec<QuotaUse>,
 }
 
-/// What is answered.
-#[derive(Debug, Clone, Copy)]
-enum Answer {
-    Written(Revision),
-    WasAbsent,
-    Synced,
-}
-
-/// What a thread that waits has been told.
-#[derive(Debug)]
-enum Told {
-    Nothing,
-    /// It is its turn to lead.
-    Lead,
-    Answer(Result<Answer, Error>),
-}
-
-/// Those whose answer comes with a frame.
-#[derive(Debug)]
-struct Riders {
-    seq: u64,
-    answers: Vec<(Arc<Waiter>, Answer)>,
-}
-
-/// A thread that tells a store the time. It ends when this is dropped.
-#[derive(Debug)]
-#[must_use = "the thread ends when this is dropped"]
-pub struct Ticker {
-    thread: Option<JoinHandle<()>>,
-    over: Arc<AtomicBool>,
-}
-
-impl Drop for Ticker {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::SeqCst);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            // It has nothing to say; a panic in it was printed.
-            drop(thread.join());
-        }
-    }
+/// A store that a thread has taken out of its lock, and the lead, which it holds meanwhile.
+struct Taken<D: BlockDevice> {
+    store: Box<Store<Arc<D>>>,
+    lead: Lead,
 }
 
 /// A value that was read, for its reader to keep.
@@ -180,7 +123,7 @@ impl Drop for Ticker {
 pub struct OwnedValue {
     /// Its bytes.
     pub bytes: Vec<u8>,
-    /// Of the write it came with.
+    /// The revision of the write that it came with.
     pub revision: Revision,
     /// Whether it is known to be the newest.
     pub certainty: Certainty,
@@ -191,54 +134,91 @@ pub struct OwnedValue {
 /// What the store holds and has done, as threads see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedStats {
-    /// Of the store.
+    /// Of the store. While a thread has exclusive access, as they were when that began.
     pub store: Stats,
     /// How long frames took from being begun to being durable, in microseconds.
     pub frame_micros: Histogram,
-    /// How many threads wait for a frame to begin.
+    /// How many requests wait to begin.
     pub waiting: usize,
 }
 
-impl Waiter {
-    fn tell(&self, told: Told) {
-        *unpoisoned(self.told.lock()) = told;
-        self.thread.unpark();
-    }
+/// A batch that was submitted: its answer goes to the callback. Dropping this changes nothing.
+#[derive(Debug)]
+pub struct Request<D: BlockDevice> {
+    inner: Arc<Inner<D>>,
+    number: u64,
+}
 
-    fn listen(&self) -> Told {
-        loop {
-            let told = std::mem::replace(&mut *unpoisoned(self.told.lock()), Told::Nothing);
-            match told {
-                Told::Nothing => thread::park(),
-                told => return told,
-            }
+impl<D: BlockDevice> Request<D> {
+    /// Withdraws the request if it has not begun; its callback is called with [`Error::Cancelled`] before this returns true.
+    /// False: it has begun, or is answered, and the callback has the true answer.
+    pub fn cancel(self) -> bool {
+        let withdrawn = self.inner.queue().withdraw(self.number);
+        let is_withdrawn = withdrawn.is_some();
+        self.inner.answer_all(withdrawn.into_iter().map(|entry| (entry.asker, Err(Error::Cancelled))));
+        is_withdrawn
+    }
+}
+
+/// A subscription to the durable changes below a prefix. It ends when this is dropped.
+#[derive(Debug)]
+#[must_use = "the subscription ends when this is dropped"]
+pub struct Subscription<D: BlockDevice> {
+    inner: Arc<Inner<D>>,
+    subscriber: Arc<Subscriber>,
+}
+
+impl<D: BlockDevice> Subscription<D> {
+    /// Fetches the next changes, about `max` of them, in the order of revisions; those of a batch come together. No changes:
+    /// there are none, and the next one notifies again.
+    ///
+    /// Each change is fetched once. [`Changes::FellBehind`]: the oldest change that was not fetched is not remembered any
+    /// more; list everything, and go on fetching.
+    ///
+    /// # Errors
+    /// [`Error::Closed`]: the store has been closed, and everything has been fetched. [`Error::NoMemory`].
+    pub fn fetch(&self, max: usize) -> Result<Changes, Error> {
+        let inner = &self.inner;
+        // Asked first: what became durable before the store was closed is found after that.
+        let is_closed = inner.queue().is_closed;
+        let state = inner.reader();
+        let (ring, durable) = state.changes();
+        let changes = inner.subscriptions().fetch(&self.subscriber, ring, durable, max)?;
+        drop(state);
+        match &changes {
+            Changes::Events { events, .. } if events.is_empty() && is_closed => Err(Error::Closed),
+            Changes::Events { .. } | Changes::FellBehind { .. } => Ok(changes),
         }
     }
 }
 
-/// A thread that panicked cannot have left a lock's value half changed in a way that the next one would believe: a store
-/// whose frame was not ended takes no other.
+impl<D: BlockDevice> Drop for Subscription<D> {
+    fn drop(&mut self) {
+        self.inner.subscriptions().remove(&self.subscriber);
+    }
+}
+
+/// A panic in foreign code happens with no lock held, so what a lock guards is never half changed.
 fn unpoisoned<G>(locked: Result<G, PoisonError<G>>) -> G {
     locked.unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<D: BlockDevice> SharedStore<D> {
-    /// Shares a store. `clock` measures how long frames take, and is told to nobody else.
+    /// Shares a store. `clock` measures how long frames take, and when a watcher's patience ends.
     #[must_use]
     pub fn new(store: Store<D>, clock: Arc<dyn Clock>) -> Self {
-        let (device, store) = store.share();
-        let queue = Queue { out_max: store.outgoing_max(), crowd: 1, ..Queue::default() };
+        let (device, mut store) = store.share();
+        let nonces = store.sealing.nonces.take_source();
+        let subscriptions = Subscriptions::from(store.durable_revision());
         let inner = Inner {
             device,
             clock,
-            state: RwLock::new(State { store, riders: VecDeque::new() }),
-            queue: Mutex::new(queue),
-            quiet: Condvar::new(),
+            queue: Mutex::new(Queue::new(store.outgoing_max())),
+            state: RwLock::new(State { held: Held::Here(Box::new(store)), nonces }),
+            subscriptions: Mutex::new(subscriptions),
             frame_micros: Mutex::default(),
-            shown: Mutex::default(),
-            news: Condvar::new(),
-            ticker: Mutex::default(),
-            is_dozing: AtomicBool::new(false),
+            work: Condvar::new(),
+            ticker: threads::Alarm::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -249,7 +229,8 @@ impl<D: BlockDevice> SharedStore<D> {
     /// As [`Store::put`]: `Ok` says that it survives power loss, and only then do readers see it.
     ///
     /// # Errors
-    /// As [`Store::put`]; `Busy`, and nothing has changed, if [`WAITING_MAX`] threads wait already; [`Error::Closed`].
+    /// As [`Store::put`]; `Busy`, and nothing has changed, if as many requests wait as may ([`WAITING_MAX`],
+    /// [`WAITING_LEN_MAX`]); [`Error::Closed`].
     pub fn put(&self, key: &Key, value: &[u8]) -> Result<Revision, Error> {
         let mut batch = Batch::new();
         batch.put(key, value)?;
@@ -264,10 +245,7 @@ impl<D: BlockDevice> SharedStore<D> {
     /// # Errors
     /// As [`Store::delete`]; `Busy`; [`Error::Closed`].
     pub fn delete(&self, key: &Key) -> Result<Option<Revision>, Error> {
-        match self.inner.ask(Ask::Delete(key.clone()))? {
-            Answer::Written(revision) => Ok(Some(revision)),
-            Answer::WasAbsent | Answer::Synced => Ok(None),
-        }
+        Ok(self.inner.ask(Ask::Delete(key.clone()), None)?.revision())
     }
 
     /// Gives a key a value if it is as expected, by all that was asked for before.
@@ -289,7 +267,7 @@ impl<D: BlockDevice> SharedStore<D> {
         self.batch(batch)
     }
 
-    /// Carries out a batch, if all its preconditions hold. Its last revision.
+    /// Carries out a batch, if all its preconditions hold, and returns its last revision.
     ///
     /// # Durability
     /// As [`Store::batch`].
@@ -297,10 +275,62 @@ impl<D: BlockDevice> SharedStore<D> {
     /// # Errors
     /// As [`Store::batch`]; `Busy`; [`Error::Closed`].
     pub fn batch(&self, batch: Batch) -> Result<Revision, Error> {
-        match self.inner.ask(Ask::Batch(batch))? {
-            Answer::Written(revision) => Ok(revision),
-            Answer::WasAbsent | Answer::Synced => Ok(Revision::from_u64(0)),
-        }
+        self.inner.ask(Ask::Batch(batch), None)?.written()
+    }
+
+    /// As [`SharedStore::batch`], and gives up if the batch has not begun when the clock of this store shows `deadline`. Once
+    /// it has begun, this waits for the true answer.
+    ///
+    /// # Durability
+    /// As [`Store::batch`].
+    ///
+    /// # Errors
+    /// [`Error::DeadlinePassed`]: nothing has changed. Otherwise as [`SharedStore::batch`].
+    pub fn batch_by(&self, batch: Batch, deadline: Duration) -> Result<Revision, Error> {
+        self.inner.ask(Ask::Batch(batch), Some(deadline))?.written()
+    }
+
+    /// Queues a batch for the commit thread ([`SharedStore::driver`]), which calls `done` exactly once with the answer. It is
+    /// called on the commit thread (or on the thread that cancels, closes or ticks) with no lock held. It may submit more; it
+    /// must not make a blocking call of this store, for which the commit thread would have to go on. A panic in it
+    /// concerns nobody else.
+    ///
+    /// # Durability
+    /// As [`Store::batch`]: `done(Ok(..))` says that it survives power loss.
+    ///
+    /// # Errors
+    /// Nothing was queued, and `done` is not called: [`Error::NoDriver`], [`Error::Closed`], `Busy`. What `done` is told:
+    /// as [`Store::batch`]; [`Error::Closed`], if the store was closed before the batch began; [`Error::NoDriver`], if the
+    /// commit thread ended before that.
+    pub fn submit(
+        &self,
+        batch: Batch,
+        done: impl FnOnce(Result<Revision, Error>) + Send + 'static,
+    ) -> Result<Request<D>, Error> {
+        self.submit_entry(Entry::new(Ask::Batch(batch), Asker::Callback(Box::new(done)), None))
+    }
+
+    /// As [`SharedStore::submit`]; the first [`SharedStore::tick`] at or after `deadline`, or an earlier look at the queue,
+    /// answers [`Error::DeadlinePassed`] if the batch has not begun by then.
+    ///
+    /// # Errors
+    /// As [`SharedStore::submit`].
+    pub fn submit_by(
+        &self,
+        batch: Batch,
+        deadline: Duration,
+        done: impl FnOnce(Result<Revision, Error>) + Send + 'static,
+    ) -> Result<Request<D>, Error> {
+        self.submit_entry(Entry::new(Ask::Batch(batch), Asker::Callback(Box::new(done)), Some(deadline)))
+    }
+
+    fn submit_entry(&self, entry: Entry) -> Result<Request<D>, Error> {
+        let mut queue = self.inner.queue();
+        let number = queue.push(entry)?;
+        let next = queue.choose();
+        drop(queue);
+        self.inner.wake(next);
+        Ok(Request { inner: Arc::clone(&self.inner), number })
     }
 
     /// Gives a key a value without making it durable: readers see it at once.
@@ -309,9 +339,11 @@ impl<D: BlockDevice> SharedStore<D> {
     /// As [`Store::put_buffered`].
     ///
     /// # Errors
-    /// As [`Store::put_buffered`]; [`Error::Closed`].
+    /// As [`Store::put_buffered`]; `Busy`; [`Error::Closed`].
     pub fn put_buffered(&self, key: &Key, value: &[u8]) -> Result<Revision, Error> {
-        self.inner.buffer(key, |store| store.put_buffered(key, value))
+        let mut batch = Batch::new();
+        batch.put(key, value)?;
+        self.inner.buffer(Ask::Buffer(batch))?.written()
     }
 
     /// Takes a key's value away without making that durable.
@@ -320,18 +352,17 @@ impl<D: BlockDevice> SharedStore<D> {
     /// As [`Store::put_buffered`].
     ///
     /// # Errors
-    /// As [`Store::delete_buffered`]; [`Error::Closed`].
+    /// As [`Store::delete_buffered`]; `Busy`; [`Error::Closed`].
     pub fn delete_buffered(&self, key: &Key) -> Result<Option<Revision>, Error> {
-        self.inner.buffer(key, |store| store.delete_buffered(key))
+        Ok(self.inner.buffer(Ask::BufferDelete(key.clone()))?.revision())
     }
 
-    /// Makes everything durable that was asked for before, by whatever thread; the revision up to which it is.
+    /// Makes everything durable that was asked for before, by any thread, and returns the revision up to which it is.
     ///
     /// # Errors
     /// As [`Store::sync`]; `Busy`; [`Error::Closed`].
     pub fn sync(&self) -> Result<Revision, Error> {
-        let (Answer::Written(_) | Answer::WasAbsent | Answer::Synced) = self.inner.ask(Ask::Sync)?;
-        Ok(self.read(|store| store.durable_revision()))
+        self.inner.ask(Ask::Sync, None)?.written()
     }
 
     /// The value of a key.
@@ -340,13 +371,89 @@ impl<D: BlockDevice> SharedStore<D> {
     /// [`Error::NoMemory`].
     pub fn get(&self, key: &Key) -> Result<Option<OwnedValue>, Error> {
         let state = self.inner.reader();
-        let Some(value) = state.store.get(key) else { return Ok(None) };
+        let Some(value) = state.get(key) else { return Ok(None) };
         let len = value.bytes.len();
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(len).map_err(|_| Error::NoMemory { len })?;
         bytes.extend_from_slice(value.bytes);
         let (revision, certainty, form) = (value.revision, value.certainty, value.form);
         Ok(Some(OwnedValue { bytes, revision, certainty, form }))
+    }
+
+    /// Calls `look` with the value of a key, or with [`None`] if it has none, and returns what it returns. The value is not
+    /// copied (one that was written last may be), and no lock is held meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`].
+    pub fn get_with<T>(&self, key: &Key, look: impl FnOnce(Option<Value<'_>>) -> T) -> Result<T, Error> {
+        let state = self.inner.reader();
+        match &state.held {
+            Held::Here(store) => {
+                let value = store.value_for_reader(key)?;
+                drop(state);
+                Ok(look(value.as_ref().map(SharedValue::value)))
+            }
+            Held::Lent(lent) => {
+                let view = lent.view.clone();
+                drop(state);
+                Ok(look(view.get(key)))
+            }
+        }
+    }
+
+    /// Calls `each` with the keys that a prefix covers and their values, in order, from `after` on, at most `limit` of them,
+    /// until it says that it has enough. Returns the key to go on after; [`None`] at the end. All of them are of one moment, and
+    /// no lock is held while `each` runs.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`].
+    pub fn scan(
+        &self,
+        prefix: &Prefix,
+        after: Option<&Key>,
+        limit: usize,
+        each: impl FnMut(&str, Value<'_>) -> ControlFlow<()>,
+    ) -> Result<Option<Key>, Error> {
+        let state = self.inner.reader();
+        match &state.held {
+            Held::Here(store) => {
+                let part = store.part_for_reader(prefix, after, limit)?;
+                drop(state);
+                Ok(part.each(each))
+            }
+            Held::Lent(lent) => {
+                let view = lent.view.clone();
+                drop(state);
+                view.scan(prefix, after, limit, each)
+            }
+        }
+    }
+
+    /// The store as it is now, for reads, scans and backups without a lock, for as long as it is kept. It keeps the memory of
+    /// what has been replaced since.
+    ///
+    /// # Errors
+    /// [`Error::TooManyViews`]: as many views of different moments are alive as may be. [`Error::NoMemory`].
+    pub fn view(&self) -> Result<View, Error> {
+        match &mut self.inner.writer().held {
+            Held::Here(store) => store.view(),
+            Held::Lent(lent) => Ok(lent.view.clone()),
+        }
+    }
+
+    /// Reads whatever it likes in one consistent state of the store: all or nothing of each batch. `look` runs with no lock
+    /// held, so it may take long, read again, and write.
+    ///
+    /// # Errors
+    /// As [`SharedStore::view`].
+    pub fn read<T>(&self, look: impl FnOnce(&View) -> T) -> Result<T, Error> {
+        Ok(look(&self.view()?))
+    }
+
+    /// Everything written with a revision up to this one is durable.
+    #[must_use]
+    pub fn durable_revision(&self) -> Revision {
+        self.inner.reader().changes().1
     }
 
     /// The durable changes below a prefix that came after `since`, as [`Store::changes`]. Where there are none yet, waits for
@@ -362,488 +469,164 @@ impl<D: BlockDevice> SharedStore<D> {
         patience: Duration,
     ) -> Result<Changes, Error> {
         let until = self.inner.clock.elapsed().saturating_add(patience);
+        let alarm = Arc::new(threads::Bell::default());
+        let ring = Arc::clone(&alarm);
+        let subscription = self.subscribe(prefix, move || ring.ring());
         let mut since = since;
         loop {
-            let seen = *unpoisoned(self.inner.shown.lock());
-            match self.read(|store| store.changes(prefix, since, max))? {
+            // Before looking, so that a change after the look rings again.
+            subscription.subscriber.rearm();
+            let is_closed = self.inner.queue().is_closed;
+            let found = {
+                let state = self.inner.reader();
+                let (ring, durable) = state.changes();
+                ring.changes(prefix, since, durable, max)?
+            };
+            match found {
                 // Nothing below the prefix: what was looked at need not be looked at again.
                 Changes::Events { events, next } if events.is_empty() => since = next,
                 found => return Ok(found),
             }
-            if self.inner.queue().is_closed {
+            if is_closed {
                 return Err(Error::Closed);
             }
             let left = until.saturating_sub(self.inner.clock.elapsed());
             if left.is_zero() {
                 return Ok(Changes::Events { events: Vec::new(), next: since });
             }
-            let shown = unpoisoned(self.inner.shown.lock());
-            let waited = self.inner.news.wait_timeout_while(shown, left, |shown| *shown == seen);
-            drop(waited.unwrap_or_else(PoisonError::into_inner));
+            alarm.wait(left);
         }
     }
 
-    /// Reads whatever it likes in one consistent state of the store: all or nothing of each batch. While it does, no frame is
-    /// shown, so it should not take long, and it must not write to this store.
-    pub fn read<T>(&self, look: impl FnOnce(&Store<Arc<D>>) -> T) -> T {
-        look(&self.inner.reader().store)
+    /// Subscribes to the changes below a prefix that become durable from now on. `notify` is called, with no lock held, when a
+    /// subscription that has no unfetched change gets one, and when the store is closed; it should be short, for it runs on
+    /// the thread that made the change durable. Changes that are made with exclusive access are told when that ends.
+    pub fn subscribe(
+        &self,
+        prefix: &Prefix,
+        notify: impl Fn() + Send + Sync + 'static,
+    ) -> Subscription<D> {
+        let subscriber = self.inner.subscriptions().add(prefix, Box::new(notify));
+        Subscription { inner: Arc::clone(&self.inner), subscriber }
     }
 
-    /// Lets a thread tell the store the time, so that it is sealed when it is idle ([`Store::tick`]), until what is returned is
-    /// dropped. The thread sleeps while there is nothing to seal. One is enough: a second one takes the place of the first, which
-    /// then may sleep too long.
+    /// Runs `act` with exclusive access: waits for its turn, in which no frame is in flight, and keeps other writers waiting
+    /// until `act` returns. Readers go on, with the store as it was when the turn began. For operations such as snapshots,
+    /// quotas, encryption and compaction; a turn should be short. Between two turns every request that waits is served.
+    ///
+    /// `act` must not write through a handle of this store, because that would wait for `act`. A panic in it poisons the
+    /// store, because it may be one of the device, and goes on.
     ///
     /// # Errors
-    /// The operating system has no thread to give.
-    pub fn ticker(&self) -> std::io::Result<Ticker>
-    where
-        D: Send + Sync + 'static,
-    {
-        let (inner, over) = (Arc::downgrade(&self.inner), Arc::new(AtomicBool::new(false)));
-        let is_over = Arc::clone(&over);
-        let run = move || {
-            while let Some(inner) = inner.upgrade().filter(|_| !is_over.load(Ordering::SeqCst)) {
-                let may_doze = Self { inner }.tick_or_doze();
-                if may_doze { thread::park() } else { thread::park_timeout(TICK) }
-            }
-        };
-        // Held until the thread is known: it may doze, and somebody may want to wake it, before this thread goes on.
-        let mut ticker = unpoisoned(self.inner.ticker.lock());
-        let thread = thread::Builder::new().name("statefs-ticker".to_owned()).spawn(run)?;
-        *ticker = Some(thread.thread().clone());
-        Ok(Ticker { thread: Some(thread), over })
-    }
-
-    /// One tick; whether there is nothing more to do until somebody writes.
-    fn tick_or_doze(&self) -> bool {
-        // A store that cannot be sealed any more tells whoever writes next why.
-        let has_failed = self.tick(self.inner.clock.elapsed()).is_err();
-        // Said first, looked at then: who writes in between wakes this thread.
-        self.inner.is_dozing.store(true, Ordering::SeqCst);
-        let may_doze = has_failed || self.read(Store::is_sealed);
-        self.inner.is_dozing.store(may_doze, Ordering::SeqCst);
-        may_doze
-    }
-
-    /// Has the store for itself: waits until no frame is on its way, and holds back those that come. For what is rare, such
-    /// as a compaction at leisure. It must not come back to this handle. If it panics, the store is poisoned, because the
-    /// panic may be one of the device.
-    ///
-    /// # Errors
-    /// [`Error::Closed`], and those of `act`.
+    /// [`Error::Closed`], `Busy`, [`Error::NoMemory`], and those of `act`.
     pub fn exclusively<T>(
         &self,
         act: impl FnOnce(&mut Store<Arc<D>>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        self.inner.alone(Handle::Open)?.act(act)
+        self.inner.take_turn(Turn::Passing, act)
     }
 
-    /// As [`Store::tick`]. While frames are on their way there is nothing to seal, and nothing is done.
+    /// As [`Store::snapshot`].
+    ///
+    /// # Errors
+    /// As [`Store::snapshot`] and [`SharedStore::exclusively`].
+    pub fn snapshot(&self, name: &SnapshotName) -> Result<Revision, Error> {
+        self.exclusively(|store| store.snapshot(name))
+    }
+
+    /// As [`Store::drop_snapshot`].
+    ///
+    /// # Errors
+    /// As [`Store::drop_snapshot`] and [`SharedStore::exclusively`].
+    pub fn drop_snapshot(&self, name: &SnapshotName) -> Result<Option<Revision>, Error> {
+        self.exclusively(|store| store.drop_snapshot(name))
+    }
+
+    /// Tells the store the time: requests whose deadline has passed are refused, and an idle store is sealed
+    /// ([`Store::tick`]). While anything is in flight or waits, there is nothing to seal.
     ///
     /// # Errors
     /// As [`Store::tick`].
     pub fn tick(&self, now: Duration) -> Result<(), Error> {
-        match self.inner.alone_at_once() {
-            Some(alone) => alone.act(|store| store.tick(now)),
-            None => Ok(()),
-        }
+        self.inner.tick(now)
     }
 
-    /// Makes everything durable, and leaves a mark that the store was closed. Other handles may go on reading; what they want
-    /// to write is refused.
+    /// Makes everything durable, and leaves a mark that the store was closed. It is closed at its turn: requests that came
+    /// before are served, later ones are refused. Other handles may go on reading.
     ///
     /// # Errors
-    /// As [`Store::close`]; [`Error::Closed`], if it was.
+    /// As [`Store::close`]: the store is closed nevertheless. [`Error::Closed`], if it was.
     pub fn close(&self) -> Result<(), Error> {
-        let alone = self.inner.alone(Handle::Closing)?;
-        alone.act(Store::shut)
+        self.inner.take_turn(Turn::Closing, Store::shut)
     }
 
     /// What is held, what was done, and how long it took.
     #[must_use]
     pub fn stats(&self) -> SharedStats {
+        let store = match &self.inner.reader().held {
+            Held::Here(store) => store.stats(),
+            Held::Lent(lent) => lent.stats.clone(),
+        };
         let frame_micros = *unpoisoned(self.inner.frame_micros.lock());
-        let waiting = self.inner.queue().waiting.len();
-        SharedStats { store: self.read(Store::stats), frame_micros, waiting }
+        SharedStats { store, frame_micros, waiting: self.inner.queue().waiting() }
+    }
+
+    /// Whether nothing has been written since the last seal. While a thread has exclusive access, as it was when that began.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.inner.reader().is_sealed()
+    }
+
+    /// The quotas and what is used of each. While a thread has exclusive access, as they were when that began.
+    #[must_use]
+    pub fn quotas(&self) -> Vec<QuotaUse> {
+        match &self.inner.reader().held {
+            Held::Here(store) => store.quotas().collect(),
+            Held::Lent(lent) => lent.quotas.clone(),
+        }
+    }
+
+    /// The device underneath. Writing to it directly bypasses every guarantee.
+    #[must_use]
+    pub fn device(&self) -> &D {
+        &self.inner.device
     }
 }
 
-impl<D: BlockDevice> Inner<D> {
-    fn reader(&self) -> RwLockReadGuard<'_, State<D>> {
-        unpoisoned(self.state.read())
-    }
-
-    fn writer(&self) -> RwLockWriteGuard<'_, State<D>> {
-        unpoisoned(self.state.write())
-    }
-
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        unpoisoned(self.queue.lock())
-    }
-
-    /// Waits for an answer, and leads where it is told to.
-    fn ask(&self, ask: Ask) -> Result<Answer, Error> {
-        let me = Arc::new(Waiter { ask, thread: thread::current(), told: Mutex::new(Told::Nothing) });
-        let mut told = {
-            let mut queue = self.queue();
-            if queue.is_closed {
-                return Err(Error::Closed);
-            }
-            if queue.waiting.len() >= WAITING_MAX {
-                return Err(Error::TooManyWaiting { limit: WAITING_MAX });
-            }
-            queue.waiting.push_back(Arc::clone(&me));
-            // Whoever is awake leads: it takes those who wait along.
-            if queue.next_leader().is_some() { Told::Lead } else { Told::Nothing }
-        };
-        loop {
-            match told {
-                Told::Answer(answer) => return answer,
-                Told::Lead => self.lead(),
-                Told::Nothing => {}
-            }
-            told = me.listen();
+impl Answer {
+    fn revision(self) -> Option<Revision> {
+        match self {
+            Self::Written(revision) | Self::Synced(revision) => Some(revision),
+            Self::WasAbsent => None,
         }
     }
 
-    /// Gathers what is asked for into a frame, and carries it out.
-    fn lead(&self) {
-        let mut state = self.writer();
-        let mut asked = std::mem::take(&mut self.queue().waiting);
-        let mut gathered = Round::default();
-        let begun = guarded(&mut state.store, |store| {
-            store.take_in(&mut asked, &mut gathered);
-            match store.begin_frame() {
-                // Nothing is to be written. What is out, or what is written already, is what they wait for.
-                Ok(None) if store.unshown.is_any_out() => Ok(None),
-                Ok(None) => store.sync().map(|_| None),
-                other => other,
-            }
-        });
-        let begun = match begun {
-            Ok(begun) => begun,
-            Err(panic) => self.abandon(state, gathered.waiters().chain(asked), panic),
-        };
-        let mut over = Vec::new();
-        let outgoing = match begun {
-            Ok(Some(outgoing)) => {
-                state.riders.push_back(Riders { seq: outgoing.seq(), answers: gathered.answers });
-                Some(outgoing)
-            }
-            Ok(None) => {
-                match state.riders.back_mut() {
-                    Some(last) => last.answers.append(&mut gathered.answers),
-                    None => {
-                        over.extend(gathered.answers.into_iter().map(|(waiter, answer)| (waiter, Ok(answer))))
-                    }
-                }
-                None
-            }
-            // Too much is in flight: they wait for a frame to end.
-            Err(error) if error.kind() == ErrorKind::Busy && state.store.unshown.is_any_out() => {
-                gathered.later =
-                    gathered.answers.into_iter().map(|(waiter, _)| waiter).chain(gathered.later).collect();
-                None
-            }
-            Err(error) => {
-                over.extend(gathered.answers.into_iter().map(|(waiter, _)| (waiter, Err(error.clone()))));
-                None
-            }
-        };
-        over.extend(gathered.refused.into_iter().map(|(waiter, error)| (waiter, Err(error))));
-        // Where nothing is out (the frame could not begin), no frame will end: the next one is to try.
-        let is_blocked = outgoing.is_none() && !gathered.later.is_empty() && state.store.unshown.is_any_out();
-        self.pass_on(state, |queue| {
-            gathered.later.into_iter().rev().for_each(|waiter| queue.waiting.push_front(waiter));
-            queue.is_led = false;
-            queue.is_blocked = is_blocked;
-        });
-        if outgoing.is_none() {
-            // A flush may have made durable what was written before.
-            self.tell_of_news();
-        }
-        for (waiter, answer) in over {
-            waiter.tell(Told::Answer(answer));
-        }
-        if let Some(outgoing) = outgoing {
-            self.carry_out(outgoing);
-        }
-    }
-
-    /// Makes a frame durable, shows what it says, and wakes those who wait for it.
-    fn carry_out(&self, outgoing: Outgoing) {
-        let flight = Flight { inner: self, outgoing: Some(outgoing) };
-        let begun = self.clock.elapsed();
-        let outcome = flight.carry_out();
-        let took = self.clock.elapsed().saturating_sub(begun);
-        unpoisoned(self.frame_micros.lock()).record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
-        flight.land(outcome);
-    }
-
-    /// Takes a frame back: shows what has become durable, and tells those who ride on it.
-    fn end(&self, outgoing: Outgoing, outcome: Result<(), DeviceError>) {
-        let mut state = self.writer();
-        // What comes after the frame, a step of a compaction, calls the device as well.
-        let end_frame = |store: &mut Store<Arc<D>>| {
-            let ended = store.end_frame(outgoing, outcome)?;
-            store.chore();
-            Ok(ended)
-        };
-        let ended = match guarded(&mut state.store, end_frame) {
-            Ok(ended) => ended,
-            Err(panic) => {
-                let riders = std::mem::take(&mut state.riders).into_iter().flat_map(|riders| riders.answers);
-                self.abandon(state, riders.map(|(waiter, _)| waiter), panic)
-            }
-        };
-        let mut told = Vec::new();
-        while let Some(first) = state.riders.front() {
-            if ended.as_ref().is_ok_and(|durable| first.seq > *durable) {
-                break;
-            }
-            told.extend(state.riders.pop_front().into_iter().flat_map(|riders| riders.answers));
-        }
-        let crowd = told.len();
-        self.pass_on(state, |queue| {
-            queue.is_blocked = false;
-            queue.crowd = crowd;
-        });
-        self.tell_of_news();
-        for (waiter, answer) in told {
-            waiter.tell(Told::Answer(ended.as_ref().map(|_| answer).map_err(Error::clone)));
-        }
-    }
-
-    /// Ends a turn that a panic of the device or of the source of random bytes has ended: answers its waiters, passes
-    /// leadership on, and lets the panic go on. The store is poisoned, because what the device did is unknown.
-    fn abandon(
-        &self,
-        state: RwLockWriteGuard<'_, State<D>>,
-        waiters: impl Iterator<Item = Arc<Waiter>>,
-        panic: Panic,
-    ) -> ! {
-        let error = state.store.refuse_unless_writable().err().unwrap_or(Error::Closed);
-        self.pass_on(state, |queue| {
-            queue.is_led = false;
-            queue.is_blocked = false;
-        });
-        self.tell_of_news();
-        waiters.for_each(|waiter| waiter.tell(Told::Answer(Err(error.clone()))));
-        resume_unwind(panic)
-    }
-
-    /// Lets the state go, and whoever comes next go on. `settle` says what has become of the queue.
-    fn pass_on(&self, state: RwLockWriteGuard<'_, State<D>>, settle: impl FnOnce(&mut Queue)) {
-        let mut queue = self.queue();
-        queue.out = state.store.outgoing();
-        queue.out_max = if state.store.is_compaction_due() { 1 } else { state.store.outgoing_max() };
-        drop(state);
-        settle(&mut queue);
-        let next = queue.next_leader();
-        let is_wanted = queue.wanted_alone > 0 && queue.is_quiet();
-        drop(queue);
-        if let Some(next) = next {
-            next.tell(Told::Lead);
-        }
-        if is_wanted {
-            self.quiet.notify_all();
-        }
-    }
-
-    /// Something was shown: it can be sealed, and it may be what somebody waits for.
-    fn tell_of_news(&self) {
-        *unpoisoned(self.shown.lock()) += 1;
-        self.news.notify_all();
-        if self.is_dozing.swap(false, Ordering::SeqCst)
-            && let Some(ticker) = &*unpoisoned(self.ticker.lock())
-        {
-            ticker.unpark();
-        }
-    }
-
-    /// Changes what readers see at once. What is on its way about the same key has to be shown before.
-    fn buffer<T>(&self, key: &Key, act: impl Fn(&mut Store<Arc<D>>) -> Result<T, Error>) -> Result<T, Error> {
-        {
-            let mut state = self.writer();
-            // Asked under this lock: a store that is being closed has it when it writes its mark.
-            if self.queue().is_closed {
-                return Err(Error::Closed);
-            }
-            if !state.store.unshown.has(key) {
-                match act(&mut state.store) {
-                    Err(error) if error.kind() == ErrorKind::Busy => {}
-                    done => {
-                        drop(state);
-                        self.tell_of_news();
-                        return done;
-                    }
-                }
-            }
-        }
-        self.alone(Handle::Open)?.act(act)
-    }
-
-    /// Waits until nobody gathers and nothing is out, and keeps it so.
-    fn alone(&self, handle: Handle) -> Result<Alone<'_, D>, Error> {
-        let mut queue = self.queue();
-        queue.wanted_alone += 1;
-        while !queue.is_closed && !queue.is_quiet() {
-            queue = unpoisoned(self.quiet.wait(queue));
-        }
-        queue.wanted_alone -= 1;
-        if queue.is_closed {
-            return Err(Error::Closed);
-        }
-        queue.is_closed = handle == Handle::Closing;
-        queue.is_led = true;
-        Ok(Alone { inner: self })
-    }
-
-    /// The same, if it need not wait.
-    fn alone_at_once(&self) -> Option<Alone<'_, D>> {
-        let mut queue = self.queue();
-        let may = queue.is_quiet() && !queue.is_closed && queue.waiting.is_empty();
-        queue.is_led |= may;
-        drop(queue);
-        // Not `then_some`: it would make the right even where it may not be had, and dropping that takes leadership away from
-        // the thread that has it.
-        may.then(|| Alone { inner: self })
+    /// The revision of something that always has one.
+    fn written(self) -> Result<Revision, Error> {
+        self.revision().ok_or(Error::EmptyBatch)
     }
 }
 
-/// A frame that is carried out. It ends, whatever happens: where the device or the clock panics, as if the device had failed,
-/// or those who wait for it would wait for ever.
-struct Flight<'i, D: BlockDevice> {
-    inner: &'i Inner<D>,
-    outgoing: Option<Outgoing>,
-}
-
-impl<D: BlockDevice> Flight<'_, D> {
-    fn carry_out(&self) -> Result<(), DeviceError> {
-        self.outgoing.as_ref().map_or(Ok(()), |outgoing| outgoing.carry_out(&self.inner.device))
-    }
-
-    fn land(mut self, outcome: Result<(), DeviceError>) {
-        if let Some(outgoing) = self.outgoing.take() {
-            self.inner.end(outgoing, outcome);
-        }
-    }
-}
-
-impl<D: BlockDevice> Drop for Flight<'_, D> {
-    fn drop(&mut self) {
-        if let Some(outgoing) = self.outgoing.take() {
-            self.inner.end(
-                outgoing,
-                Err(DeviceError::FlushFailed {
-                    cause: DeviceCause::driver("a panic while a frame was on its way", 0),
-                }),
-            );
-        }
-    }
-}
-
-/// Whether the store is closed by who has it for itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Handle {
-    Open,
-    Closing,
-}
-
-/// The right to have the store for itself. It ends when this is dropped, whatever happens before.
-struct Alone<'i, D: BlockDevice> {
-    inner: &'i Inner<D>,
-}
-
-impl<D: BlockDevice> Alone<'_, D> {
-    /// Runs `act` on the store. A panic poisons the store and goes on, because it may be one of the device.
-    fn act<T>(&self, act: impl FnOnce(&mut Store<Arc<D>>) -> T) -> T {
-        let outcome = guarded(&mut self.inner.writer().store, act);
-        outcome.unwrap_or_else(|panic| resume_unwind(panic))
-    }
-}
-
-impl<D: BlockDevice> Drop for Alone<'_, D> {
-    fn drop(&mut self) {
-        let state = self.inner.writer();
-        let mut closed = VecDeque::new();
-        self.inner.pass_on(state, |queue| {
-            queue.is_led = false;
-            if queue.is_closed {
-                closed = std::mem::take(&mut queue.waiting);
-            }
-        });
-        for waiter in closed {
-            waiter.tell(Told::Answer(Err(Error::Closed)));
-        }
-        self.inner.quiet.notify_all();
-        self.inner.tell_of_news();
-    }
-}
-
-/// What became of those who asked.
-#[derive(Debug, Default)]
-struct Round {
-    /// Those who have an answer as soon as the frame is durable.
-    answers: Vec<(Arc<Waiter>, Answer)>,
-    refused: Vec<(Arc<Waiter>, Error)>,
-    /// Those who have to wait for a frame to end.
-    later: VecDeque<Arc<Waiter>>,
-}
-
-impl Round {
-    /// Every waiter of it.
-    fn waiters(self) -> impl Iterator<Item = Arc<Waiter>> {
-        let answered = self.answers.into_iter().map(|(waiter, _)| waiter);
-        answered.chain(self.refused.into_iter().map(|(waiter, _)| waiter)).chain(self.later)
-    }
-}
-
-/// What a panic carries.
-type Panic = Box<dyn std::any::Any + Send>;
-
-/// Lets the store call the device and the source of random bytes. A panic in there poisons the store and is returned: the
-/// caller answers its waiters first.
-fn guarded<D: BlockDevice, T>(
-    store: &mut Store<D>,
-    act: impl FnOnce(&mut Store<D>) -> T,
-) -> Result<T, Panic> {
-    // The store is looked at afterwards only as one that takes no more writes.
-    catch_unwind(AssertUnwindSafe(|| act(store))).inspect_err(|_| store.fail_after_panic())
-}
-
-impl<D: BlockDevice> Store<D> {
-    /// Takes what is asked for into the frame that is gathered, in order, as far as it goes. A waiter stays in `asked` until it
-    /// is decided what becomes of it.
-    fn take_in(&mut self, asked: &mut VecDeque<Arc<Waiter>>, round: &mut Round) {
-        while let Some(waiter) = asked.front() {
-            // Nobody overtakes.
-            let taken = if round.later.is_empty() { self.take_in_one(&waiter.ask) } else { Ok(None) };
-            let Some(waiter) = asked.pop_front() else { return };
-            match taken {
-                Ok(Some(answer)) => round.answers.push((waiter, answer)),
-                Ok(None) => round.later.push_back(waiter),
-                Err(error) => round.refused.push((waiter, error)),
-            }
+impl<D: BlockDevice> State<D> {
+    fn get(&self, key: &Key) -> Option<Value<'_>> {
+        match &self.held {
+            Held::Here(store) => store.get(key),
+            Held::Lent(lent) => lent.view.get(key),
         }
     }
 
-    /// Takes one into it; the answer it has when the frame is durable. [`None`]: not before a frame has ended.
-    fn take_in_one(&mut self, ask: &Ask) -> Result<Option<Answer>, Error> {
-        self.refuse_unless_writable()?;
-        let admitted = match ask {
-            Ask::Sync => return Ok(Some(Answer::Synced)),
-            Ask::Delete(key) if self.ahead(key.as_str()).is_none() => return Ok(Some(Answer::WasAbsent)),
-            Ask::Delete(key) => {
-                let mut body = Vec::new();
-                Record::Delete { key: key.as_str() }.encode(&mut body)?;
-                self.admit_body(&body, 1, Company::Others)
-            }
-            Ask::Batch(batch) => {
-                let sealed = self.check_batch(batch)?;
-                self.admit_body(sealed.as_deref().unwrap_or(&batch.body), batch.len(), Company::Others)
-            }
-        };
-        admitted.map(|last| last.map(Answer::Written))
+    /// The changes that are remembered, and up to where they are durable.
+    fn changes(&self) -> (&Ring, Revision) {
+        match &self.held {
+            Held::Here(store) => (&store.changes, store.durable_revision()),
+            Held::Lent(lent) => (&lent.changes, lent.view.durable_revision()),
+        }
+    }
+
+    fn is_sealed(&self) -> bool {
+        match &self.held {
+            Held::Here(store) => store.is_sealed(),
+            Held::Lent(lent) => lent.is_sealed,
+        }
     }
 }

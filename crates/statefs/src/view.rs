@@ -134,10 +134,7 @@ impl<D: BlockDevice> Store<D> {
     ///
     /// # Errors
     /// [`Error::NoMemory`].
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for readers of a shared store, which is being rewritten")
-    )]
+    #[cfg(feature = "std")]
     pub(crate) fn value_for_reader(&self, key: &Key) -> Result<Option<SharedValue>, Error> {
         self.index.shared_value(key.as_str())
     }
@@ -146,10 +143,7 @@ impl<D: BlockDevice> Store<D> {
     ///
     /// # Errors
     /// [`Error::NoMemory`].
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for readers of a shared store, which is being rewritten")
-    )]
+    #[cfg(feature = "std")]
     pub(crate) fn part_for_reader(
         &self,
         prefix: &Prefix,

@@ -145,17 +145,28 @@ impl<D: BlockDevice> Store<D> {
     /// # Errors
     /// As [`Store::sync`].
     pub fn tick(&mut self, now: Duration) -> Result<(), Error> {
+        if self.note_time(now) { self.seal_idle() } else { Ok(()) }
+    }
+
+    /// Takes note of the time, and returns whether the store has been idle for so long that it is to be sealed. Calls no
+    /// device.
+    pub(crate) fn note_time(&mut self, now: Duration) -> bool {
         self.quotas.tick(now);
         match self.idle {
-            Idle::Sealed => {}
-            Idle::Active => self.idle = Idle::Since(now),
-            Idle::Since(then) if now.saturating_sub(then) < IDLE_BEFORE_SEAL => {}
-            Idle::Since(_) => {
-                let _durable = self.sync()?;
-                self.journal.seal()?;
-                self.idle = Idle::Sealed;
+            Idle::Sealed => false,
+            Idle::Active => {
+                self.idle = Idle::Since(now);
+                false
             }
+            Idle::Since(then) => now.saturating_sub(then) >= IDLE_BEFORE_SEAL,
         }
+    }
+
+    /// Makes everything durable, and writes a seal.
+    pub(crate) fn seal_idle(&mut self) -> Result<(), Error> {
+        let _durable = self.sync()?;
+        self.journal.seal()?;
+        self.idle = Idle::Sealed;
         Ok(())
     }
 
@@ -216,7 +227,7 @@ impl<D: BlockDevice> Store<D> {
         }
     }
 
-    fn check_value(&self, key: &str, len: usize) -> Result<(), Error> {
+    pub(crate) fn check_value(&self, key: &str, len: usize) -> Result<(), Error> {
         let limit = self.value_len_max(key);
         let requested = u64::try_from(len).unwrap_or(u64::MAX);
         if requested > limit { Err(Error::ValueTooLong { limit, requested }) } else { Ok(()) }

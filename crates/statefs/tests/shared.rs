@@ -102,7 +102,7 @@ fn pause() {
 
 /// How many frames may be out.
 fn out_max(shared: &SharedStore<GatedDisk<SimDisk>>) -> usize {
-    if shared.read(|store| store.device().geometry().write_durable()) { 1 } else { 2 }
+    if shared.device().geometry().write_durable() { 1 } else { 2 }
 }
 
 /// Everybody asks, in order, while the gate is closed: as many as may are out, each alone in a frame, before the others come.
@@ -138,7 +138,7 @@ fn those_who_ask_while_frames_are_out_share_the_next_one() {
             };
             let _asked = all_ask(scope, &shared, ["a", "b", "c", "d", "e", "f"].map(ask).into());
             assert_eq!(
-                shared.read(|store| store.stats().live_keys),
+                shared.stats().store.live_keys,
                 0,
                 "nothing is durable, so nothing is shown"
             );
@@ -209,7 +209,8 @@ fn a_frame_that_puts_and_deletes_the_same_keys_for_several_does_so_in_order() {
             let found = found.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
             assert!(found.eq(expected.map(|(key, value)| (key, value.as_bytes()))));
         };
-        check(shared.read(|store| store.iter().map(|(key, value)| (key, value.bytes.to_vec())).collect()));
+        let found = shared.read(|view| view.iter().map(|(key, value)| (key, value.bytes.to_vec())).collect());
+        check(found.unwrap());
         shared.close().unwrap();
         let (store, _) = Store::open(disk.disk, Access::Read).unwrap();
         check(store.iter().map(|(key, value)| (key, value.bytes.to_vec())).collect());
@@ -376,14 +377,13 @@ fn batches_are_seen_whole_while_regions_switch_under_many_threads() {
         thread::scope(|scope| {
             let looking = scope.spawn(|| {
                 while !over.load(Ordering::SeqCst) {
-                    shared.read(|store| {
-                        for pair in 0..4 {
-                            let side = |side: char| {
-                                store.get(&key(&format!("{pair}{side}"))).map(|found| found.bytes.to_vec())
-                            };
-                            assert_eq!(side('l'), side('r'));
-                        }
-                    });
+                    let view = shared.view().unwrap();
+                    for pair in 0..4 {
+                        let side = |side: char| {
+                            view.get(&key(&format!("{pair}{side}"))).map(|found| found.bytes.to_vec())
+                        };
+                        assert_eq!(side('l'), side('r'));
+                    }
                 }
             });
             let writing: Vec<_> = (0..4_u32)
@@ -586,7 +586,7 @@ fn an_idle_store_is_sealed_by_its_ticker_and_a_busy_one_is_not() {
             clock.0.fetch_add(1, Ordering::SeqCst);
             seals() == nth + 1
         });
-        assert!(shared.read(Store::is_sealed));
+        assert!(shared.is_sealed());
     }
     drop(ticker);
     shared.put(&key("a"), b"y").unwrap();
@@ -731,7 +731,7 @@ fn what_does_not_fit_in_flight_waits_and_leaves_nothing_behind_meanwhile() {
     let shared = SharedStore::new(Store::format(disk.clone(), &options).unwrap(), clock());
     let quota = Quota { hard: Some(10_000), ..Quota::default() };
     shared.exclusively(|store| store.set_quota(&Prefix::parse("/state/q").unwrap(), quota)).unwrap();
-    let used = || shared.read(|store| store.quotas().next().unwrap().used_bytes);
+    let used = || shared.quotas()[0].used_bytes;
     let frames = shared.stats().store.frame_ops.count();
     let one = 4_500 + u64::try_from(key("q/a").as_str().len()).unwrap();
     disk.set_open(false);

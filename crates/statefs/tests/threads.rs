@@ -227,7 +227,9 @@ fn store_t3_sibling_a_panic_of_the_device_in_any_turn_leaves_nobody_waiting() {
                         false => shared.put(&key("a"), b"x").map(drop),
                     }))
                 });
-                assert!(outcomes.into_iter().any(|outcome| outcome.is_err()), "it panicked once");
+                // A panic in a step of a compaction, which follows the answer, poisons the store and no more.
+                let is_over = |outcome: thread::Result<Result<(), Error>>| !matches!(outcome, Ok(Ok(())));
+                assert!(outcomes.into_iter().any(is_over), "the device panicked once");
                 next.store(0, Ordering::SeqCst);
                 let after = shared.put(&key("b"), b"y").map(drop);
                 assert!(after.is_err_and(|error| error.kind() == ErrorKind::Poisoned));
