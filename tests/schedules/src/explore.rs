@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use shuttle::scheduler::{DfsScheduler, PctScheduler, RandomScheduler, Schedule, Scheduler, Task, TaskId};
 use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 
+use crate::bounded::BoundedDfs;
 use crate::line;
 
 /// What is run under many schedules.
@@ -42,7 +43,8 @@ pub enum Search {
     /// All of them, depth first. If the time does not suffice, some are sampled after that, because those that come first in
     /// this order are all alike.
     All,
-    /// Some: half of them by PCT with 2, 3 and 4 changes of priority, half by drawing each step.
+    /// Those with few preemptions ([`Budget::preemptions`]), depth first, and then some: half of them by PCT with 2, 3 and 4
+    /// changes of priority, half by drawing each step.
     Sampled,
 }
 
@@ -88,8 +90,32 @@ impl Scenario {
 pub struct Budget {
     /// Schedules of a scenario that is sampled.
     pub schedules: usize,
-    /// The longest time for one scenario.
+    /// The longest time for one scenario and one way of searching.
     pub time: Duration,
+    /// Every schedule of a scenario that is sampled is run first that has at most so many preemptions.
+    pub preemptions: usize,
+}
+
+/// How much of a scenario has been explored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Explored {
+    /// Every schedule.
+    All,
+    /// Every schedule with at most so many preemptions, and some of the others.
+    Preemptions(usize),
+    /// Some schedules.
+    Some,
+}
+
+impl fmt::Display for Explored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Preemptions(1) => f.write_str("all with 1 preemption, and some"),
+            Self::Preemptions(count) => write!(f, "all with {count} preemptions, and some"),
+            Self::Some => f.write_str("some"),
+        }
+    }
 }
 
 /// What became of a scenario.
@@ -105,8 +131,8 @@ pub struct Report {
     pub distinct: usize,
     /// The time it took.
     pub took: Duration,
-    /// Whether there is no schedule that was not run.
-    pub all_explored: bool,
+    /// How much of it that is.
+    pub explored: Explored,
     /// Distinct moments that were judged.
     pub moments: usize,
     /// The failure, if there is one.
@@ -125,11 +151,10 @@ pub struct Failure {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.took.as_secs_f64();
-        let extent = if self.all_explored { "all explored" } else { "sampled" };
         write!(
             f,
-            "{:<34} {:<10} {:>9} schedules {:>9} distinct {seconds:>7.1} s  {extent}",
-            self.scenario, self.schedulers, self.schedules, self.distinct
+            "{:<34} {:<10} {:>9} schedules {:>9} distinct {seconds:>7.1} s  {}",
+            self.scenario, self.schedulers, self.schedules, self.distinct, self.explored
         )?;
         if self.moments > 0 {
             write!(f, ", {} moments judged", self.moments)?;
@@ -342,15 +367,23 @@ pub fn explore(scenario: &Scenario, budget: Budget) -> Report {
     let began = Instant::now();
     let until = began + budget.time;
     let tally = Rc::new(RefCell::new(Tally::default()));
-    let mut schedulers = "";
-    let mut all_explored = false;
-    let mut outcome = Ok(());
+    let mut schedulers;
+    let mut explored = Explored::Some;
+    let mut outcome;
     if scenario.search == Search::All {
         schedulers = "dfs";
         outcome = run_under(scenario, DfsScheduler::new(None, false), until, &tally);
-        all_explored = outcome.is_ok() && tally.borrow().is_exhausted;
+        if tally.borrow().is_exhausted {
+            explored = Explored::All;
+        }
+    } else {
+        schedulers = "bounded dfs";
+        outcome = run_under(scenario, BoundedDfs::new(budget.preemptions), until, &tally);
+        if tally.borrow().is_exhausted {
+            explored = Explored::Preemptions(budget.preemptions);
+        }
     }
-    if !all_explored {
+    if explored != Explored::All {
         let until = Instant::now() + budget.time;
         let budget = Budget { schedules: budget.schedules + tally.borrow().schedules, ..budget };
         let mut round = 0;
@@ -361,7 +394,7 @@ pub fn explore(scenario: &Scenario, budget: Budget) -> Report {
             }
             let count = left.min(ROUND.min(budget.schedules.div_ceil(4)));
             let seed = SEED.wrapping_add(round);
-            schedulers = if scenario.search == Search::All { "dfs, pct" } else { "pct+random" };
+            schedulers = if scenario.search == Search::All { "dfs, pct" } else { "bounded, pct" };
             outcome = if u64::is_multiple_of(round, 2) {
                 let depth = 2 + usize::try_from(round / 2 % 3).unwrap_or(0);
                 let scheduler = PctScheduler::new_from_seed(seed, depth, count);
@@ -372,12 +405,12 @@ pub fn explore(scenario: &Scenario, budget: Budget) -> Report {
             round += 1;
         }
     }
-    report(scenario, outcome, &tally, Extent { schedulers, all_explored, began })
+    report(scenario, outcome, &tally, Extent { schedulers, explored, began })
 }
 
 struct Extent {
     schedulers: &'static str,
-    all_explored: bool,
+    explored: Explored,
     began: Instant,
 }
 
@@ -403,7 +436,7 @@ fn report(
         schedules: tally.schedules,
         distinct: tally.distinct.len(),
         took: extent.began.elapsed(),
-        all_explored: extent.all_explored,
+        explored: extent.explored,
         moments: judged.moments,
         failure,
     }
@@ -420,7 +453,7 @@ pub fn replay(scenarios: &[Scenario], line: &str) -> Result<Report, String> {
     let tally = Rc::default();
     let scheduler = Replay { tasks: tasks.into_iter(), has_begun: false };
     let outcome = run_under(scenario, scheduler, began + Duration::from_secs(600), &tally);
-    Ok(report(scenario, outcome, &tally, Extent { schedulers: "replay", all_explored: false, began }))
+    Ok(report(scenario, outcome, &tally, Extent { schedulers: "replay", explored: Explored::Some, began }))
 }
 
 /// Returns the scenario with this name.

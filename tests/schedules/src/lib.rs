@@ -13,4 +13,5 @@ pub mod explore;
 pub mod medium;
 pub mod scenarios;
 
+mod bounded;
 mod line;

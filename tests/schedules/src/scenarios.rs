@@ -6,11 +6,13 @@ mod broken;
 mod locks;
 mod medium;
 mod recovery;
+mod store;
 
 /// All that must hold.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    medium::all().into_iter().chain(recovery::all()).chain(locks::all()).collect()
+    let all = medium::all().into_iter().chain(recovery::all()).chain(locks::all());
+    all.chain(store::all()).collect()
 }
 
 /// Scenarios of code that is wrong on purpose: the tests of the explorer.
