@@ -90,6 +90,9 @@ pub enum JournalError {
     /// The other region cannot be wiped while it is copied into: finish the copy. Nothing was written.
     #[error("a copy into the other region runs")]
     CopyRuns,
+    /// Commits that came since the copy began are being copied, and nothing else may follow them. Nothing was written.
+    #[error("the copy is whole: only later commits may follow")]
+    CopyIsWhole,
     /// A block that was just written does not read back. Nothing refers to it yet.
     #[error("block {at} does not read back as it was written")]
     NotReadBack {
@@ -135,7 +138,9 @@ impl JournalError {
     #[must_use]
     pub fn kind(&self) -> JournalErrorKind {
         match self {
-            Self::Layout(_) | Self::FrameTooLong { .. } | Self::CopyRuns => JournalErrorKind::Invalid,
+            Self::Layout(_) | Self::FrameTooLong { .. } | Self::CopyRuns | Self::CopyIsWhole => {
+                JournalErrorKind::Invalid
+            }
             Self::Device(error) if error.kind() == DeviceErrorKind::NoSpace => JournalErrorKind::NoSpace,
             Self::Device(_) | Self::NotReadBack { .. } => JournalErrorKind::Io,
             Self::Poisoned { .. } => JournalErrorKind::Poisoned,

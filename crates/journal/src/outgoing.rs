@@ -36,7 +36,7 @@ use media::{BlockDevice, DeviceError};
 
 use crate::error::JournalError;
 use crate::frame::Kind;
-use crate::script::Script;
+use crate::script::{Call, Script};
 use crate::writer::{Durable, Journal, OpenRecord, Place};
 
 /// Most frames in flight at a time: one that is flushed, and one that is written meanwhile.
@@ -62,7 +62,14 @@ impl Outgoing {
     /// # Errors
     /// The first failure of the device; no call follows it. Whatever it is, it goes to [`Journal::end_commit`].
     pub fn carry_out<D: BlockDevice>(&self, device: &D) -> Result<(), DeviceError> {
-        self.script.carry_out(device)
+        for call in self.script.calls() {
+            match call {
+                Call::Write { at, bytes } => device.write(at, bytes)?,
+                Call::WriteDurable { at, bytes } => device.write_durable(at, bytes)?,
+                Call::Flush => device.flush()?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -144,11 +151,13 @@ impl<D: BlockDevice> Journal<D> {
             barriers: draft.script.barriers(),
             has_ended: false,
         });
+        self.in_flight_blocks += written;
+        let blocks = self.layout.blocks_of(body.len());
         if has_open_record {
             self.open_record = OpenRecord::InFlight;
+            self.advance(Kind::Open, written - blocks, seq);
         }
-        self.in_flight_blocks += written;
-        self.advance(Kind::Commit, written, draft.next_seq);
+        self.advance(Kind::Commit, blocks, draft.next_seq);
         Ok(Outgoing { seq, script: draft.script })
     }
 

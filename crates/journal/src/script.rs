@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use media::{BlockDevice, BlockIndex, DeviceError};
+use media::BlockIndex;
 
 use crate::error::JournalError;
 
@@ -10,9 +10,17 @@ use crate::error::JournalError;
 /// mark and the flush of the mark; both writes; the barrier.
 const CALLS_MAX: usize = 11;
 
-/// A call of the device. Writes take their bytes from the script's buffer, one after the other.
+/// A call of the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Call {
+pub(crate) enum Call<'s> {
+    Write { at: BlockIndex, bytes: &'s [u8] },
+    WriteDurable { at: BlockIndex, bytes: &'s [u8] },
+    Flush,
+}
+
+/// A call as it is kept. Writes take their bytes from the script's buffer, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
     Write { at: BlockIndex, len: usize },
     WriteDurable { at: BlockIndex, len: usize },
     Flush,
@@ -21,21 +29,21 @@ enum Call {
 /// Device calls in order, with their bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Script {
-    calls: Vec<Call>,
+    steps: Vec<Step>,
     bytes: Vec<u8>,
 }
 
 impl Script {
     /// Empties the script. Its memory is kept.
     pub(crate) fn clear(&mut self) {
-        self.calls.clear();
+        self.steps.clear();
         self.bytes.clear();
     }
 
     /// Reserves memory for the calls of a frame.
     pub(crate) fn reserve_calls(&mut self) -> Result<(), JournalError> {
-        let len = CALLS_MAX * size_of::<Call>();
-        self.calls.try_reserve(CALLS_MAX).map_err(|_| JournalError::NoMemory { len })
+        let len = CALLS_MAX * size_of::<Step>();
+        self.steps.try_reserve(CALLS_MAX).map_err(|_| JournalError::NoMemory { len })
     }
 
     /// Adds a write of what `encode` appends to the buffer.
@@ -46,42 +54,44 @@ impl Script {
     ) -> Result<(), JournalError> {
         let before = self.bytes.len();
         encode(&mut self.bytes)?;
-        self.calls.push(Call::Write { at, len: self.bytes.len() - before });
+        self.steps.push(Step::Write { at, len: self.bytes.len() - before });
         Ok(())
     }
 
     /// Adds a flush.
     pub(crate) fn flush(&mut self) {
-        self.calls.push(Call::Flush);
+        self.steps.push(Step::Flush);
     }
 
     /// Lets the last write be durable by itself.
     pub(crate) fn make_last_durable(&mut self) {
-        if let Some(last) = self.calls.last_mut()
-            && let Call::Write { at, len } = *last
+        if let Some(last) = self.steps.last_mut()
+            && let Step::Write { at, len } = *last
         {
-            *last = Call::WriteDurable { at, len };
+            *last = Step::WriteDurable { at, len };
         }
     }
 
     /// Returns how many of its calls are barriers.
     pub(crate) fn barriers(&self) -> u64 {
-        let barriers = self.calls.iter().filter(|call| !matches!(call, Call::Write { .. }));
+        let barriers = self.steps.iter().filter(|step| !matches!(step, Step::Write { .. }));
         u64::try_from(barriers.count()).unwrap_or(u64::MAX)
     }
 
-    /// Makes the calls in order, up to the first that fails.
-    pub(crate) fn carry_out<D: BlockDevice>(&self, device: &D) -> Result<(), DeviceError> {
+    /// Returns its calls in order.
+    pub(crate) fn calls(&self) -> impl Iterator<Item = Call<'_>> {
         let mut left = &*self.bytes;
-        let mut take = |len| {
-            let (taken, rest) = left.split_at_checked(len).unwrap_or((left, &[]));
-            left = rest;
-            taken
-        };
-        self.calls.iter().try_for_each(|call| match *call {
-            Call::Write { at, len } => device.write(at, take(len)),
-            Call::WriteDurable { at, len } => device.write_durable(at, take(len)),
-            Call::Flush => device.flush(),
+        self.steps.iter().map(move |step| {
+            let mut take = |len| {
+                let (taken, rest) = left.split_at_checked(len).unwrap_or((left, &[]));
+                left = rest;
+                taken
+            };
+            match *step {
+                Step::Write { at, len } => Call::Write { at, bytes: take(len) },
+                Step::WriteDurable { at, len } => Call::WriteDurable { at, bytes: take(len) },
+                Step::Flush => Call::Flush,
+            }
         })
     }
 }

@@ -350,6 +350,7 @@ impl<D: BlockDevice> Journal<D> {
         self.tail += blocks;
         self.next_seq = next_seq;
         self.last = kind;
+        self.note_later(kind, blocks);
     }
 
     fn put_seal(&mut self) -> Result<(), JournalError> {

@@ -2,6 +2,9 @@
 //!
 //! A step copies what is alive when it is taken, not when the copy began. That is as right: the commits since then follow
 //! in the new region, and for every key they touch the last of them decides.
+//!
+//! No step copies more than one frame (1 MiB in blocks of 4 KiB) of those commits; the last step copies what is left of them
+//! and what is buffered, no more than two frames.
 
 use alloc::vec::Vec;
 
@@ -34,7 +37,8 @@ pub enum Compaction {
 }
 
 impl<D: BlockDevice> Store<D> {
-    /// Takes one step of a compaction: begins one, copies some of what is alive, or finishes. The store does this by itself
+    /// Takes one step of a compaction: begins one, copies some of what is alive or of what was committed meanwhile, or
+    /// finishes. The store does this by itself
     /// when a region fills up; it can be done earlier, when nothing else is to do.
     ///
     /// # Durability
@@ -67,7 +71,12 @@ impl<D: BlockDevice> Store<D> {
             return Ok(Compaction::Running);
         };
         if copying.is_whole {
-            return self.finish();
+            let frame_blocks = self.journal.layout().blocks_of(self.journal.layout().body_len_max());
+            if self.journal.later_blocks() <= frame_blocks {
+                return self.finish();
+            }
+            let (true | false) = self.journal.copy_later(frame_blocks)?;
+            return Ok(Compaction::Running);
         }
         let mut body = Vec::new();
         let after = copying.after.as_ref();
@@ -128,5 +137,114 @@ impl<D: BlockDevice> Store<D> {
         let room = self.journal.room();
         let steps = self.space.frames_of(self.index.charged().record_bytes) + 2;
         room <= steps.saturating_mul(2) && room < self.journal.used_since_switch()
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+#[expect(clippy::unwrap_used, reason = "helpers of tests")]
+mod tests {
+    use journal::Verdict;
+    use media::{Geometry, MemDisk};
+
+    use super::*;
+    use crate::commit::{Admitted, Company};
+    use crate::record::Record;
+    use crate::{Access, Form, Key, Options, StoreId, fsck};
+
+    /// Long enough that two of them are more than one frame may have.
+    const LEN: usize = 65_000;
+    const BLOCKS: u64 = 141;
+
+    fn format(block_count: u64) -> (MemDisk, Store<MemDisk>) {
+        let disk = MemDisk::new(Geometry::new(512, block_count).unwrap()).unwrap();
+        let store = Store::format(disk.clone(), &Options::new(StoreId([1; 16]))).unwrap();
+        (disk, store)
+    }
+
+    /// A put without the step of a compaction that may be due after it.
+    fn put_only(store: &mut Store<MemDisk>, value: u8) {
+        let mut body = Vec::new();
+        let key = key(value);
+        Record::Put { key: key.as_str(), value: &[value; LEN], form: Form::Plain }.encode(&mut body).unwrap();
+        let admitted = store.admit_at_once(&body, 1, Company::Alone).unwrap();
+        assert!(matches!(admitted, Admitted::Taken(_)), "{admitted:?}");
+        let outgoing = store.begin_frame().unwrap().unwrap();
+        let outcome = outgoing.carry_out(store.device());
+        store.end_frame(outgoing, outcome).unwrap();
+    }
+
+    /// Begins a compaction and copies everything that is alive.
+    fn copy_all(store: &mut Store<MemDisk>) {
+        while !store.copying.as_ref().is_some_and(|copying| copying.is_whole) {
+            assert_eq!(store.compact_step().unwrap(), Compaction::Running);
+        }
+    }
+
+    fn key(nth: u8) -> Key {
+        Key::parse(&alloc::format!("/state/{nth}")).unwrap()
+    }
+
+    fn value(store: &Store<MemDisk>, nth: u8) -> u8 {
+        store.get(&key(nth)).unwrap().bytes[0]
+    }
+
+    fn assert_clean(disk: &MemDisk) {
+        let check = fsck(disk.clone()).unwrap();
+        assert!(check.recovery.was_sealed && check.recovery.tail == Verdict::Clean, "{check:?}");
+    }
+
+    #[test]
+    fn no_step_copies_more_than_a_frame_of_what_was_committed_meanwhile() {
+        let (disk, mut store) = format(4096);
+        copy_all(&mut store);
+        for nth in 0..6 {
+            put_only(&mut store, nth);
+        }
+        let mut left = store.journal.later_blocks();
+        assert_eq!(left, 6 * BLOCKS);
+        while left > 256 {
+            assert_eq!(store.compact_step().unwrap(), Compaction::Running);
+            assert_eq!(left - store.journal.later_blocks(), BLOCKS, "one frame; two would be too much");
+            left = store.journal.later_blocks();
+        }
+        // What is buffered goes along.
+        store.put_buffered(&Key::parse("/state/b").unwrap(), b"x").unwrap();
+        assert_eq!(store.compact_step().unwrap(), Compaction::Finished);
+        assert_eq!(store.stats().journal.switches, 1);
+        store.close().unwrap();
+        assert_clean(&disk);
+        let (store, _) = Store::open(disk, Access::Write).unwrap();
+        (0..6).for_each(|nth| assert_eq!(value(&store, nth), nth));
+        assert!(store.get(&Key::parse("/state/b").unwrap()).is_some());
+    }
+
+    /// What is alive is copied with the newest values, and all of these come again as later commits. It is known before all is
+    /// copied that both do not fit. The region in force goes on, and the next compaction is whole.
+    #[test]
+    fn a_compaction_that_cannot_fit_any_more_is_given_up_early_and_nothing_is_lost() {
+        let (disk, mut store) = format(2048);
+        assert_eq!(store.compact_step().unwrap(), Compaction::Running);
+        for nth in 0..5 {
+            put_only(&mut store, nth);
+        }
+        let (blocks, seq) = (store.stats().journal.blocks, store.journal.next_seq());
+        let end = loop {
+            match store.compact_step().unwrap() {
+                Compaction::Running => {
+                    assert!(store.copying.as_ref().is_some_and(|copying| !copying.is_whole))
+                }
+                end => break end,
+            }
+        };
+        assert_eq!((end, store.given_up), (Compaction::GivenUp, 1));
+        assert!(store.stats().journal.blocks - blocks < 3 * BLOCKS, "not all five were copied");
+        assert_eq!(store.journal.next_seq(), seq, "no number is burnt");
+        put_only(&mut store, 5);
+        while store.compact_step().unwrap() == Compaction::Running {}
+        assert_eq!(store.stats().journal.switches, 1);
+        store.close().unwrap();
+        assert_clean(&disk);
+        let (store, _) = Store::open(disk, Access::Write).unwrap();
+        (0..6).for_each(|nth| assert_eq!(value(&store, nth), nth));
     }
 }

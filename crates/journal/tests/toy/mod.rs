@@ -222,7 +222,7 @@ impl Workload<SimDisk> for On<'_> {
     }
 }
 
-pub(crate) const SCRIPTS: [Script; 10] = [
+pub(crate) const SCRIPTS: [Script; 12] = [
     Script {
         name: "commit",
         blocks: 24,
@@ -335,6 +335,37 @@ pub(crate) const SCRIPTS: [Script; 10] = [
                 told(disk, toy, &[(1, value)], 0)?;
             }
             Ok(())
+        },
+    },
+    Script {
+        name: "later commits in pieces",
+        blocks: 36,
+        run: |disk, toy| {
+            toy.journal.begin_copy()?;
+            toy.copy_all()?;
+            told(disk, toy, &[(1, 1)], 0)?;
+            told(disk, toy, &[(2, 1)], 0)?;
+            let false = toy.journal.copy_later(1)? else { return Ok(()) };
+            told(disk, toy, &[(1, 2)], 0)?;
+            let _switched = toy.journal.finish_copy()?;
+            told(disk, toy, &[(3, 1)], 0)
+        },
+    },
+    Script {
+        name: "later commits do not fit",
+        blocks: 24,
+        run: |disk, toy| {
+            toy.journal.begin_copy()?;
+            toy.copy_all()?;
+            told(disk, toy, &[(1, 1)], 0)?;
+            toy.journal.copy_later(1)?;
+            while toy.journal.is_copying() {
+                told(disk, toy, &[(1, 2)], 0)?;
+                if let Err(error) = toy.journal.copy(&[]).and_then(|()| toy.journal.copy_later(1).map(drop)) {
+                    drop(error);
+                }
+            }
+            told(disk, toy, &[(1, 3)], 0)
         },
     },
 ];
