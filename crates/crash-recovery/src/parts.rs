@@ -28,12 +28,13 @@ pub enum Entry {
     Done(u64),
 }
 
-/// Makes an empty journal.
+/// Makes a journal without commits that was written before and not closed: the record of the next open is due.
 ///
 /// # Errors
 /// Of the device.
-pub fn format<D: BlockDevice>(device: D) -> std::result::Result<(), JournalError> {
-    Journal::format(device, StoreId([7; 16]), Limits::default(), ENGINE).map(drop)
+pub fn format<D: BlockDevice>(device: &D) -> std::result::Result<(), JournalError> {
+    let mut journal = Journal::format(device, StoreId([7; 16]), Limits::default(), ENGINE)?;
+    journal.commit(&record::encode_done(0)).map(drop)
 }
 
 /// Reads a journal.
@@ -128,7 +129,7 @@ impl SharedWindow {
     /// A window for so many changes.
     #[must_use]
     pub fn new(changes: usize) -> Self {
-        Self(Window::new(WindowLimits { changes, threads: 1, ..WindowLimits::default() }))
+        Self(Window::new(WindowLimits { changes, threads: 2, ..WindowLimits::default() }))
     }
 
     /// Takes a place for a descriptor. `None`: a checkpoint has to make it.

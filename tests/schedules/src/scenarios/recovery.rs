@@ -38,11 +38,11 @@ pub(super) fn all() -> Vec<Scenario> {
 }
 
 /// An empty journal.
-fn journal(durable_writes: bool) -> (Geometry, Vec<u8>) {
+pub(super) fn journal(durable_writes: bool) -> (Geometry, Vec<u8>) {
     let geometry = Geometry::new(512, 128).unwrap();
     let geometry = if durable_writes { geometry.with_write_durable() } else { geometry };
-    let disk = Arc::new(MemDisk::new(geometry).unwrap());
-    format(Arc::clone(&disk)).unwrap();
+    let disk = MemDisk::new(geometry).unwrap();
+    format(&disk).unwrap();
     (geometry, bytes_of(&disk))
 }
 
@@ -54,7 +54,7 @@ fn bytes_of(disk: &MemDisk) -> Vec<u8> {
 }
 
 /// What the journal of a power cut says.
-fn entries(geometry: Geometry, bytes: &[u8]) -> Result<Vec<Entry>, String> {
+pub(super) fn entries(geometry: Geometry, bytes: &[u8]) -> Result<Vec<Entry>, String> {
     use media::BlockDevice as _;
     let disk = MemDisk::new(geometry).unwrap();
     disk.write(media::BlockIndex::ZERO, bytes).unwrap();
