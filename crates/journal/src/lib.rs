@@ -37,6 +37,7 @@ mod open;
 mod outgoing;
 pub mod probe;
 pub mod replay;
+mod script;
 pub mod superblock;
 mod survey;
 mod switch;

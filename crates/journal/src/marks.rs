@@ -22,6 +22,8 @@
 //! and the same is read as a whole, whatever they say: a power cut between them, rot, or a write that was lost. To be
 //! believed wrongly, both would have to be lost in the same way.
 
+use alloc::vec::Vec;
+
 use media::{BlockDevice, BlockIndex};
 
 use crate::checksum;
@@ -99,22 +101,33 @@ impl Mark {
 
 impl<D: BlockDevice> Journal<D> {
     /// How far a region may be written before its mark must be raised.
-    fn used_mut(&mut self, side: Side) -> &mut u64 {
+    pub(crate) fn used_mut(&mut self, side: Side) -> &mut u64 {
         match side {
             Side::A => &mut self.used.0,
             Side::B => &mut self.used.1,
         }
     }
 
+    /// The same, to look at.
+    pub(crate) fn used(&self, side: Side) -> u64 {
+        match side {
+            Side::A => self.used.0,
+            Side::B => self.used.1,
+        }
+    }
+
+    /// What the mark of a region that says `used` is raised to before the region is written up to `end`; [`None`] if the
+    /// mark is far enough, or the region has none.
+    pub(crate) fn mark_to_raise(&self, side: Side, used: u64, end: u64) -> Option<u64> {
+        (end > used && self.layout.mark(side).is_some()).then(|| self.layout.mark_for(end))
+    }
+
     /// Makes it durable that a region may be used up to `end` blocks, before any of them is written.
     ///
     /// # Errors
-    /// [`JournalError::Poisoned`]: the block behind the mark was not written.
+    /// [`JournalError::Poisoned`]: the block after the mark was not written.
     pub(crate) fn raise_mark(&mut self, side: Side, epoch: u64, end: u64) -> Result<(), JournalError> {
-        if end <= *self.used_mut(side) || self.layout.mark(side).is_none() {
-            return Ok(());
-        }
-        let used = self.layout.mark_for(end);
+        let Some(used) = self.mark_to_raise(side, self.used(side), end) else { return Ok(()) };
         self.write_mark(side, epoch, used)?;
         self.flush_now()?;
         *self.used_mut(side) = used;
@@ -125,13 +138,30 @@ impl<D: BlockDevice> Journal<D> {
     /// mark before is as true.
     pub(crate) fn write_mark(&mut self, side: Side, epoch: u64, used: u64) -> Result<(), JournalError> {
         let Some(places) = self.layout.mark(side) else { return Ok(()) };
-        let mark = Mark { epoch, incarnation: self.incarnation, used };
-        let mut block = alloc::vec![0; self.layout.block_size()];
+        let mut block = Vec::new();
         for (place, copy) in places.into_iter().zip(0..) {
-            mark.encode(self.root.store, side, copy, &mut block);
+            block.clear();
+            self.encode_mark(side, copy, epoch, used, &mut block)?;
             self.stats.blocks += 1;
             self.device.write(place, &block).map_err(|error| self.poison(error))?;
         }
+        Ok(())
+    }
+
+    /// Appends the block of a copy of a mark.
+    pub(crate) fn encode_mark(
+        &self,
+        side: Side,
+        copy: u8,
+        epoch: u64,
+        used: u64,
+        into: &mut Vec<u8>,
+    ) -> Result<(), JournalError> {
+        let mark = Mark { epoch, incarnation: self.incarnation, used };
+        let (before, len) = (into.len(), self.layout.block_size());
+        into.try_reserve(len).map_err(|_| JournalError::NoMemory { len })?;
+        into.resize(before + len, 0);
+        mark.encode(self.root.store, side, copy, into.get_mut(before..).unwrap_or(&mut []));
         Ok(())
     }
 

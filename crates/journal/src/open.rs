@@ -114,6 +114,7 @@ impl<D: BlockDevice> Journal<D> {
             read_only: None,
             poisoned: None,
             buffer: Vec::new(),
+            zeros: Vec::new(),
             out: VecDeque::new(),
             spare: Vec::new(),
             copying: None,

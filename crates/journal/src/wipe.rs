@@ -16,6 +16,8 @@
 //! Were the header wiped as well, and landed before the blocks behind it, a cut would leave blocks of an epoch that no header
 //! names.
 
+use alloc::vec::Vec;
+
 use media::BlockDevice;
 
 use crate::error::JournalError;
@@ -63,6 +65,10 @@ impl<D: BlockDevice> Journal<D> {
             }
             self.wiped_blocks += count;
         }
+        if count == left {
+            // Scrubs are rare.
+            self.zeros = Vec::new();
+        }
         Ok(left - count)
     }
 
@@ -72,12 +78,13 @@ impl<D: BlockDevice> Journal<D> {
 
     fn overwrite(&mut self, at: u64, count: u64) -> Result<(), JournalError> {
         let len = usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(self.layout.block_size());
-        self.buffer.clear();
-        self.buffer.try_reserve(len).map_err(|_| JournalError::NoMemory { len })?;
-        self.buffer.resize(len, 0);
+        if self.zeros.len() < len {
+            self.zeros.try_reserve(len - self.zeros.len()).map_err(|_| JournalError::NoMemory { len })?;
+            self.zeros.resize(len, 0);
+        }
         self.stats.blocks += count;
         let address = self.layout.block(self.side.other(), at);
-        let outcome = self.device.write(address, &self.buffer);
+        let outcome = self.device.write(address, self.zeros.get(..len).unwrap_or(&[]));
         outcome.map_err(|error| self.poison(error))
     }
 

@@ -14,6 +14,7 @@ use crate::error::JournalError;
 use crate::frame::{BlockHeader, Kind, StoreId, encode};
 use crate::layout::{Layout, RESERVE_BLOCKS, Side};
 use crate::outgoing::Out;
+use crate::script::Script;
 use crate::superblock::Superblock;
 use crate::switch::Copying;
 
@@ -63,6 +64,8 @@ pub(crate) enum OpenRecord {
     Written,
     /// It goes before the next frame.
     Due,
+    /// The frame in flight carries it.
+    InFlight,
 }
 
 /// Where the superblocks in force are known from.
@@ -90,7 +93,7 @@ pub struct Journal<D> {
     pub(crate) tail: u64,
     pub(crate) next_seq: u64,
     pub(crate) durable_seq: u64,
-    /// Blocks issued since the last flush was submitted.
+    /// Blocks that no flush is known to cover, those of frames in flight included.
     pub(crate) in_flight_blocks: u64,
     pub(crate) open_record: OpenRecord,
     /// Frames that say that the last one with records was durable, as they were found.
@@ -99,14 +102,16 @@ pub struct Journal<D> {
     pub(crate) read_only: Option<&'static str>,
     pub(crate) poisoned: Option<DeviceError>,
     pub(crate) buffer: Vec<u8>,
+    /// Zeros to wipe the other region with. Only a wipe uses them: they stay zeros.
+    pub(crate) zeros: Vec<u8>,
     /// Frames that have been begun and not ended, in order.
     pub(crate) out: VecDeque<Out>,
-    /// Buffers for them.
-    pub(crate) spare: Vec<Vec<u8>>,
+    /// Scripts of frames that have ended, whose memory is used again.
+    pub(crate) spare: Vec<Script>,
     pub(crate) copying: Option<Copying>,
-    /// Blocks behind the header of the other region that were wiped since something else was written there.
     /// Blocks of regions A and B that may be written without raising a mark.
     pub(crate) used: (u64, u64),
+    /// Blocks after the header of the other region that were wiped since something else was written there.
     pub(crate) wiped_blocks: u64,
     pub(crate) began_wiped: bool,
     pub(crate) stats: Stats,
@@ -134,6 +139,7 @@ impl<D> Journal<D> {
             read_only: self.read_only,
             poisoned: self.poisoned,
             buffer: self.buffer,
+            zeros: self.zeros,
             out: self.out,
             spare: self.spare,
             copying: self.copying,
@@ -291,9 +297,11 @@ impl<D: BlockDevice> Journal<D> {
     /// [`JournalError::Poisoned`]: nobody knows which frames since the last flush survive. [`JournalError::Outgoing`].
     pub fn flush(&mut self) -> Result<Durable, JournalError> {
         self.refuse_while_out()?;
+        // The writes that have completed before the flush is submitted, which are all: no frame is in flight.
+        let (blocks, seq) = (self.in_flight_blocks, self.next_seq.saturating_sub(1));
         self.flush_now()?;
-        self.in_flight_blocks = 0;
-        self.durable_seq = self.durable_seq.max(self.next_seq.saturating_sub(1));
+        self.in_flight_blocks -= blocks;
+        self.durable_seq = self.durable_seq.max(seq);
         Ok(Durable::up_to(self.durable_seq))
     }
 
@@ -318,7 +326,7 @@ impl<D: BlockDevice> Journal<D> {
     pub fn seal_for_good(&mut self) -> Result<(), JournalError> {
         self.refuse_while_out()?;
         match self.open_record {
-            OpenRecord::Written => self.seal()?,
+            OpenRecord::Written | OpenRecord::InFlight => self.seal()?,
             OpenRecord::Due if self.covers >= COVERS_FOR_GOOD => return Ok(()),
             // No room: it stays as it was found.
             OpenRecord::Due if self.tail + 2 > self.layout.region_blocks() => return Ok(()),
@@ -376,17 +384,29 @@ impl<D: BlockDevice> Journal<D> {
         Ok(())
     }
 
-    /// Makes it safe to tell somebody the next sequence number before its frame is durable: after a power cut it will not be
-    /// given to another frame. That costs a flush the first time after a store that was sealed was opened, and else nothing.
+    /// Whether [`Journal::promise_number`] calls the device, or is refused because the record of the open is in flight.
+    #[must_use]
+    pub fn needs_record_of_open(&self) -> bool {
+        self.open_record != OpenRecord::Written
+    }
+
+    /// Makes it safe to tell a caller the next sequence number before its frame is durable: after a power cut no other frame
+    /// gets it. The first time after the open of a sealed store, this writes the record of the open and flushes; after that
+    /// it costs nothing. [`Journal::needs_record_of_open`] says which.
     ///
     /// # Errors
     /// As [`Journal::flush`].
     pub fn promise_number(&mut self) -> Result<(), JournalError> {
-        if self.open_record == OpenRecord::Due {
-            self.refuse_while_out()?;
-            self.write_due_open()?;
-            // A next open that found the store sealed would count from where this one did.
-            let _recorded = self.flush()?;
+        match self.open_record {
+            OpenRecord::Written => {}
+            // It is not durable before the frame that carries it is.
+            OpenRecord::InFlight => self.refuse_while_out()?,
+            OpenRecord::Due => {
+                self.refuse_while_out()?;
+                self.write_due_open()?;
+                // A next open that found the store sealed would count from where this one did.
+                let _recorded = self.flush()?;
+            }
         }
         Ok(())
     }
@@ -431,7 +451,8 @@ impl<D: BlockDevice> Journal<D> {
     ) -> Result<(), JournalError> {
         self.raise_mark(place.side, place.epoch, place.at + self.layout.blocks_of(body.len()))?;
         let mut buffer = core::mem::take(&mut self.buffer);
-        let encoded = self.encode(kind, body, place, &mut buffer);
+        buffer.clear();
+        let encoded = self.encode(kind, body, place, self.durable_seq, &mut buffer);
         let address = self.layout.block(place.side, place.at);
         let outcome = encoded.map(|()| match barrier {
             Barrier::None => self.device.write(address, &buffer),
@@ -443,23 +464,25 @@ impl<D: BlockDevice> Journal<D> {
         outcome.map_err(|error| self.poison(error))
     }
 
-    /// The blocks of a frame.
+    /// Appends the blocks of a frame. They promise that frames up to `durable_seq` are durable.
     pub(crate) fn encode(
         &self,
         kind: Kind,
         body: &[u8],
         place: Place,
+        durable_seq: u64,
         into: &mut Vec<u8>,
     ) -> Result<(), JournalError> {
         let too_long = || JournalError::FrameTooLong { len: body.len(), len_max: self.layout.body_len_max() };
         let count = u16::try_from(self.layout.blocks_of(body.len())).map_err(|_| too_long())?;
         let (size, payload_len) = (self.layout.block_size(), self.layout.payload_len());
         let len = usize::from(count) * size;
-        into.clear();
+        let before = into.len();
         into.try_reserve(len).map_err(|_| JournalError::NoMemory { len })?;
-        into.resize(len, 0);
+        into.resize(before + len, 0);
         let (mut parts, owner) = (body.chunks(payload_len), self.root.owner());
-        for (index, block) in (0..count).zip(into.chunks_exact_mut(size)) {
+        let blocks = into.get_mut(before..).unwrap_or(&mut []);
+        for (index, block) in (0..count).zip(blocks.chunks_exact_mut(size)) {
             let payload = parts.next().unwrap_or(&[]);
             let header = BlockHeader {
                 kind,
@@ -468,7 +491,7 @@ impl<D: BlockDevice> Journal<D> {
                 incarnation: self.incarnation,
                 epoch: place.epoch,
                 seq: place.seq,
-                durable_seq: self.durable_seq.min(place.seq.saturating_sub(1)),
+                durable_seq: durable_seq.min(place.seq.saturating_sub(1)),
                 len: u32::try_from(payload.len()).unwrap_or(u32::MAX),
             };
             let address = self.layout.block(place.side, place.at + u64::from(index));

@@ -189,6 +189,7 @@ fn a_frame_that_fails_takes_those_behind_it_along() {
     disk.set_faults([(0, Fault::Fail(5))]);
     let failed = first.carry_out(&disk);
     assert_eq!(journal.end_commit(first, failed).unwrap_err().kind(), JournalErrorKind::Poisoned);
+    assert_eq!(journal.outgoing(), 0, "the one that ended early is over as well");
     assert_eq!(journal.commit(b"more").unwrap_err().kind(), JournalErrorKind::Poisoned);
     drop(journal);
     let report = open(&disk, Access::Write).report;

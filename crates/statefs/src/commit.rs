@@ -36,7 +36,29 @@ pub(crate) enum Company {
     Others,
 }
 
-/// A frame that is gathered, or on its way.
+/// Whether there is room for records in the frame that is gathered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// There is.
+    Fits,
+    /// Not before what is gathered or in flight is durable.
+    Wait,
+    /// Not before the region has room again. Nothing is in flight, so a compaction can make room at once; it calls the device.
+    NeedsRoom,
+}
+
+/// What became of records that a caller asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Admitted {
+    /// They are in the frame that is gathered; the last revision that they will have.
+    Taken(Revision),
+    /// As [`Admission::Wait`]. Nothing has changed.
+    Wait,
+    /// Only a call that may use the device can take them. Nothing has changed.
+    NeedsRoom,
+}
+
+/// A frame that is gathered, or in flight.
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
     pub(crate) body: Vec<u8>,
@@ -46,6 +68,8 @@ pub(crate) struct Gathered {
     shown_ops: usize,
     /// What showing the rest will change.
     delta: Delta,
+    /// What the key of each record of the rest had before it, where there are quotas: to take the charges back.
+    pub(crate) charged: Vec<Totals>,
 }
 
 /// How what is alive, and what is past, changes.
@@ -77,6 +101,12 @@ impl Gathered {
         self.body.truncate(self.shown_len);
         self.ops = self.shown_ops;
         self.delta = Delta::default();
+        self.charged.clear();
+    }
+
+    /// The records that are not shown yet, each with what its key had before; none where there are no quotas.
+    pub(crate) fn charges(&self) -> impl Iterator<Item = (Record<'_>, Totals)> {
+        records(self.body.get(self.shown_len..).unwrap_or(&[])).zip(self.charged.iter().copied())
     }
 
     fn clear(&mut self) {
@@ -100,8 +130,8 @@ struct Newest {
 pub(crate) struct Unshown {
     flying: VecDeque<(u64, Gathered)>,
     newest: BTreeMap<Box<str>, Newest>,
-    /// A buffer that is used again.
-    spare: Vec<u8>,
+    /// A frame that has ended, whose memory is used again.
+    spare: Gathered,
 }
 
 impl Unshown {
@@ -177,26 +207,55 @@ impl<D: BlockDevice> Store<D> {
         self.unshown.flying.iter().map(|(_, frame)| frame).chain([&self.pending])
     }
 
-    /// Takes records into the frame that is gathered; the last revision they will have. [`None`]: they have to wait until
-    /// those before them are durable.
+    /// Takes records into the frame that is gathered, without calling the device.
     ///
     /// # Errors
-    /// Why they may not be had. Nothing has changed.
+    /// Why they are refused. Nothing has changed.
+    #[cfg_attr(
+        not(all(test, feature = "std")),
+        expect(dead_code, reason = "SharedStore will ask through it")
+    )]
+    pub(crate) fn admit_at_once(
+        &mut self,
+        body: &[u8],
+        ops: usize,
+        company: Company,
+    ) -> Result<Admitted, Error> {
+        let delta = self.check_space(body, &records(body))?;
+        match self.admission(body.len(), ops) {
+            Admission::Fits => self.gather(body, ops, delta, company).map(Admitted::Taken),
+            Admission::Wait => Ok(Admitted::Wait),
+            Admission::NeedsRoom => Ok(Admitted::NeedsRoom),
+        }
+    }
+
+    /// Takes records into the frame that is gathered, after a compaction if it needs one; returns the last revision they will
+    /// have. [`None`]: they have to wait until earlier records are durable.
+    ///
+    /// # Errors
+    /// Why they are refused. Nothing has changed.
     pub(crate) fn admit_body(
         &mut self,
         body: &[u8],
         ops: usize,
         company: Company,
     ) -> Result<Option<Revision>, Error> {
-        let all = records(body);
-        let delta = self.check_space(body, &all)?;
-        if !self.make_room_behind_pending(body.len(), ops)? {
-            return Ok(None);
+        let delta = self.check_space(body, &records(body))?;
+        match self.admission(body.len(), ops) {
+            Admission::Fits => {}
+            Admission::Wait => return Ok(None),
+            Admission::NeedsRoom => self.make_room_after_pending(body.len())?,
         }
+        self.gather(body, ops, delta, company).map(Some)
+    }
+
+    /// Takes records that fit into the frame that is gathered.
+    fn gather(&mut self, body: &[u8], ops: usize, delta: Delta, company: Company) -> Result<Revision, Error> {
+        let all = records(body);
         let (seq, first) = (self.journal.next_seq(), self.pending.ops);
         let last = Revision::of(seq, first + ops - 1).ok_or(JournalError::NumbersUsedUp)?;
         // What is durable must be shown, so memory for that comes first.
-        let reserved = self.index.reserve(all.clone()).and_then(|()| self.extend_pending(body));
+        let reserved = self.index.reserve(all.clone()).and_then(|()| self.extend_pending(body, ops));
         if let Err(error) = reserved {
             self.claim_anew();
             return Err(error);
@@ -207,26 +266,61 @@ impl<D: BlockDevice> Store<D> {
         if company == Company::Others {
             self.unshown.note(body, seq, first)?;
         }
-        Ok(Some(last))
+        Ok(last)
     }
 
-    /// Takes a record into the frame that is gathered, and shows it at once.
+    /// Takes a record into the frame that is gathered and shows it at once, without calling the device.
+    ///
+    /// # Errors
+    /// Why it is refused. Nothing has changed.
+    #[cfg_attr(
+        not(all(test, feature = "std")),
+        expect(dead_code, reason = "SharedStore will ask through it")
+    )]
+    pub(crate) fn buffer_at_once(&mut self, body: &[u8]) -> Result<Admitted, Error> {
+        self.check_space(body, &records(body))?;
+        match self.admission(body.len(), 1) {
+            // The number that the record is told would not be safe yet.
+            Admission::Fits if self.journal.needs_record_of_open() => Ok(match self.unshown.is_any_out() {
+                true => Admitted::Wait,
+                false => Admitted::NeedsRoom,
+            }),
+            // What is shown comes first in its frame.
+            Admission::Fits if !self.pending.shows_nothing() => Ok(Admitted::Wait),
+            Admission::Fits => self.gather_shown(body).map(Admitted::Taken),
+            Admission::Wait => Ok(Admitted::Wait),
+            Admission::NeedsRoom => Ok(Admitted::NeedsRoom),
+        }
+    }
+
+    /// Takes a record into the frame that is gathered, after a compaction if it needs one, and shows it at once.
     pub(crate) fn buffer_body(&mut self, body: &[u8]) -> Result<Revision, Error> {
+        self.check_space(body, &records(body))?;
+        match self.admission(body.len(), 1) {
+            Admission::Fits => {}
+            Admission::Wait => {
+                return Err(JournalError::Outgoing { count: self.journal.outgoing() }.into());
+            }
+            Admission::NeedsRoom => self.make_room_after_pending(body.len())?,
+        }
+        self.journal.promise_number()?;
+        self.gather_shown(body)
+    }
+
+    /// Takes a record that fits into the frame that is gathered, and shows it.
+    fn gather_shown(&mut self, body: &[u8]) -> Result<Revision, Error> {
         // One, decoded once.
         let Some(record) = records(body).next() else { return Err(Error::EmptyBatch) };
         let all = iter::once(record);
-        self.check_space(body, &all)?;
-        if !self.make_room_behind_pending(body.len(), 1)? {
-            return Err(JournalError::Outgoing { count: self.journal.outgoing() }.into());
-        }
-        self.journal.promise_number()?;
         let (seq, index) = (self.journal.next_seq(), self.pending.ops);
         let revision = Revision::of(seq, index).ok_or(JournalError::NumbersUsedUp)?;
         self.index.make_room(&record)?;
-        self.extend_pending(body)?;
+        self.extend_pending(body, 1)?;
         self.charge(all.clone());
         self.pending.ops += 1;
         (self.pending.shown_len, self.pending.shown_ops) = (self.pending.body.len(), self.pending.ops);
+        // It stays, whatever becomes of the frame.
+        self.pending.charged.clear();
         self.show(all, seq, index)?;
         self.tidy();
         Ok(revision)
@@ -252,9 +346,13 @@ impl<D: BlockDevice> Store<D> {
         }
     }
 
-    fn extend_pending(&mut self, body: &[u8]) -> Result<(), Error> {
-        let pending = &mut self.pending.body;
+    fn extend_pending(&mut self, body: &[u8], ops: usize) -> Result<(), Error> {
+        let Gathered { body: pending, charged, .. } = &mut self.pending;
         pending.try_reserve(body.len()).map_err(|_| Error::NoMemory { len: body.len() })?;
+        if !self.quotas.are_none() {
+            let len = ops.saturating_mul(size_of::<Totals>());
+            charged.try_reserve(ops).map_err(|_| Error::NoMemory { len })?;
+        }
         pending.extend_from_slice(body);
         Ok(())
     }
@@ -268,22 +366,34 @@ impl<D: BlockDevice> Store<D> {
             && layout.blocks_of(together) <= self.journal.room()
     }
 
-    /// Sees to it that the frame that is gathered has room for records of so many bytes more; false, if that needs those
-    /// before them to be durable first.
-    fn make_room_behind_pending(&mut self, len: usize, ops: usize) -> Result<bool, Error> {
-        let layout = *self.journal.layout();
+    /// Whether records of so many bytes find room in the frame that is gathered. It only looks.
+    pub(crate) fn admission(&self, len: usize, ops: usize) -> Admission {
         if self.fits_after_pending(len, ops) {
-            return Ok(true);
+            Admission::Fits
+        } else if self.unshown.is_any_out() || !self.pending.shows_nothing() {
+            Admission::Wait
+        } else {
+            Admission::NeedsRoom
         }
-        if self.unshown.is_any_out() || !self.pending.shows_nothing() {
-            return Ok(false);
-        }
-        self.write_pending()?;
-        self.make_room(layout.blocks_of(len))?;
-        Ok(true)
     }
 
-    /// Begins the frame that was gathered; [`None`], if there is nothing in it.
+    /// Makes room for a frame of so many bytes: writes what is buffered, and compacts if that is needed. Nothing is in flight.
+    fn make_room_after_pending(&mut self, len: usize) -> Result<(), Error> {
+        self.write_pending()?;
+        self.make_room(self.journal.layout().blocks_of(len))
+    }
+
+    /// Whether a frame of what is gathered and of so many bytes more could begin now, as far as other frames in flight are
+    /// concerned. It only looks.
+    #[cfg_attr(
+        not(all(test, feature = "std")),
+        expect(dead_code, reason = "SharedStore will ask through it")
+    )]
+    pub(crate) fn may_begin(&self, more_len: usize) -> bool {
+        self.journal.may_begin(self.pending.body.len().saturating_add(more_len))
+    }
+
+    /// Begins the frame that was gathered, without calling the device; [`None`], if there is nothing in it.
     ///
     /// # Errors
     /// Nothing that was asked for since the last frame was begun is done, but for what was buffered, which still waits.
@@ -299,14 +409,13 @@ impl<D: BlockDevice> Store<D> {
             Ok(outgoing) => {
                 self.frame_ops.record(u64::try_from(self.pending.ops).unwrap_or(u64::MAX));
                 let spare = core::mem::take(&mut self.unshown.spare);
-                let gathered =
-                    core::mem::replace(&mut self.pending, Gathered { body: spare, ..Gathered::default() });
+                let gathered = core::mem::replace(&mut self.pending, spare);
                 self.unshown.flying.push_back((outgoing.seq(), gathered));
                 Ok(Some(outgoing))
             }
             Err(error) => {
                 self.unshown.note_flying()?;
-                self.charge_anew();
+                self.take_charges_back();
                 self.drop_pending_after_failure();
                 self.claim_anew();
                 Err(error)
@@ -314,7 +423,8 @@ impl<D: BlockDevice> Store<D> {
         }
     }
 
-    /// Takes a frame back and shows what has become durable. Frames up to the sequence number that is returned have ended.
+    /// Takes a frame back and shows what has become durable, without calling the device. Frames up to the sequence number that
+    /// is returned have ended. A chore may be due afterwards ([`Store::is_chore_due`]).
     ///
     /// # Errors
     /// `Poisoned`: whether this frame, and those before and behind it that are out, survive is unknown. None is shown.
@@ -339,13 +449,23 @@ impl<D: BlockDevice> Store<D> {
             self.unshown.forget(unshown, seq);
             self.durable = Revision::of(seq, frame.ops.saturating_sub(1)).unwrap_or(self.durable);
             frame.clear();
-            self.unshown.spare = frame.body;
+            self.unshown.spare = frame;
         }
         self.claim_anew();
-        if !self.unshown.is_any_out() {
-            self.after_commit();
-        }
         Ok(durable.seq())
+    }
+
+    /// Whether a step of a compaction is due and nothing is in flight. It only looks.
+    pub(crate) fn is_chore_due(&self) -> bool {
+        !self.unshown.is_any_out() && self.is_compaction_due()
+    }
+
+    /// Takes the step that is due. It calls the device. What has been committed is not taken back by an error here: the
+    /// compaction is given up, and if the journal is poisoned, the next write says so.
+    pub(crate) fn chore(&mut self) {
+        if self.is_chore_due() {
+            let _counted = self.compact_step().is_err();
+        }
     }
 
     /// Commits the gathered frame in one call. No other frame may be in flight.
@@ -359,7 +479,11 @@ impl<D: BlockDevice> Store<D> {
         let outcome = outgoing.carry_out(self.journal.device());
         let durable_seq = self.end_frame(outgoing, outcome)?;
         // A frame that ends before an earlier one does is not durable, though its own flush succeeded.
-        if durable_seq < seq { Err(JournalError::NotInOrder { seq, durable_seq }.into()) } else { Ok(()) }
+        if durable_seq < seq {
+            return Err(JournalError::NotInOrder { seq, durable_seq }.into());
+        }
+        self.chore();
+        Ok(())
     }
 
     /// Poisons the store after a panic in the device or in the source of random bytes: what the device did is unknown, so
@@ -437,9 +561,227 @@ fn note_changes(ring: &mut Ring, frame: &Gathered, seq: u64) -> Result<(), Error
 }
 
 #[cfg(all(test, feature = "std"))]
+#[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod tests {
+    use core::cell::Cell;
+    use std::rc::Rc;
+
+    use media::{BlockIndex, Geometry, MemDisk};
+
     use super::*;
-    use crate::{Options, StoreId};
+    use crate::{Form, Options, Prefix, Quota, StoreId};
+
+    /// A device that counts its calls, and fails the test if it is called while no call may be made.
+    #[derive(Clone, Debug)]
+    struct SilentDisk {
+        disk: MemDisk,
+        must_be_silent: Rc<Cell<bool>>,
+        calls: Rc<Cell<u64>>,
+    }
+
+    impl SilentDisk {
+        fn new(geometry: Geometry) -> Self {
+            let disk = MemDisk::new(geometry).unwrap();
+            Self { disk, must_be_silent: Rc::default(), calls: Rc::default() }
+        }
+
+        fn called(&self) {
+            assert!(!self.must_be_silent.get(), "the device was called while it must be silent");
+            self.calls.set(self.calls.get() + 1);
+        }
+
+        fn silently<T>(&self, act: impl FnOnce() -> T) -> T {
+            self.must_be_silent.set(true);
+            let done = act();
+            self.must_be_silent.set(false);
+            done
+        }
+    }
+
+    impl BlockDevice for SilentDisk {
+        fn geometry(&self) -> Geometry {
+            self.disk.geometry()
+        }
+
+        fn read(&self, at: BlockIndex, into: &mut [u8]) -> Result<(), DeviceError> {
+            self.called();
+            self.disk.read(at, into)
+        }
+
+        fn write(&self, at: BlockIndex, from: &[u8]) -> Result<(), DeviceError> {
+            self.called();
+            self.disk.write(at, from)
+        }
+
+        fn flush(&self) -> Result<(), DeviceError> {
+            self.called();
+            self.disk.flush()
+        }
+
+        fn forget_cached(&self) {
+            self.called();
+        }
+
+        fn mark(&self, _point: &'static str) {
+            self.called();
+        }
+    }
+
+    fn silent(block_count: u64) -> (SilentDisk, Store<SilentDisk>) {
+        let disk = SilentDisk::new(Geometry::new(512, block_count).unwrap());
+        let store = Store::format(disk.clone(), &Options::new(StoreId([1; 16]))).unwrap();
+        (disk, store)
+    }
+
+    fn put(key: &str, value: &[u8]) -> Vec<u8> {
+        let mut body = Vec::new();
+        Record::Put { key, value, form: Form::Plain }.encode(&mut body).unwrap();
+        body
+    }
+
+    fn delete(key: &str) -> Vec<u8> {
+        let mut body = Vec::new();
+        Record::Delete { key }.encode(&mut body).unwrap();
+        body
+    }
+
+    /// A put in three steps; the calls of the second one. Nothing is done after it.
+    fn put_silently(disk: &SilentDisk, store: &mut Store<SilentDisk>, key: &str, value: &[u8]) -> u64 {
+        let body = put(key, value);
+        let outgoing = disk.silently(|| {
+            assert_eq!(store.admission(body.len(), 1), Admission::Fits);
+            let admitted = store.admit_at_once(&body, 1, Company::Others).unwrap();
+            assert!(matches!(admitted, Admitted::Taken(_)), "{admitted:?}");
+            assert!(store.may_begin(0));
+            store.begin_frame().unwrap().unwrap()
+        });
+        let before = disk.calls.get();
+        let outcome = outgoing.carry_out(disk);
+        let calls = disk.calls.get() - before;
+        disk.silently(|| {
+            store.end_frame(outgoing, outcome).unwrap();
+            store.is_chore_due()
+        });
+        assert!(store.get(&Key::parse(key).unwrap()).is_some());
+        calls
+    }
+
+    #[test]
+    fn the_device_is_silent_while_a_frame_is_gathered_begun_and_ended() {
+        let (disk, mut store) = silent(4096);
+        let mut calls = Vec::new();
+        for _ in 0..20 {
+            calls.push(put_silently(&disk, &mut store, "/state/a", b"x"));
+        }
+        assert!(
+            calls.iter().all(|calls| [2, 5].contains(calls)),
+            "a mark is two writes and a flush: {calls:?}"
+        );
+        assert!(calls.contains(&5) && calls.contains(&2));
+        // Much is written and not flushed.
+        let key = Key::parse("/state/b").unwrap();
+        for _ in 0..7 {
+            store.put_buffered(&key, &[0; 65_000]).unwrap();
+            store.write_pending().unwrap();
+        }
+        let calls = put_silently(&disk, &mut store, "/state/a", &[1; 65_000]);
+        assert!([3, 6].contains(&calls), "a forced flush: {calls}");
+        // The first frame after an open carries the record of the open.
+        store.close().unwrap();
+        let (mut store, _) = Store::open(disk.clone(), crate::Access::Write).unwrap();
+        let body = put("/state/c", b"x");
+        let buffered = disk.silently(|| store.buffer_at_once(&body)).unwrap();
+        assert_eq!(buffered, Admitted::NeedsRoom, "its number is not safe yet");
+        assert_eq!(put_silently(&disk, &mut store, "/state/a", b"x"), 3);
+        let buffered = disk.silently(|| store.buffer_at_once(&body)).unwrap();
+        assert!(matches!(buffered, Admitted::Taken(_)), "{buffered:?}");
+        assert!(store.get(&Key::parse("/state/c").unwrap()).is_some());
+    }
+
+    /// The owner does the chores; a caller that may not call the device is told when it is time for them.
+    #[test]
+    fn chores_and_compactions_are_left_to_who_may_call_the_device() {
+        let (disk, mut store) = silent(64);
+        let body = put("/state/a", &[0; 100]);
+        let mut refused = 0;
+        for _ in 0..200 {
+            match disk.silently(|| store.admission(body.len(), 1)) {
+                Admission::Fits => {
+                    put_silently(&disk, &mut store, "/state/a", &[0; 100]);
+                }
+                Admission::NeedsRoom => {
+                    let asked = disk.silently(|| store.admit_at_once(&body, 1, Company::Others)).unwrap();
+                    assert_eq!(asked, Admitted::NeedsRoom);
+                    assert_eq!(disk.silently(|| store.buffer_at_once(&body)).unwrap(), Admitted::NeedsRoom);
+                    assert!(disk.silently(|| store.is_chore_due()), "it had been time for a step before");
+                    store.commit_body(&body, 1).unwrap();
+                    refused += 1;
+                }
+                Admission::Wait => panic!("nothing is in flight"),
+            }
+        }
+        assert!(refused > 2, "{refused}");
+        // With its chores done, it never needs room.
+        for _ in 0..200 {
+            put_silently(&disk, &mut store, "/state/a", &[0; 100]);
+            store.chore();
+        }
+        assert!(store.journal.stats().switches > 2 * refused);
+    }
+
+    /// A frame that cannot begin is ordinary: what was charged for it is taken back, and the index is not looked through.
+    #[test]
+    fn charges_of_a_frame_that_cannot_begin_are_taken_back_without_a_recount() {
+        let (disk, mut store) = silent(4096);
+        for (prefix, hard) in [("/state", 10_000), ("/state/a", 5_000), ("/state/b", 5_000)] {
+            let quota = Quota { soft: Some(90), hard: Some(hard), keys: Some(100) };
+            store.set_quota(&Prefix::parse(prefix).unwrap(), quota).unwrap();
+        }
+        for nth in 0..20 {
+            let key = alloc::format!("/state/a/{nth}");
+            store.put(&Key::parse(&key).unwrap(), b"x").unwrap();
+        }
+        let mut in_flight = Vec::new();
+        for body in [put("/state/a/1", &[0; 50]), delete("/state/a/2")] {
+            assert!(matches!(store.admit_at_once(&body, 1, Company::Others).unwrap(), Admitted::Taken(_)));
+            in_flight.push(store.begin_frame().unwrap().unwrap());
+        }
+        let shown = store.buffer_at_once(&put("/state/b/shown", &[0; 10])).unwrap();
+        assert!(matches!(shown, Admitted::Taken(_)));
+        let used = |store: &Store<SilentDisk>| -> Vec<_> {
+            store.quotas().map(|quota| (quota.used_bytes, quota.used_keys)).collect()
+        };
+        let before = used(&store);
+        let _taken = store.take_warnings();
+        // One key twice and more, keys of the frames in flight, a key that was buffered, and one that is new.
+        for body in [
+            put("/state/a/1", &[0; 500]),
+            delete("/state/a/1"),
+            put("/state/a/1", &[0; 5]),
+            put("/state/a/2", &[0; 40]),
+            put("/state/b/shown", &[0; 300]),
+            put("/state/b/new", &[0; 30]),
+            delete("/state/a/3"),
+        ] {
+            assert!(matches!(store.admit_at_once(&body, 1, Company::Others).unwrap(), Admitted::Taken(_)));
+        }
+        assert_ne!(used(&store), before);
+        assert!(!store.may_begin(0));
+        let error = disk.silently(|| store.begin_frame()).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Busy, "{error}");
+        assert_eq!(used(&store), before);
+        assert_eq!(store.quotas.recounts, 0);
+        store.charge_anew();
+        assert_eq!(used(&store), before, "which is what a recount gives");
+        for outgoing in in_flight {
+            let outcome = outgoing.carry_out(&disk);
+            store.end_frame(outgoing, outcome).unwrap();
+        }
+        assert_eq!(used(&store), before);
+        store.sync().unwrap();
+        store.charge_anew();
+        assert_eq!(used(&store), before);
+    }
 
     /// The defence in depth behind the right to exclusive access: were it given away too early, a write would still not be
     /// acknowledged before it is durable.

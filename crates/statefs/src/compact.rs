@@ -117,14 +117,6 @@ impl<D: BlockDevice> Store<D> {
         Ok(())
     }
 
-    /// Takes a step where it is time for one. What has been committed is not taken back by an error here: the compaction is
-    /// given up, and if the journal is poisoned, the next write says so.
-    pub(crate) fn after_commit(&mut self) {
-        if self.is_compaction_due() {
-            let _counted = self.compact_step().is_err();
-        }
-    }
-
     /// Whether the next moment in which nothing is on its way is needed for a step.
     pub(crate) fn is_compaction_due(&self) -> bool {
         self.copying.is_some() || self.is_time_to_compact()

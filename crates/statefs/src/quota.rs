@@ -98,6 +98,9 @@ struct Entry {
 pub(crate) struct Quotas {
     entries: Vec<Entry>,
     now: Option<Duration>,
+    /// How often everything was counted again.
+    #[cfg(test)]
+    pub(crate) recounts: u64,
 }
 
 impl Quota {
@@ -159,6 +162,13 @@ impl Entry {
             }
             (true, false) => {}
         }
+    }
+
+    /// Withdraws a warning about a write that failed; one that still holds says the use that is left.
+    fn withdraw_warning(&mut self, now: Option<Duration>) {
+        let used = self.used.bytes;
+        self.warning = self.warning.filter(|_| self.quota.soft.is_some_and(|soft| used > soft)).map(|_| used);
+        self.watch(now);
     }
 
     /// Refuses what would leave more than a hard limit, and more than there is.
@@ -256,23 +266,40 @@ impl Quotas {
         }
     }
 
+    /// Takes back records that had been noted, each with what its key had before.
+    pub(crate) fn take_back<'b, I>(&mut self, charges: impl Fn() -> I)
+    where
+        I: Iterator<Item = (Record<'b>, Totals)>,
+    {
+        let now = self.now;
+        for entry in &mut self.entries {
+            let (mut more, mut less) = (Totals::default(), Totals::default());
+            for (record, old) in charges().filter(|(record, _)| entry.prefix.covers_text(record.key())) {
+                more = more.plus(old);
+                less = less.plus(totals_of(&record));
+            }
+            entry.used = entry.used.plus(more).less(less);
+            entry.withdraw_warning(now);
+        }
+    }
+
     /// Counts what is in the index, and what keys will have that are not shown yet.
     pub(crate) fn recount<'k>(
         &mut self,
         index: &Index,
         unshown: impl Iterator<Item = (&'k str, Totals)> + Clone,
     ) {
+        #[cfg(test)]
+        {
+            self.recounts += 1;
+        }
         for entry in &mut self.entries {
             entry.used = Entry::count(entry.prefix.clone(), entry.quota, index).used;
             for (key, totals) in unshown.clone().filter(|(key, _)| entry.prefix.covers_text(key)) {
                 let old = index.get(key).map(|old| old.totals()).unwrap_or_default();
                 entry.used = entry.used.plus(totals).less(old);
             }
-            // A warning about a write that failed is withdrawn; one that still holds says the use that is left.
-            let used = entry.used.bytes;
-            entry.warning =
-                entry.warning.filter(|_| entry.quota.soft.is_some_and(|soft| used > soft)).map(|_| used);
-            entry.watch(self.now);
+            entry.withdraw_warning(self.now);
         }
     }
 

@@ -126,10 +126,18 @@ impl<D: BlockDevice> Store<D> {
         for record in all {
             let old = self.totals_ahead_of(record.key());
             self.quotas.note(&record, old);
+            // There is memory for it since the record was taken into the frame.
+            self.pending.charged.push(old);
         }
     }
 
-    /// What was taken in last has been given up: what counts is what is there, and what is on its way.
+    /// Takes back the charges of records that were taken into the frame that is gathered and will not be shown.
+    pub(crate) fn take_charges_back(&mut self) {
+        let (quotas, pending) = (&mut self.quotas, &self.pending);
+        quotas.take_back(|| pending.charges());
+    }
+
+    /// Counts everything again after the store was poisoned: what counts is what readers see. It walks through the index.
     pub(crate) fn charge_anew(&mut self) {
         self.quotas.recount(&self.index, self.unshown.newest());
     }

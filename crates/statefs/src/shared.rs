@@ -584,7 +584,12 @@ impl<D: BlockDevice> Inner<D> {
     fn end(&self, outgoing: Outgoing, outcome: Result<(), DeviceError>) {
         let mut state = self.writer();
         // What comes after the frame, a step of a compaction, calls the device as well.
-        let ended = match guarded(&mut state.store, |store| store.end_frame(outgoing, outcome)) {
+        let end_frame = |store: &mut Store<Arc<D>>| {
+            let ended = store.end_frame(outgoing, outcome)?;
+            store.chore();
+            Ok(ended)
+        };
+        let ended = match guarded(&mut state.store, end_frame) {
             Ok(ended) => ended,
             Err(panic) => {
                 let riders = std::mem::take(&mut state.riders).into_iter().flat_map(|riders| riders.answers);
