@@ -225,10 +225,10 @@ impl<D: BlockDevice> Ledger<D> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the journal call the device while the lock is held, which only those do that are alone, or that lead.
+    /// Lets the journal call the device while the lock is held. Commits do not: a frame is carried out without the lock.
     ///
     /// # Panics
-    /// The device did: then the journal takes nothing more. Call it without leadership; [`Ledger::lead`] has to pass that on.
+    /// The device did: then the journal takes nothing more. No leader calls it: leadership would be lost.
     fn with_device<T>(&self, act: impl FnOnce(&mut State<D>) -> T) -> T {
         let mut state = self.lock();
         match caught(|| act(&mut state)) {
@@ -280,19 +280,19 @@ impl<D: BlockDevice> Ledger<D> {
             return state;
         };
         state.crowd = count;
-        // Beginning a frame calls the device where a record of the open is due, or a flush.
-        let carried_out = match caught(|| state.begin(&records)) {
-            Ok(Ok(outgoing)) => {
-                drop(state);
-                let outcome = caught(|| outgoing.carry_out(&*self.device));
-                state = self.lock();
-                outcome.map(|outcome| state.journal.end_commit(outgoing, outcome).map(drop))
+        let outgoing = match state.begin(&records) {
+            Ok(outgoing) => outgoing,
+            Err(error) => {
+                state.end_lead(lead, &batch, Err(error));
+                return state;
             }
-            Ok(Err(error)) => Ok(Err(error)),
-            Err(panic) => Err(panic),
         };
+        drop(state);
+        let carried_out = caught(|| outgoing.carry_out(&*self.device));
+        state = self.lock();
         match carried_out {
             Ok(outcome) => {
+                let outcome = state.journal.end_commit(outgoing, outcome).map(drop);
                 state.end_lead(lead, &batch, outcome);
                 state
             }

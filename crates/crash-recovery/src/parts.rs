@@ -28,13 +28,14 @@ pub enum Entry {
     Done(u64),
 }
 
-/// Makes a journal without commits that was written before and not closed: the record of the next open is due.
+/// Makes a journal without commits that was closed: the first frame of the next open carries the record of that open.
 ///
 /// # Errors
 /// Of the device.
 pub fn format<D: BlockDevice>(device: &D) -> std::result::Result<(), JournalError> {
     let mut journal = Journal::format(device, StoreId([7; 16]), Limits::default(), ENGINE)?;
-    journal.commit(&record::encode_done(0)).map(drop)
+    let _durable = journal.commit(&record::encode_done(0))?;
+    journal.seal_for_good()
 }
 
 /// Reads a journal.

@@ -105,7 +105,7 @@ fn commits(name: &'static str, search: Search, commits: Commits) -> Scenario {
     let power = Power::shared();
     let of_runs = Arc::clone(&power);
     let run = move || {
-        let disk = RecordingDisk::holding(geometry, &bytes).with_power(&of_runs);
+        let disk = RecordingDisk::holding(geometry, &bytes).with_power(&of_runs).forbidding_locks();
         let disk = Arc::new(if commits.is_slow { disk.slow() } else { disk });
         let ledger = Arc::new(SharedLedger::open(Arc::clone(&disk)).unwrap());
         if let Some(fault) = commits.fault {
