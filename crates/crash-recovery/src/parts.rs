@@ -28,14 +28,14 @@ pub enum Entry {
     Done(u64),
 }
 
-/// Makes a journal without commits that was closed: the first frame of the next open carries the record of that open.
+/// Makes a journal without commits. Where it was closed, the first frame of the next open carries the record of that open.
 ///
 /// # Errors
 /// Of the device.
-pub fn format<D: BlockDevice>(device: &D) -> std::result::Result<(), JournalError> {
+pub fn format<D: BlockDevice>(device: &D, is_closed: bool) -> std::result::Result<(), JournalError> {
     let mut journal = Journal::format(device, StoreId([7; 16]), Limits::default(), ENGINE)?;
     let _durable = journal.commit(&record::encode_done(0))?;
-    journal.seal_for_good()
+    if is_closed { journal.seal_for_good() } else { Ok(()) }
 }
 
 /// Reads a journal.

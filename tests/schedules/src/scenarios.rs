@@ -6,12 +6,19 @@ mod broken;
 mod locks;
 mod medium;
 mod recovery;
+mod root;
 mod window;
 
 /// All that must hold.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    medium::all().into_iter().chain(recovery::all()).chain(window::all()).chain(locks::all()).collect()
+    medium::all()
+        .into_iter()
+        .chain(recovery::all())
+        .chain(window::all())
+        .chain(root::all())
+        .chain(locks::all())
+        .collect()
 }
 
 /// Scenarios of code that is wrong on purpose: the tests of the explorer.

@@ -13,7 +13,7 @@ use media::doubles::{Call, InlinePool, Listener, Op, TapFs};
 use media::sync::{caught, thread};
 use media::{Dir, Geometry, Mode, OsPool, SyncPool};
 
-use super::recovery::{entries, journal};
+use super::recovery::{entries, journal, never_goes_back};
 use crate::explore::{Scenario, Search};
 use crate::medium::{Moment, PlannedPanic, Power, RecordingDisk};
 
@@ -23,6 +23,7 @@ pub(super) fn all() -> Vec<Scenario> {
         window("window-2-writers-a-checkpoint", two),
         window("window-3-writers-2-checkpoints", Shape { writers: 3, checkpoints: 2, ..two }),
         window("window-3-writers-few-places", Shape { writers: 3, changes: 1, checkpoints: 0, ..two }),
+        window("window-3-writers-3-checkpoints", Shape { writers: 3, checkpoints: 3, ..two }),
         window("window-a-sync-fails", Shape { checkpoints: 2, fault: Some(Fault::Fails), ..two }),
         window("window-a-sync-panics", Shape { checkpoints: 2, fault: Some(Fault::Panics), ..two }),
     ]
@@ -100,7 +101,7 @@ struct Site {
 /// In every power cut, what the journal calls complete was synced before, file and then directory; nobody waits for ever, also
 /// where a barrier fails or panics.
 fn window(name: &'static str, shape: Shape) -> Scenario {
-    let (geometry, bytes) = journal(true);
+    let (geometry, bytes) = journal(true, false);
     let power = Power::shared();
     let of_runs = Arc::clone(&power);
     let run = move || {
@@ -172,6 +173,7 @@ impl Site {
 
 fn judge(geometry: Geometry, moment: &Moment<Told>) -> Result<(), String> {
     let found = entries(geometry, &moment.bytes)?;
+    never_goes_back(&found)?;
     let done =
         found.iter().filter_map(|entry| if let Entry::Done(up_to) = entry { Some(*up_to) } else { None });
     let Some(done) = done.max() else { return Ok(()) };
