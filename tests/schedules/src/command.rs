@@ -8,10 +8,10 @@ use schedules::explore::{Budget, Report, Scenario, explore, named, replay};
 use schedules::scenarios;
 
 /// What CI affords.
-const SHORT: Budget = Budget { schedules: 4_000, time: Duration::from_secs(10) };
+const SHORT: Budget = Budget { schedules: 4_000, time: Duration::from_secs(30) };
 
 /// What a night affords.
-const LONG: Budget = Budget { schedules: 200_000, time: Duration::from_secs(300) };
+const LONG: Budget = Budget { schedules: 100_000, time: Duration::from_secs(240) };
 
 pub(crate) fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
     match carry_out(arguments) {

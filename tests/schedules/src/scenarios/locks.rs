@@ -131,7 +131,7 @@ fn env(process: usize, processes: usize, clock: &Arc<StepClock>) -> Env {
     let alive = (0..processes).map(|process| (pid(process), 1000 + u64::from(pid(process))));
     host.alive.lock().unwrap_or_else(PoisonError::into_inner).extend(alive);
     Env {
-        clock: Arc::clone(clock) as Arc<dyn Clock>,
+        clock: Arc::<StepClock>::clone(clock),
         entropy: Arc::new(SeededEntropy::new(u64::from(pid(process)))),
         host: Arc::new(host),
         ..fixed_env(1)
