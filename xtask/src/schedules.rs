@@ -146,8 +146,8 @@ fn all_planted() -> Result<Vec<Planted>, String> {
 fn planted(count: usize) -> Result<(), String> {
     let all = all_planted()?;
     let here = std::env::current_dir().map_err(|error| error.to_string())?;
-    let target = here.join(TARGET);
-    let tree = target.join("planted-tree");
+    // A target folder of its own: cargo takes packages of two workspaces for the same if their paths within them are.
+    let (tree, target) = (here.join(TARGET).join("planted/tree"), here.join(TARGET).join("planted/target"));
     copy_tree(&here, &tree)?;
     let mut missed = Vec::new();
     for planted in all.iter().take(count) {

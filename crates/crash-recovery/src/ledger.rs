@@ -5,7 +5,8 @@
 //!
 //! Invariants
 //! - transactions get their numbers in the order in which they stand in the journal.
-//! - a `done` names a number up to which every transaction was in place, synced and dir-synced when it was given.
+//! - a `done` names a number up to which every transaction was in place, synced and dir-synced when it was given. In the
+//!   journal these numbers never go back.
 //! - the journal switches regions only while nothing is alive: what is copied is one `done`.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -53,6 +54,8 @@ struct State<D: BlockDevice> {
     under_way: BTreeSet<Number>,
     /// To be told with the next frame.
     done: Option<Number>,
+    /// The greatest `done` that was written. A smaller one that follows it is taken for damage by the next open.
+    done_written: Number,
     prepared: Vec<u8>,
     /// Nothing durable has been written since it was found closed.
     looks_closed: bool,
@@ -203,6 +206,7 @@ impl<D: BlockDevice> Ledger<D> {
             crowd: 1,
             under_way: BTreeSet::new(),
             done: None,
+            done_written: 0,
             prepared: Vec::new(),
             looks_closed,
         };
@@ -225,10 +229,10 @@ impl<D: BlockDevice> Ledger<D> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the journal call the device while the lock is held, which only those do that are alone, or that lead.
+    /// Lets the journal call the device while the lock is held. Commits do not: a frame is carried out without the lock.
     ///
     /// # Panics
-    /// The device did: then the journal takes nothing more. Call it without leadership; [`Ledger::lead`] has to pass that on.
+    /// The device did: then the journal takes nothing more. No leader calls it: leadership would be lost.
     fn with_device<T>(&self, act: impl FnOnce(&mut State<D>) -> T) -> T {
         let mut state = self.lock();
         match caught(|| act(&mut state)) {
@@ -280,19 +284,19 @@ impl<D: BlockDevice> Ledger<D> {
             return state;
         };
         state.crowd = count;
-        // Beginning a frame calls the device where a record of the open is due, or a flush.
-        let carried_out = match caught(|| state.begin(&records)) {
-            Ok(Ok(outgoing)) => {
-                drop(state);
-                let outcome = caught(|| outgoing.carry_out(&*self.device));
-                state = self.lock();
-                outcome.map(|outcome| state.journal.end_commit(outgoing, outcome).map(drop))
+        let outgoing = match state.begin(&records) {
+            Ok(outgoing) => outgoing,
+            Err(error) => {
+                state.end_lead(lead, &batch, Err(error));
+                return state;
             }
-            Ok(Err(error)) => Ok(Err(error)),
-            Err(panic) => Err(panic),
         };
+        drop(state);
+        let carried_out = caught(|| outgoing.carry_out(&*self.device));
+        state = self.lock();
         match carried_out {
             Ok(outcome) => {
+                let outcome = state.journal.end_commit(outgoing, outcome).map(drop);
                 state.end_lead(lead, &batch, outcome);
                 state
             }
@@ -377,7 +381,10 @@ impl<D: BlockDevice> Ledger<D> {
     /// Tells, with the next frame, that everything up to this number is complete.
     pub(crate) fn tell_done(&self, up_to: Number) {
         let mut state = self.lock();
-        state.done = state.done.max(Some(up_to));
+        // Another thread may have said more since this one counted.
+        if up_to > state.done_written {
+            state.done = state.done.max(Some(up_to));
+        }
     }
 
     /// Writes down, durably, that everything up to this number is complete. The caller knows that nobody commits meanwhile.
@@ -387,8 +394,12 @@ impl<D: BlockDevice> Ledger<D> {
     pub(crate) fn settle(&self, up_to: Number) -> Result<()> {
         self.with_device(|state| {
             state.done = None;
+            let up_to = up_to.max(state.done_written);
             match state.journal.commit(&record::encode_done(up_to)) {
-                Ok(_durable) => Ok(()),
+                Ok(_durable) => {
+                    state.done_written = up_to;
+                    Ok(())
+                }
                 Err(JournalError::Full { .. }) => state.restart(up_to),
                 Err(error) => Err(error.into()),
             }
@@ -436,7 +447,7 @@ impl<D: BlockDevice> Ledger<D> {
         self.with_device(|state| {
             if let Some(up_to) = state.done.take() {
                 match state.journal.write(&record::encode_done(up_to)) {
-                    Ok(_) => {}
+                    Ok(_) => state.done_written = up_to,
                     Err(JournalError::Full { .. }) => state.restart(up_to)?,
                     Err(error) => return Err(error.into()),
                 }
@@ -500,16 +511,18 @@ impl<D: BlockDevice> State<D> {
         body.extend_from_slice(&self.prepared);
         body.extend_from_slice(records);
         let outgoing = self.journal.begin_commit(&body)?;
-        self.done = None;
+        self.done_written = self.done.take().unwrap_or(self.done_written);
         self.prepared.clear();
         Ok(outgoing)
     }
 
     fn restart(&mut self, done: Number) -> Result<()> {
         self.journal.begin_copy()?;
+        let done = done.max(self.done_written);
         self.journal.copy(&record::encode_done(done))?;
         let _switched = self.journal.finish_copy()?;
         self.done = None;
+        self.done_written = done;
         self.looks_closed = false;
         Ok(())
     }
@@ -536,5 +549,48 @@ fn is_no_place(error: &FileDiskError) -> bool {
         | FileDiskError::Held { .. }
         | FileDiskError::NoBlockSize { .. }
         | FileDiskError::Refused { .. } => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use media::MemDisk;
+
+    use super::*;
+    use crate::path::TreePath;
+    use crate::record::{Before, Operation, What};
+
+    fn open(disk: &Arc<MemDisk>) -> (Box<Ledger<MemDisk>>, Fold) {
+        match Ledger::open_on(Arc::clone(disk)).unwrap() {
+            Found::Journal { ledger, fold, .. } => (ledger, fold),
+            Found::Damaged(why) => panic!("{why}"),
+        }
+    }
+
+    fn commit(ledger: &Ledger<MemDisk>, name: &str) -> Number {
+        let path = TreePath::parse(name).unwrap();
+        let removal = Operation { path, before: Before::NotRecorded, what: What::Absent };
+        let number = ledger.commit(record::encode_commit(&[removal])).unwrap();
+        ledger.in_place(number);
+        number
+    }
+
+    /// Found by exploring schedules: a thread counts, another commits and says more, then the first one says less.
+    #[test]
+    fn what_is_complete_never_goes_back_whichever_thread_says_it_last() {
+        let disk = Arc::new(MemDisk::new(Geometry::new(512, 128).unwrap()).unwrap());
+        drop(Journal::format(Arc::clone(&disk), StoreId([7; 16]), Limits::default(), ENGINE).unwrap());
+        let (ledger, _) = open(&disk);
+        let early = commit(&ledger, "a");
+        ledger.tell_done(commit(&ledger, "b"));
+        commit(&ledger, "c");
+        ledger.tell_done(early);
+        commit(&ledger, "d");
+        ledger.settle(early).unwrap();
+        ledger.close().unwrap();
+        let (_, fold) = open(&disk);
+        let plan = fold.finish::<()>(&mut |_| Err(())).unwrap();
+        assert!(!plan.is_contradictory);
+        assert_eq!((plan.transactions, plan.last), (2, 4), "c and d are not known to be complete");
     }
 }

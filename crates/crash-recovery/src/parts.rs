@@ -28,12 +28,14 @@ pub enum Entry {
     Done(u64),
 }
 
-/// Makes an empty journal.
+/// Makes a journal without commits. Where it was closed, the first frame of the next open carries the record of that open.
 ///
 /// # Errors
 /// Of the device.
-pub fn format<D: BlockDevice>(device: D) -> std::result::Result<(), JournalError> {
-    Journal::format(device, StoreId([7; 16]), Limits::default(), ENGINE).map(drop)
+pub fn format<D: BlockDevice>(device: &D, is_closed: bool) -> std::result::Result<(), JournalError> {
+    let mut journal = Journal::format(device, StoreId([7; 16]), Limits::default(), ENGINE)?;
+    let _durable = journal.commit(&record::encode_done(0))?;
+    if is_closed { journal.seal_for_good() } else { Ok(()) }
 }
 
 /// Reads a journal.
@@ -128,7 +130,7 @@ impl SharedWindow {
     /// A window for so many changes.
     #[must_use]
     pub fn new(changes: usize) -> Self {
-        Self(Window::new(WindowLimits { changes, threads: 1, ..WindowLimits::default() }))
+        Self(Window::new(WindowLimits { changes, threads: 2, ..WindowLimits::default() }))
     }
 
     /// Takes a place for a descriptor. `None`: a checkpoint has to make it.

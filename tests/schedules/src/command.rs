@@ -8,10 +8,10 @@ use schedules::explore::{Budget, Report, Scenario, explore, named, replay};
 use schedules::scenarios;
 
 /// What CI affords.
-const SHORT: Budget = Budget { schedules: 3_000, time: Duration::from_secs(10), preemptions: 1 };
+const SHORT: Budget = Budget { schedules: 3_000, time: Duration::from_secs(3), preemptions: 1 };
 
 /// What a night affords.
-const LONG: Budget = Budget { schedules: 100_000, time: Duration::from_secs(300), preemptions: 2 };
+const LONG: Budget = Budget { schedules: 100_000, time: Duration::from_secs(120), preemptions: 2 };
 
 pub(crate) fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
     match carry_out(arguments) {

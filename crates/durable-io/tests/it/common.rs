@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use durable_io::{Change, Dir, Durability, Error, Invalid, Published};
 use media::doubles::{Recorder, fixed_env};
-use media::{Fs, Mode, OsFs};
+use media::{Env, Fs, Mode, OsFs, Shared};
 use rustix::io::Errno;
 
 pub(crate) const EINTR: i32 = Errno::INTR.raw_os_error();
@@ -32,6 +32,8 @@ pub(crate) const OWN: &str = ".steadfast-";
 /// A temporary directory on the real file system.
 pub(crate) struct Ground {
     root: tempfile::TempDir,
+    /// What the threads of this process share.
+    process: Arc<Shared>,
 }
 
 /// Everything below a ground that is not ours: what a caller can see.
@@ -57,7 +59,7 @@ impl std::fmt::Debug for Content {
 
 impl Ground {
     pub(crate) fn new() -> Self {
-        Self { root: tempfile::tempdir().unwrap() }
+        Self { root: tempfile::tempdir().unwrap(), process: Arc::default() }
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -104,9 +106,11 @@ impl Ground {
         self.path(name).symlink_metadata().unwrap().mode() & 0o7777
     }
 
-    /// A directory handle on `fs`, with a fixed environment: temp names are the same in every run.
+    /// A directory handle on `fs`, with a fixed environment: temp names are the same in every run. All handles are of one
+    /// process.
     pub(crate) fn dir_on(&self, fs: Arc<dyn Fs>) -> Dir {
-        Dir::open_on(fs, self.root(), fixed_env(1)).unwrap()
+        let env = Env { shared: Arc::clone(&self.process), ..fixed_env(1) };
+        Dir::open_on(fs, self.root(), env).unwrap()
     }
 
     pub(crate) fn dir(&self) -> Dir {

@@ -84,10 +84,11 @@ fn locks(name: &'static str, takers: Takers) -> Scenario {
         let fs = SimFs::new().shared();
         let clock = Arc::new(StepClock::default());
         let holders = Arc::new(AtomicUsize::new(0));
-        let mut threads = Vec::new();
+        let (mut threads, mut dirs) = (Vec::new(), Vec::new());
         for process in 0..takers.processes {
             let dir = Dir::open_on(Arc::clone(&fs), "/", env(process, takers.processes, &clock)).unwrap();
             let dir = Arc::new(dir);
+            dirs.push(Arc::clone(&dir));
             let last_ticket = Arc::new(AtomicU64::new(0));
             for _ in 0..takers.threads {
                 let (dir, holders, last) = (Arc::clone(&dir), Arc::clone(&holders), Arc::clone(&last_ticket));
@@ -104,17 +105,20 @@ fn locks(name: &'static str, takers: Takers) -> Scenario {
             takers.time_passes || taken == takers.processes * takers.threads,
             "{taken} of them had the lock"
         );
-        // Whatever became of the others, the lock is free now: at once, or when a thread that waits for it in the kernel, and
-        // that nobody waits for, has let it go.
-        let dir = Dir::open_on(fs, "/", env(takers.processes, takers.processes + 1, &clock)).unwrap();
-        for _ in 0..100 {
-            if dir.lock_with("f", options(takers, Wait::DoNotWait)).is_ok() {
-                return;
-            }
-            thread::yield_now();
-        }
-        panic!("the lock is held, and nobody has it");
+        // Whatever became of the others, the lock is free for each process now.
+        dirs.iter().for_each(|dir| take_at_once(dir, takers));
     })
+}
+
+/// A thread that waits for the lock in the kernel, and that nobody waits for any more, may have it for a moment.
+fn take_at_once(dir: &Dir, takers: Takers) {
+    for _ in 0..100 {
+        if dir.lock_with("f", options(takers, Wait::DoNotWait)).is_ok() {
+            return;
+        }
+        thread::yield_now();
+    }
+    panic!("the lock is held, and nobody has it");
 }
 
 fn options(takers: Takers, wait: Wait) -> LockOptions {
@@ -127,7 +131,7 @@ fn env(process: usize, processes: usize, clock: &Arc<StepClock>) -> Env {
     let alive = (0..processes).map(|process| (pid(process), 1000 + u64::from(pid(process))));
     host.alive.lock().unwrap_or_else(PoisonError::into_inner).extend(alive);
     Env {
-        clock: Arc::clone(clock) as Arc<dyn Clock>,
+        clock: Arc::<StepClock>::clone(clock),
         entropy: Arc::new(SeededEntropy::new(u64::from(pid(process)))),
         host: Arc::new(host),
         ..fixed_env(1)

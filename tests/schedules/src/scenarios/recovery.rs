@@ -20,6 +20,7 @@ pub(super) fn all() -> Vec<Scenario> {
             Search::Sampled,
             Commits::of(4).durable_writes().twice().slow(),
         ),
+        complete("ledger-2-say-what-is-complete"),
         names("names-2-overlap", Search::All, &[&["a", "b"], &["b", "c"]]),
         names("names-3-ring", Search::Sampled, &[&["a", "b"], &["b", "c"], &["c", "a"]]),
     ];
@@ -38,11 +39,11 @@ pub(super) fn all() -> Vec<Scenario> {
 }
 
 /// An empty journal.
-fn journal(durable_writes: bool) -> (Geometry, Vec<u8>) {
+pub(super) fn journal(durable_writes: bool, is_closed: bool) -> (Geometry, Vec<u8>) {
     let geometry = Geometry::new(512, 128).unwrap();
     let geometry = if durable_writes { geometry.with_write_durable() } else { geometry };
-    let disk = Arc::new(MemDisk::new(geometry).unwrap());
-    format(Arc::clone(&disk)).unwrap();
+    let disk = MemDisk::new(geometry).unwrap();
+    format(&disk, is_closed).unwrap();
     (geometry, bytes_of(&disk))
 }
 
@@ -54,7 +55,7 @@ fn bytes_of(disk: &MemDisk) -> Vec<u8> {
 }
 
 /// What the journal of a power cut says.
-fn entries(geometry: Geometry, bytes: &[u8]) -> Result<Vec<Entry>, String> {
+pub(super) fn entries(geometry: Geometry, bytes: &[u8]) -> Result<Vec<Entry>, String> {
     use media::BlockDevice as _;
     let disk = MemDisk::new(geometry).unwrap();
     disk.write(media::BlockIndex::ZERO, bytes).unwrap();
@@ -101,11 +102,11 @@ enum Told {
 /// Every caller is answered; what was answered `Ok` is in the durable bytes of that moment and of each later one, under its
 /// number; the journal has the numbers in order.
 fn commits(name: &'static str, search: Search, commits: Commits) -> Scenario {
-    let (geometry, bytes) = journal(commits.durable_writes);
+    let (geometry, bytes) = journal(commits.durable_writes, commits.fault.is_some());
     let power = Power::shared();
     let of_runs = Arc::clone(&power);
     let run = move || {
-        let disk = RecordingDisk::holding(geometry, &bytes).with_power(&of_runs);
+        let disk = RecordingDisk::holding(geometry, &bytes).with_power(&of_runs).forbidding_locks();
         let disk = Arc::new(if commits.is_slow { disk.slow() } else { disk });
         let ledger = Arc::new(SharedLedger::open(Arc::clone(&disk)).unwrap());
         if let Some(fault) = commits.fault {
@@ -143,6 +144,40 @@ fn commit(disk: &RecordingDisk<Told>, ledger: &SharedLedger<RecordingDisk<Told>>
         Ok(Ok(number)) => disk.tell(Told::Committed { name, number }),
         Ok(Err(_)) | Err(_) => disk.tell(Told::Failed { name }),
     }
+}
+
+/// Two threads commit and say what is complete, each twice. What was read before another thread said more is not written after it.
+fn complete(name: &'static str) -> Scenario {
+    let (geometry, bytes) = journal(true, false);
+    let power = Power::shared();
+    let of_runs = Arc::clone(&power);
+    let run = move || {
+        let disk = Arc::new(RecordingDisk::<()>::holding(geometry, &bytes).with_power(&of_runs));
+        let ledger = Arc::new(SharedLedger::open(disk).unwrap());
+        let threads = [0, 1].map(|thread| {
+            let ledger = Arc::clone(&ledger);
+            thread::spawn(move || {
+                for round in 0..2 {
+                    let number = ledger.commit(&format!("n{thread}{round}")).unwrap();
+                    ledger.in_place(number);
+                    ledger.tell_done(ledger.in_place_up_to());
+                }
+            })
+        });
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        ledger.close().unwrap();
+    };
+    let what = "what the journal calls complete never goes back, which an open would take for damage";
+    Scenario::new(name, what, Search::Sampled, run)
+        .judged(move || power.judge(|moment| never_goes_back(&entries(geometry, &moment.bytes)?)))
+}
+
+/// An open takes it for damage, and the root is read-only then.
+pub(super) fn never_goes_back(entries: &[Entry]) -> Result<(), String> {
+    let done =
+        entries.iter().filter_map(|entry| if let Entry::Done(up_to) = entry { Some(*up_to) } else { None });
+    let done: Vec<u64> = done.collect();
+    if done.is_sorted() { Ok(()) } else { Err(format!("what is complete goes back: {done:?}")) }
 }
 
 fn judge(geometry: Geometry, moment: &Moment<Told>) -> Result<(), String> {
