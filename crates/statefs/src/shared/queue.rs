@@ -466,3 +466,101 @@ pub(super) enum Next {
     Driver,
     Thread(Arc<Waiter>),
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+
+    fn entry(ask: Ask) -> Entry {
+        Entry::new(ask, Asker::Thread(Waiter::new()), None)
+    }
+
+    fn queue(asks: Vec<Ask>) -> Queue {
+        let mut queue = Queue::new(2);
+        for ask in asks {
+            queue.push(entry(ask)).unwrap();
+        }
+        queue
+    }
+
+    /// The numbers of the entries in the order in which a leader finds them; a turn is its number as well, and ends at once.
+    fn order(queue: &mut Queue) -> Vec<u64> {
+        let mut order = Vec::new();
+        loop {
+            match queue.next() {
+                Front::Empty => return order,
+                Front::Entry(entry) => order.push(entry.number),
+                Front::Turn => {
+                    order.extend(queue.remove(0).map(|entry| entry.number));
+                    queue.end_turn();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn entries_are_served_in_the_order_of_their_arrival() {
+        let mut queue = queue(vec![Ask::Sync, Ask::Turn(Turn::Passing), Ask::Sync]);
+        assert_eq!(order(&mut queue), [0, 1, 2]);
+    }
+
+    #[test]
+    fn store_t2_between_two_turns_everything_that_waits_is_served() {
+        let turn = || Ask::Turn(Turn::Passing);
+        let mut queue = queue(vec![turn(), turn(), Ask::Sync, turn(), Ask::Sync]);
+        assert_eq!(order(&mut queue), [0, 2, 4, 1, 3], "what waited when turn 0 ended comes before turn 1");
+    }
+
+    #[test]
+    fn store_t2_what_arrives_after_a_turn_does_not_overtake_the_next_one() {
+        let turn = || Ask::Turn(Turn::Passing);
+        let mut queue = queue(vec![turn(), turn()]);
+        assert!(matches!(queue.next(), Front::Turn));
+        queue.remove(0).unwrap();
+        queue.end_turn();
+        queue.push(entry(Ask::Sync)).unwrap();
+        assert_eq!(order(&mut queue), [1, 2], "or writers could keep it waiting for ever");
+    }
+
+    #[test]
+    fn closing_waits_for_what_came_before_and_for_nothing_else() {
+        let mut queue = queue(vec![Ask::Turn(Turn::Passing), Ask::Sync, Ask::Turn(Turn::Closing), Ask::Sync]);
+        assert!(matches!(queue.next(), Front::Turn));
+        queue.remove(0).unwrap();
+        queue.end_turn();
+        assert!(matches!(queue.next(), Front::Entry(Entry { number: 1, .. })));
+        assert!(matches!(queue.next(), Front::Turn));
+        assert_eq!(queue.close().len(), 2);
+        assert!(matches!(queue.push(entry(Ask::Sync)), Err(Error::Closed)));
+    }
+
+    #[test]
+    fn store_t7_what_waits_is_bounded_in_number_and_in_bytes() {
+        let mut queue = Queue::new(1);
+        for _ in 0..WAITING_MAX {
+            queue.push(entry(Ask::Sync)).unwrap();
+        }
+        assert!(matches!(queue.push(entry(Ask::Sync)), Err(Error::TooManyWaiting { limit: WAITING_MAX })));
+        let mut queue = Queue::new(1);
+        let batch = |len: usize| Ask::Batch(Batch { body: vec![0; len], ops: 1, ..Batch::default() });
+        queue.push(entry(batch(WAITING_LEN_MAX - 1))).unwrap();
+        queue.push(entry(batch(1))).unwrap();
+        let refused = queue.push(entry(batch(1))).unwrap_err();
+        assert!(matches!(refused, Error::TooMuchWaiting { requested, .. } if requested == WAITING_LEN_MAX + 1));
+        queue.push(entry(Ask::Sync)).unwrap();
+        assert!(queue.withdraw(1).is_some());
+        queue.push(entry(batch(1))).unwrap();
+    }
+
+    #[test]
+    fn a_waiter_that_withdraws_learns_whether_it_was_to_lead() {
+        let mut queue = Queue::new(1);
+        let waiter = Waiter::new();
+        let number = queue.push(Entry::new(Ask::Sync, Asker::Thread(Arc::clone(&waiter)), None)).unwrap();
+        assert!(matches!(queue.choose(), Next::Thread(_)));
+        assert!(queue.withdraw(number).is_some());
+        let Some(Message::Lead(lead)) = waiter.take() else { panic!("it has the lead") };
+        queue.return_lead(lead);
+        assert!(queue.is_quiet());
+    }
+}
