@@ -160,7 +160,12 @@ impl Ring {
 
     /// The revision of the first change below a prefix after a revision, up to another one.
     #[cfg(feature = "std")]
-    pub(crate) fn first_covered(&self, prefix: &Prefix, after: Revision, until: Revision) -> Option<Revision> {
+    pub(crate) fn first_covered(
+        &self,
+        prefix: &Prefix,
+        after: Revision,
+        until: Revision,
+    ) -> Option<Revision> {
         let mut between = self.between(after, until);
         between.find(|event| self.is_covered(event, prefix.as_str().as_bytes())).map(|event| event.revision)
     }

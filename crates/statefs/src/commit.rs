@@ -317,10 +317,12 @@ impl<D: BlockDevice> Store<D> {
             store.check_space(body, &records(body), found)?;
             match store.admission(body.len(), 1) {
                 // The number that the record is told would not be safe yet.
-                Admission::Fits if store.journal.needs_record_of_open() => Ok(match store.unshown.is_any_out() {
-                    true => Admitted::Wait,
-                    false => Admitted::NeedsRoom,
-                }),
+                Admission::Fits if store.journal.needs_record_of_open() => {
+                    Ok(match store.unshown.is_any_out() {
+                        true => Admitted::Wait,
+                        false => Admitted::NeedsRoom,
+                    })
+                }
                 // What is shown comes first in its frame.
                 Admission::Fits if !store.pending.shows_nothing() => Ok(Admitted::Wait),
                 Admission::Fits => store.gather_shown(body, found).map(Admitted::Taken),

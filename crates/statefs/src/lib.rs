@@ -80,11 +80,11 @@ pub use journal::{Access, Evidence, Format, Reading, StoreId, Verdict};
 pub use key::{Key, KeyError, Prefix};
 pub use limits::{BATCH_OPS_MAX, KEY_LEN_MAX, Limits, VALUE_LEN_MAX};
 pub use list::{Listed, Page};
+pub use nonces::{NoRandom, Nonces};
 pub use quota::{QUOTA_WINDOW, QUOTAS_MAX, Quota, QuotaUse, Warning};
 pub use record::{BadRecord, Form, Revision};
 pub use salvage::{Salvaged, Suspects, salvage};
 pub use scrub::{Scrub, Verified};
-pub use nonces::{NoRandom, Nonces};
 pub use sealed::{Rotation, SEALED_OVERHEAD, SEALED_PREFIXES_MAX, SealKey};
 #[cfg(feature = "std")]
 pub use shared::{

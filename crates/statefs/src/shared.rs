@@ -501,11 +501,7 @@ impl<D: BlockDevice> SharedStore<D> {
     /// Subscribes to the changes below a prefix that become durable from now on. `notify` is called, with no lock held, when a
     /// subscription that has no unfetched change gets one, and when the store is closed; it should be short, for it runs on
     /// the thread that made the change durable. Changes that are made with exclusive access are told when that ends.
-    pub fn subscribe(
-        &self,
-        prefix: &Prefix,
-        notify: impl Fn() + Send + Sync + 'static,
-    ) -> Subscription<D> {
+    pub fn subscribe(&self, prefix: &Prefix, notify: impl Fn() + Send + Sync + 'static) -> Subscription<D> {
         let subscriber = self.inner.subscriptions().add(prefix, Box::new(notify));
         Subscription { inner: Arc::clone(&self.inner), subscriber }
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use media::{BlockDevice, BlockIndex, Clock, DeviceError, Geometry, MemDisk, SystemClock, Timestamp};
 use statefs::{
-    Access, Batch, Changes, Error, ErrorKind, Key, NoRandom, Nonces, Options, Prefix, Quota, Revision, SealKey,
-    SharedStore, SnapshotName, Source, Store, StoreId, WAITING_LEN_MAX, Zeroizing,
+    Access, Batch, Changes, Error, ErrorKind, Key, NoRandom, Nonces, Options, Prefix, Quota, Revision,
+    SealKey, SharedStore, SnapshotName, Source, Store, StoreId, WAITING_LEN_MAX, Zeroizing,
 };
 
 fn key(name: &str) -> Key {
@@ -40,7 +40,11 @@ struct GateState {
 
 impl Gate {
     fn new(blocks: u64) -> Self {
-        Self { disk: MemDisk::new(Geometry::new(512, blocks).unwrap()).unwrap(), state: Arc::default() }
+        Self::over(Geometry::new(512, blocks).unwrap())
+    }
+
+    fn over(geometry: Geometry) -> Self {
+        Self { disk: MemDisk::new(geometry).unwrap(), state: Arc::default() }
     }
 
     fn set_closed(&self, is_closed: bool) {
@@ -129,7 +133,9 @@ const OPERATIONS: &[(&str, Operation)] = &[
         let key = SealKey::new(1, Zeroizing::new([1; 32]));
         shared.exclusively(|store| store.seal_prefix(&prefix("e"), key)).map(drop)
     }),
-    ("a compaction", |shared| shared.exclusively(|store| (0..4).try_for_each(|_| store.compact_step().map(drop)))),
+    ("a compaction", |shared| {
+        shared.exclusively(|store| (0..4).try_for_each(|_| store.compact_step().map(drop)))
+    }),
     ("a scrub", |shared| shared.exclusively(Store::scrub).map(drop)),
     ("a put that makes room first", |shared| {
         (0..200).try_for_each(|_| shared.put(&key("b"), &[1; 900]).map(drop))
@@ -282,7 +288,8 @@ fn store_t2_a_put_that_waits_is_answered_before_the_next_turn() {
     thread::scope(|scope| {
         let asked = shared.exclusively(|_| {
             let next_turn = scope.spawn(|| {
-                shared.exclusively(|store| Ok(store.get(&key("a")).is_some() && store.get(&key("b")).is_some()))
+                shared
+                    .exclusively(|store| Ok(store.get(&key("a")).is_some() && store.get(&key("b")).is_some()))
             });
             until(|| shared.stats().waiting == 1);
             let puts = ["a", "b"].map(|name| scope.spawn(|| shared.put(&key(name), b"x").map(drop)));
@@ -364,9 +371,8 @@ fn changes_with_exclusive_access_are_delivered_in_order() {
     let shared = shared(Gate::new(1024));
     let all = shared.subscribe(&Prefix::root(), || {});
     let first = shared.put(&key("a"), b"1").unwrap();
-    let within = shared
-        .exclusively(|store| Ok([store.put(&key("b"), b"2")?, store.put(&key("a"), b"3")?]))
-        .unwrap();
+    let within =
+        shared.exclusively(|store| Ok([store.put(&key("b"), b"2")?, store.put(&key("a"), b"3")?])).unwrap();
     let last = shared.put(&key("c"), b"4").unwrap();
     match all.fetch(10).unwrap() {
         Changes::Events { events, next } => {
@@ -467,7 +473,10 @@ fn submitted_batches_are_answered_when_the_driver_ends_or_the_store_is_closed() 
                 disk.set_closed(false);
                 closing.join().unwrap().unwrap();
                 let told = answered(&answers, 3);
-                assert!(told[0].is_ok() && told[1].is_ok() && told[2] == Err(ErrorKind::ReadOnly), "{told:?}");
+                assert!(
+                    told[0].is_ok() && told[1].is_ok() && told[2] == Err(ErrorKind::ReadOnly),
+                    "{told:?}"
+                );
                 drop(driver);
             } else {
                 drop(shared.submit(put("after", b"x"), tell(&answers)).unwrap());
@@ -545,17 +554,19 @@ fn a_deadline_holds_until_a_request_begins_and_not_after() {
     });
     assert!(shared.get(&key("late")).unwrap().is_none());
     // Without a tick, the caller itself sees that the time has passed.
-    shared.exclusively(|_| {
-        let late = shared.clone();
-        let thread = thread::spawn(move || late.batch_by(put("late", b"x"), Duration::from_secs(1)));
-        assert!(matches!(thread.join().unwrap(), Err(Error::DeadlinePassed)));
-        Ok(())
-    }).unwrap();
+    shared
+        .exclusively(|_| {
+            let late = shared.clone();
+            let thread = thread::spawn(move || late.batch_by(put("late", b"x"), Duration::from_secs(1)));
+            assert!(matches!(thread.join().unwrap(), Err(Error::DeadlinePassed)));
+            Ok(())
+        })
+        .unwrap();
 }
 
 #[test]
 fn store_t7_requests_that_wait_are_bounded_in_bytes() {
-    let disk = Gate::new(160 << 10);
+    let disk = Gate::over(Geometry::new(4096, 20 << 10).unwrap());
     let store = Store::format(disk.clone(), &Options::new(StoreId([7; 16]))).unwrap();
     let shared = SharedStore::new(store, Arc::new(SystemClock::new()));
     let driver = shared.driver().unwrap();

@@ -137,11 +137,7 @@ fn those_who_ask_while_frames_are_out_share_the_next_one() {
                 move || shared.put(&key(name), b"x").unwrap()
             };
             let _asked = all_ask(scope, &shared, ["a", "b", "c", "d", "e", "f"].map(ask).into());
-            assert_eq!(
-                shared.stats().store.live_keys,
-                0,
-                "nothing is durable, so nothing is shown"
-            );
+            assert_eq!(shared.stats().store.live_keys, 0, "nothing is durable, so nothing is shown");
             disk.set_open(true);
         });
         let stats = shared.stats();

@@ -291,7 +291,8 @@ impl<D: BlockDevice> Inner<D> {
             }
         }
         // Where nothing is in flight, no frame will end: the next leader is to try.
-        let is_blocked = outgoing.is_none() && state.is_any_in_flight() && (waits || !self.queue().is_empty());
+        let is_blocked =
+            outgoing.is_none() && state.is_any_in_flight() && (waits || !self.queue().is_empty());
         let after = self.settle(state, Some(lead), Chores::Later, |queue| queue.is_blocked = is_blocked);
         self.finish(after, round.over);
         self.carry_out(outgoing?)

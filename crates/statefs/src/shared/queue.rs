@@ -351,7 +351,8 @@ impl Queue {
     }
 
     fn first_served_before_turn(&self) -> Option<usize> {
-        let until_close = self.entries.iter().take_while(|entry| !matches!(entry.ask, Ask::Turn(Turn::Closing)));
+        let until_close =
+            self.entries.iter().take_while(|entry| !matches!(entry.ask, Ask::Turn(Turn::Closing)));
         let mut numbered = until_close.enumerate();
         numbered.find(|(_, entry)| !entry.is_turn() && entry.number < self.served_first).map(|(at, _)| at)
     }
@@ -546,7 +547,9 @@ mod tests {
         queue.push(entry(batch(WAITING_LEN_MAX - 1))).unwrap();
         queue.push(entry(batch(1))).unwrap();
         let refused = queue.push(entry(batch(1))).unwrap_err();
-        assert!(matches!(refused, Error::TooMuchWaiting { requested, .. } if requested == WAITING_LEN_MAX + 1));
+        assert!(
+            matches!(refused, Error::TooMuchWaiting { requested, .. } if requested == WAITING_LEN_MAX + 1)
+        );
         queue.push(entry(Ask::Sync)).unwrap();
         assert!(queue.withdraw(1).is_some());
         queue.push(entry(batch(1))).unwrap();

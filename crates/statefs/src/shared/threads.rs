@@ -149,7 +149,8 @@ impl<D: BlockDevice> SharedStore<D> {
         drop(queue);
         let over = Arc::new(AtomicBool::new(false));
         let (inner, is_over) = (Arc::clone(&self.inner), Arc::clone(&over));
-        let spawned = thread::Builder::new().name("statefs-commit".to_owned()).spawn(move || inner.drive(&is_over));
+        let spawned =
+            thread::Builder::new().name("statefs-commit".to_owned()).spawn(move || inner.drive(&is_over));
         match spawned {
             Ok(thread) => Ok(Driver { thread: Some(thread), inner: Arc::clone(&self.inner), over }),
             Err(error) => {

@@ -262,7 +262,8 @@ fn scenario(play: Play) -> Scenario {
     let of_runs = Arc::clone(&power);
     let what = "what is told is durable at that moment, nobody waits for ever, each change is delivered once and in order";
     let run = move || run(&play, &bytes, &of_runs);
-    Scenario::new(play.name, what, play.search, run).judged(move || power.judge(|moment| judge(&play, moment)))
+    Scenario::new(play.name, what, play.search, run)
+        .judged(move || power.judge(|moment| judge(&play, moment)))
 }
 
 fn run(play: &Play, bytes: &[u8], power: &Arc<Power<Told>>) {
@@ -326,7 +327,8 @@ fn value(written: Written) -> [u8; 2] {
 fn take(stage: &Arc<Stage>, play: &Play, step: Step, written: Written) {
     let shared = &stage.shared;
     let tell = |told: Told| stage.disk.tell(told);
-    let durable = |name: &'static str, outcome: Result<Revision, Error>| tell(outcome_of(play, name, written, outcome));
+    let durable =
+        |name: &'static str, outcome: Result<Revision, Error>| tell(outcome_of(play, name, written, outcome));
     match step {
         Put(name) => match caught(|| shared.put(&key(name), &value(written))) {
             Ok(outcome) => durable(name, outcome),
@@ -385,7 +387,8 @@ fn take(stage: &Arc<Stage>, play: &Play, step: Step, written: Written) {
         }
         Look(one, other) => {
             let view = shared.view().unwrap();
-            let [one, other] = [one, other].map(|name| view.get(&key(name)).map(|value| value.bytes.to_vec()));
+            let [one, other] =
+                [one, other].map(|name| view.get(&key(name)).map(|value| value.bytes.to_vec()));
             assert_eq!(one, other, "a batch is seen as a whole");
         }
         Submit(name) => drop(submit(stage, play, name, written)),
@@ -505,7 +508,8 @@ fn check_delivered(delivered: &[u64], told: &[Told]) {
 
 /// What a power cut leaves holds everything that was told.
 fn judge(play: &Play, moment: &Moment<Told>) -> Result<(), String> {
-    let disk = MemDisk::from_image(geometry(play), moment.bytes.to_vec()).map_err(|error| error.to_string())?;
+    let disk =
+        MemDisk::from_image(geometry(play), moment.bytes.to_vec()).map_err(|error| error.to_string())?;
     let (mut store, recovery) = Store::open(disk, Access::Read).map_err(|error| error.to_string())?;
     if matches!(recovery.tail, Verdict::Damaged { .. }) {
         return Err("a cut is taken for damage".to_owned());
@@ -524,13 +528,15 @@ fn judge(play: &Play, moment: &Moment<Told>) -> Result<(), String> {
             holds(play, &store, moment, name, *written, *revision)
         }
         Told::Gone(name, revision) => match store.get(&key(name)) {
-            Some(found) if found.revision.get() < *revision => Err(format!("{name} is back after its deletion")),
+            Some(found) if found.revision.get() < *revision => {
+                Err(format!("{name} is back after its deletion"))
+            }
             Some(_) | None => Ok(()),
         },
         Told::Snapshot(name, revision) => {
-            let found = store.snapshots().any(|found| {
-                found.name.as_str() == *name && found.revision.get() == *revision
-            });
+            let found = store
+                .snapshots()
+                .any(|found| found.name.as_str() == *name && found.revision.get() == *revision);
             if found { Ok(()) } else { Err(format!("snapshot {name} is missing")) }
         }
         Told::Refused(name, written) => {
@@ -564,9 +570,9 @@ fn holds(
 ) -> Result<(), String> {
     match read(store, name) {
         Some((found, newer)) if newer > revision || (newer, found) == (revision, written) => Ok(()),
-        Some((found, other)) => {
-            Err(format!("{name} has {found:?} of revision {other}, and {written:?} of {revision} was told durable"))
-        }
+        Some((found, other)) => Err(format!(
+            "{name} has {found:?} of revision {other}, and {written:?} of {revision} was told durable"
+        )),
         None => {
             let told_gone = moment.told.iter().filter_map(|told| match told {
                 Told::Gone(gone, gone_at) if *gone == name => Some(*gone_at),

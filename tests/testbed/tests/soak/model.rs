@@ -6,7 +6,8 @@ use std::sync::Arc;
 use media::doubles::SeededEntropy;
 use media::{BlockDevice, MemDisk};
 use statefs::{
-    Access, Form, Key, Prefix, Quota, Recovery, Revision, SealKey, SnapshotName, Store, Verdict, Zeroizing,
+    Access, Form, Key, Page, Prefix, Quota, QuotaUse, Recovery, Revision, SealKey, SnapshotName,
+    SnapshotView, Store, Value, Verdict, View, Zeroizing,
 };
 
 /// Threads of a soak.
@@ -167,18 +168,20 @@ impl Model {
     }
 
     /// Compares a store with everything that the thread knows.
-    pub(crate) fn check<D: BlockDevice>(&self, store: &Store<D>) -> Result<(), String> {
+    pub(crate) fn check(&self, store: &impl Reader) -> Result<(), String> {
         let mut found = BTreeMap::new();
         for prefix in [self.owner.prefix(), self.owner.sealed()] {
-            let page = store.list(&prefix, None, usize::MAX).map_err(said)?;
+            let page = store.page(&prefix)?;
             for listed in page.entries {
                 let key = Key::parse(listed.key).map_err(said)?;
-                let stored = store.get(&key).ok_or("a listed key has no value")?;
+                let stored = store.value(&key).ok_or("a listed key has no value")?;
                 let value = match stored.form {
                     Form::Plain => stored.bytes.to_vec(),
-                    Form::Sealed => {
-                        store.reveal(&key).map_err(said)?.ok_or("a sealed key has no value")?.to_vec()
-                    }
+                    Form::Sealed => match store.revealed(&key)? {
+                        Some(value) => value,
+                        // A view has no keys to decrypt with; its revision says which value it is.
+                        None => self.keys.get(&key).map(|known| known.value.clone()).unwrap_or_default(),
+                    },
                 };
                 found.insert(key, Owned { value, revision: listed.revision });
             }
@@ -187,7 +190,8 @@ impl Model {
         self.check_snapshot(store)?;
         let wanted = [(self.owner.prefix(), self.quotas.own), (self.owner.narrow(), self.quotas.narrow())];
         for (prefix, quota) in wanted {
-            let found = store.quotas().find(|used| used.prefix == prefix).map(|used| used.quota);
+            let Some(quotas) = store.all_quotas() else { continue };
+            let found = quotas.iter().find(|used| used.prefix == prefix).map(|used| used.quota);
             if found != Some(quota) {
                 return Err(format!("the quota of {prefix}: known {quota:?}, found {found:?}"));
             }
@@ -196,8 +200,8 @@ impl Model {
     }
 
     /// Compares the thread's snapshot with what the thread knew when it took it.
-    fn check_snapshot<D: BlockDevice>(&self, store: &Store<D>) -> Result<(), String> {
-        let view = store.at(&self.owner.snapshot_name());
+    fn check_snapshot(&self, store: &impl Reader) -> Result<(), String> {
+        let view = store.snapshot_of(&self.owner.snapshot_name());
         let revision = view.map(|view| view.revision());
         if revision != self.snapshot.as_ref().map(|(revision, _)| *revision) {
             return Err(format!("the snapshot: known {:?}, found {revision:?}", self.snapshot));
@@ -210,6 +214,52 @@ impl Model {
             found.insert(key, Owned { value: value.bytes.to_vec(), revision: value.revision });
         }
         same("the snapshot", keys, &found)
+    }
+}
+
+/// What a thread compares its model with: a store, or a view of one.
+pub(crate) trait Reader {
+    fn value(&self, key: &Key) -> Option<Value<'_>>;
+    fn page(&self, prefix: &Prefix) -> Result<Page<'_>, String>;
+    fn snapshot_of(&self, name: &SnapshotName) -> Option<SnapshotView<'_>>;
+    /// The decrypted value; [`None`] where it cannot be had.
+    fn revealed(&self, key: &Key) -> Result<Option<Vec<u8>>, String>;
+    fn all_quotas(&self) -> Option<Vec<QuotaUse>>;
+}
+
+impl<D: BlockDevice> Reader for Store<D> {
+    fn value(&self, key: &Key) -> Option<Value<'_>> {
+        self.get(key)
+    }
+    fn page(&self, prefix: &Prefix) -> Result<Page<'_>, String> {
+        self.list(prefix, None, usize::MAX).map_err(said)
+    }
+    fn snapshot_of(&self, name: &SnapshotName) -> Option<SnapshotView<'_>> {
+        self.at(name)
+    }
+    fn revealed(&self, key: &Key) -> Result<Option<Vec<u8>>, String> {
+        Ok(Some(self.reveal(key).map_err(said)?.ok_or("a sealed key has no value")?.to_vec()))
+    }
+    fn all_quotas(&self) -> Option<Vec<QuotaUse>> {
+        Some(self.quotas().collect())
+    }
+}
+
+impl Reader for View {
+    fn value(&self, key: &Key) -> Option<Value<'_>> {
+        self.get(key)
+    }
+    fn page(&self, prefix: &Prefix) -> Result<Page<'_>, String> {
+        self.list(prefix, None, usize::MAX).map_err(said)
+    }
+    fn snapshot_of(&self, name: &SnapshotName) -> Option<SnapshotView<'_>> {
+        self.at(name)
+    }
+    fn revealed(&self, _key: &Key) -> Result<Option<Vec<u8>>, String> {
+        Ok(None)
+    }
+    fn all_quotas(&self) -> Option<Vec<QuotaUse>> {
+        None
     }
 }
 
@@ -252,10 +302,10 @@ pub(crate) fn check_quotas<D: BlockDevice>(store: &Store<D>) -> Result<(), Strin
 }
 
 /// Checks that a reader finds each thread's group whole: the values of one batch, or none.
-pub(crate) fn check_groups<D: BlockDevice>(store: &Store<D>) -> Result<(), String> {
+pub(crate) fn check_groups(store: &impl Reader) -> Result<(), String> {
     for owner in Owner::all() {
         let numbers = owner.group_keys().map(|key| {
-            let value = store.get(&key)?;
+            let value = store.value(&key)?;
             // A value that is not the owner's has a number that no batch has.
             Some(owner.number(value.bytes).unwrap_or(u64::MAX))
         });
@@ -286,6 +336,6 @@ pub(crate) fn unlock<D: BlockDevice>(store: &mut Store<D>) -> Result<(), String>
 }
 
 /// Returns the counter's number in a store; 0 before the first swap.
-pub(crate) fn counter_in<D: BlockDevice>(store: &Store<D>) -> u64 {
-    store.get(&counter_key()).map_or(0, |value| number_of(value.bytes))
+pub(crate) fn counter_in(store: &impl Reader) -> u64 {
+    store.value(&counter_key()).map_or(0, |value| number_of(value.bytes))
 }

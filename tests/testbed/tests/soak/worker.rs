@@ -2,15 +2,16 @@
 //! samples durable bytes.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use crashsim::Random;
 use media::{BlockDevice as _, Clock as _, SystemClock};
 use statefs::{
-    Batch, Change, ChangeKind, Changes, Error, Form, Key, Precondition, Prefix, Quota, Revision, SharedStore,
-    Store,
+    Batch, Change, ChangeKind, Changes, Driver, Error, Form, Key, Precondition, Prefix, Quota, Revision,
+    SharedStore, Subscription,
 };
 
 use crate::Disk;
@@ -45,7 +46,7 @@ type Turn = (u32, fn(&mut Worker) -> Promise);
 /// A key of a batch, and the value it gets; [`None`] takes its value away.
 type Changed = (Key, Option<Vec<u8>>);
 
-const TURNS: [Turn; 16] = [
+const TURNS: [Turn; 19] = [
     (14, Worker::put),
     (6, Worker::delete),
     (10, Worker::swap),
@@ -59,6 +60,9 @@ const TURNS: [Turn; 16] = [
     (6, Worker::watch_own),
     (2, Worker::watch_counter),
     (4, Worker::stats),
+    (6, Worker::fetch_own),
+    (6, Worker::scan_own),
+    (1, Worker::start_or_stop_driver),
     (3, Worker::exclusive_put),
     (2, Worker::exclusive_snapshot),
     (2, Worker::exclusive_upkeep),
@@ -84,6 +88,11 @@ pub(crate) struct Worker {
     expected: VecDeque<Change>,
     /// The revision up to which a watcher has seen them.
     since: Revision,
+    /// The same changes for a subscription, which fetches each of them once.
+    subscription: Subscription<Disk>,
+    to_fetch: VecDeque<Change>,
+    /// The commit thread, while this thread has started one.
+    driver: Option<Driver<Disk>>,
     /// The last revision of each call that wrote.
     pub(crate) revisions: Vec<u64>,
     /// Calls that promised durability.
@@ -100,9 +109,13 @@ impl Worker {
         seed: u64,
         progress: Arc<Progress>,
     ) -> Self {
+        let subscription = shared.subscribe(&Owner(nth).prefix(), || {});
         Self {
             shared,
             disk,
+            subscription,
+            to_fetch: VecDeque::new(),
+            driver: None,
             progress,
             seed,
             random: Random::new(seed),
@@ -244,15 +257,25 @@ impl Worker {
 
     fn changed(&mut self, key: &Key, revision: Revision, kind: ChangeKind) {
         if self.model.owner.prefix().covers(key) {
-            self.expected.push_back(Change { key: key.clone(), revision, kind });
+            let change = Change { key: key.clone(), revision, kind };
+            self.to_fetch.push_back(change.clone());
+            self.expected.push_back(change);
         }
     }
 
     fn put_own(&mut self, key: Key, value: Vec<u8>) -> Promise {
-        let revision = self.must("put", |shared| shared.put(&key, &value));
+        let revision = match self.random.below(4) {
+            0 => self.submit(&key, &value),
+            1 => self.must("put with a deadline", |shared| {
+                let mut batch = Batch::new();
+                batch.put(&key, &value)?;
+                shared.batch_by(batch, Duration::MAX)
+            }),
+            _ => self.must("put", |shared| shared.put(&key, &value)),
+        };
         self.written(revision);
         self.has(key, value, revision);
-        let durable = self.shared.read(Store::durable_revision);
+        let durable = self.shared.durable_revision();
         let is_durable = durable >= revision;
         self.check(is_durable, || format!("{durable} is durable, not {revision}"));
         Promise::Durable
@@ -482,12 +505,12 @@ impl Worker {
     fn list(&mut self) -> Promise {
         self.call("read with list", |_| {});
         let (shared, model) = (self.shared.clone(), &self.model);
-        let checked = shared.read(|store| {
-            model.check(store)?;
-            model::check_groups(store)?;
-            Ok(counter_in(store))
+        let checked = shared.read(|view| {
+            model.check(view)?;
+            model::check_groups(view)?;
+            Ok(counter_in(view))
         });
-        let number = self.demand(checked);
+        let number = self.demand(checked.unwrap());
         self.see_counter(number);
         Promise::Nothing
     }
@@ -517,8 +540,14 @@ impl Worker {
 
     /// Checks that a watcher has seen every own change, once all are durable.
     pub(crate) fn drain_watch(&mut self) {
-        while self.since < self.shared.read(Store::durable_revision) {
+        self.driver = None;
+        while self.since < self.shared.durable_revision() {
             let _nothing = self.watch_own();
+        }
+        while !self.to_fetch.is_empty() {
+            let left = self.to_fetch.len();
+            let _nothing = self.fetch_own();
+            self.check(self.to_fetch.len() < left, || format!("a subscription does not get {left} changes"));
         }
         let rest = &self.expected;
         self.check(rest.is_empty(), || format!("a watcher has not seen {rest:?}"));
@@ -526,7 +555,7 @@ impl Worker {
 
     /// Waits for a swap of any thread.
     fn watch_counter(&mut self) -> Promise {
-        let (key, since) = (counter_key(), self.shared.read(Store::durable_revision));
+        let (key, since) = (counter_key(), self.shared.durable_revision());
         let (prefix, patience) = (Prefix::from(key.clone()), Duration::from_millis(2));
         let changes = self.must("watch", |shared| shared.watch(&prefix, since, 8, patience));
         if let Changes::Events { events, .. } = changes {
@@ -534,6 +563,82 @@ impl Worker {
             let are_news = events.iter().all(|event| event.key == key && event.revision > since);
             self.check(is_ordered && are_news, || format!("since {since}: {events:?}"));
         }
+        Promise::Nothing
+    }
+
+    /// Submits a put and waits for its callback. Where there is no commit thread, or it ends before, the put is repeated.
+    fn submit(&mut self, key: &Key, value: &[u8]) -> Revision {
+        loop {
+            let mut batch = Batch::new();
+            self.demand(batch.put(key, value).map_err(|error| error.to_string()));
+            let (told, heard) = mpsc::channel();
+            let done = move |outcome: Result<Revision, Error>| drop(told.send(outcome));
+            let outcome = match self.call("submit", |shared| shared.submit(batch, done)) {
+                // A callback that is dropped and not called ends the channel.
+                Ok(_request) => {
+                    self.demand(heard.recv().map_err(|_| "the callback was not called".to_owned()))
+                }
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Ok(revision) => return revision,
+                Err(Error::NoDriver) => {
+                    self.count("  submits without a commit thread");
+                    return self.must("put", |shared| shared.put(key, value));
+                }
+                Err(error) => self.demand(Err(format!("{error}: {error:?}"))),
+            }
+        }
+    }
+
+    fn start_or_stop_driver(&mut self) -> Promise {
+        if self.driver.take().is_some() {
+            self.count("commit thread stopped");
+            return Promise::Nothing;
+        }
+        if let Ok(driver) = self.call("driver", SharedStore::driver) {
+            self.driver = Some(driver);
+        }
+        Promise::Nothing
+    }
+
+    /// Fetches own changes: each comes once, in order.
+    fn fetch_own(&mut self) -> Promise {
+        let max = usize::try_from(1 + self.random.below(64)).unwrap();
+        self.call("fetch", |_| {});
+        match self.demand(self.subscription.fetch(max).map_err(|error| error.to_string())) {
+            Changes::Events { events, .. } => {
+                for event in events {
+                    let expected = self.to_fetch.pop_front();
+                    let is_next = expected.as_ref() == Some(&event);
+                    self.check(is_next, || format!("made {expected:?}, but {event:?} is fetched"));
+                }
+            }
+            Changes::FellBehind { .. } => {
+                self.count("  subscriptions that fell behind");
+                // What is durable and was not fetched is lost to it; what is not durable yet will come.
+                let durable = self.shared.durable_revision();
+                self.to_fetch.retain(|change| change.revision > durable);
+            }
+        }
+        Promise::Nothing
+    }
+
+    /// Scans own keys with their values, and compares them with the list of the same moment.
+    fn scan_own(&mut self) -> Promise {
+        let prefix = self.model.owner.prefix();
+        let mut found = BTreeMap::new();
+        let next = self.must("scan", |shared| {
+            shared.scan(&prefix, None, usize::MAX, |key, value| {
+                found.insert(key.to_owned(), value.revision);
+                ControlFlow::Continue(())
+            })
+        });
+        let known = self.model.keys.iter().filter(|(key, _)| prefix.covers(key));
+        let known: BTreeMap<String, Revision> =
+            known.map(|(key, owned)| (key.as_str().to_owned(), owned.revision)).collect();
+        let is_as_known = next.is_none() && found == known;
+        self.check(is_as_known, || format!("known {known:?}, scanned {found:?}"));
         Promise::Nothing
     }
 
