@@ -382,7 +382,7 @@ impl<D: BlockDevice> Ledger<D> {
     pub(crate) fn tell_done(&self, up_to: Number) {
         let mut state = self.lock();
         // Another thread may have said more since this one counted.
-        if up_to > state.done_written {
+        if up_to >= state.done_written {
             state.done = state.done.max(Some(up_to));
         }
     }
