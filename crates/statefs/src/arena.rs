@@ -265,6 +265,11 @@ impl Filling {
             return Ok(());
         }
         // Records go into the current piece as long as they fit, so all of them may be left for the spare one.
+        self.reserve_spare(arena, text_len, values_len)
+    }
+
+    /// Reserves in the spare piece.
+    fn reserve_spare(&mut self, arena: &mut Arena, text_len: usize, values_len: usize) -> Result<(), Error> {
         if u32::try_from(text_len.max(values_len)).is_err() || u32::try_from(arena.pieces.len()).is_err() {
             return Err(Error::NoMemory { len: text_len.max(values_len) });
         }
@@ -313,8 +318,28 @@ impl Filling {
         piece.map_or(Ok(false), |piece| piece.reserve(text_len, values_len))
     }
 
+    /// Closes the piece that is being filled, unless it is short, because a view is going to share it. What is reserved for
+    /// keys and values of so many bytes is reserved in the spare piece before.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`]: what was reserved still is.
+    pub(crate) fn close_for_view(
+        &mut self,
+        arena: &mut Arena,
+        keys: usize,
+        keys_len: usize,
+        values_len: usize,
+    ) -> Result<(), Error> {
+        let is_long = arena.pieces.get(self.current).is_some_and(|piece| piece.len() > SHORT_LEN);
+        if is_long && !self.is_closed && keys > 0 {
+            self.reserve_spare(arena, keys_len.saturating_add(keys * KEY_END.len_utf8()), values_len)?;
+        }
+        self.close(arena);
+        Ok(())
+    }
+
     /// Closes the piece that is being filled, unless it is short, and gives back what it does not use if that is much.
-    pub(crate) fn close(&mut self, arena: &mut Arena) {
+    fn close(&mut self, arena: &mut Arena) {
         let Some(piece) = arena.pieces.get(self.current).filter(|piece| piece.len() > SHORT_LEN) else {
             return;
         };

@@ -243,7 +243,7 @@ impl HistoryUpkeep {
     /// Sees to it that a value of this key can become past without asking for memory, if that is done next.
     pub(crate) fn make_way(&mut self, history: &mut History, key: &str, arena: &Arena) -> Result<(), Error> {
         let located = history.past.locate(&At { key: key.as_bytes(), rank: u64::MAX }, arena);
-        self.upkeep.make_way(&mut history.past, located.id, Place::UNKNOWN).map(drop)
+        self.upkeep.make_way(&mut history.past, located.id, Place::UNKNOWN, usize::MAX).map(drop)
     }
 
     pub(crate) fn release(&mut self, place: &Place) {

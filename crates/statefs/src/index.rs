@@ -253,7 +253,8 @@ impl Index {
     /// # Errors
     /// [`Error::NoMemory`]: what was reserved is still reserved.
     pub(crate) fn view(&mut self) -> Result<Contents, Error> {
-        self.filling.close(&mut self.contents.arena);
+        let Claims { keys, keys_len, values_len, .. } = self.claims;
+        self.filling.close_for_view(&mut self.contents.arena, keys, keys_len, values_len)?;
         let view = self.contents.try_clone()?;
         // From now on everything is shared, what is claimed as well.
         self.upkeep.own_claimed(&mut self.contents.row)?;
@@ -446,7 +447,7 @@ impl Index {
         let mut claims = self.claims;
         claims.add(record);
         let Contents { row, history, arena, .. } = &mut self.contents;
-        let _id = self.upkeep.make_way(row, found.place.leaf, found.place)?;
+        let _id = self.upkeep.make_way(row, found.place.leaf, found.place, usize::MAX)?;
         if !history.has_no_snapshots() {
             self.past.make_way(history, record.key(), arena)?;
         }
@@ -559,7 +560,7 @@ impl Index {
             Err(within) => within,
         };
         // The leaf first: bytes that were pushed are not taken back.
-        let id = self.upkeep.make_way(row, id, place)?;
+        let id = self.upkeep.make_way(row, id, place, within)?;
         let extent = self.filling.push(arena, key, value, form)?;
         let entry = Entry::new(extent, revision, *gaps);
         let inserted = self.upkeep.insert(row, id, within, entry, arena);
@@ -700,5 +701,9 @@ impl Index {
     }
 }
 
+#[cfg(all(test, feature = "std"))]
+mod refusing;
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, feature = "std"))]
+mod view_tests;

@@ -18,7 +18,7 @@ use crate::record::Revision;
 use crate::table::copied;
 
 /// How many entries a leaf has, where there was memory to divide it.
-pub(crate) const LEAF_MAX: usize = 128;
+pub(crate) const LEAF_MAX: usize = 64;
 /// A leaf grows by so many entries.
 const STEP: usize = 16;
 

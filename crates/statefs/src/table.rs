@@ -105,16 +105,13 @@ impl<T> Table<T> {
         at: usize,
         copy: impl FnOnce(&T) -> Result<(T, usize), Error>,
     ) -> Result<Option<&mut T>, Error> {
-        let Some(node) =
-            self.blocks.get(at / BLOCK_LEN).and_then(|block| block.nodes.get(at % BLOCK_LEN)?.as_ref())
-        else {
-            return Ok(None);
-        };
-        // Nothing keeps weak references to nodes, so a count of one is sole ownership where the block is owned too.
+        // The block first: as long as it is shared, the counts of its nodes are those of one owner.
+        let Some(Some(node)) = self.slot(at) else { return Ok(None) };
+        // Nothing keeps weak references to nodes, so a count of one is sole ownership.
         if Arc::strong_count(node) > 1 {
             let (fresh, len) = copy(node)?;
+            *node = Arc::new(fresh);
             self.copied.add(len);
-            self.set(at, Some(Arc::new(fresh)));
         }
         Ok(self.slot(at).and_then(|slot| Arc::get_mut(slot.as_mut()?)))
     }

@@ -32,7 +32,7 @@ const BUNCH_MAX: usize = 256;
 struct Note {
     /// Records that will be applied to it.
     claims: u32,
-    /// Entries that they may add.
+    /// Entries that they may add, and entries that were taken out since, which they may put back: at most one for a record.
     room: u32,
     /// Changes whenever an entry comes or goes, and when the leaf becomes another one.
     stamp: u32,
@@ -271,7 +271,7 @@ impl Upkeep {
         }
         let adds = adds && place.is_missing();
         let note = self.note(place.leaf);
-        let room = note.room.saturating_add(u32::from(adds));
+        let room = note.room.saturating_add(u32::from(adds)).min(note.claims.saturating_add(1));
         let leaf = Self::own(row, place.leaf, room_of(room))?;
         let may_be_first = adds && (place.within < 2 || leaf.is_none_or(|leaf| leaf.len() == 0));
         if may_be_first {
@@ -295,12 +295,19 @@ impl Upkeep {
         row: &mut Row<S>,
         id: LeafId,
         place: Place,
+        within: usize,
     ) -> Result<LeafId, Error> {
         self.prepare(row)?;
         let id = if id == LeafId::NONE { self.next_id() } else { id };
         let claimed = if place.has_claim { 0 } else { room_of(self.note(id).room) };
-        let _leaf = Self::own(row, id, claimed.saturating_add(1))?;
+        let _leaf = Self::own(row, id, claimed.saturating_add(Self::needed(row, id, within)))?;
         Ok(id)
+    }
+
+    /// How much room an entry needs: what comes first takes the place of a first entry that is dead.
+    fn needed<S: Slot>(row: &Row<S>, id: LeafId, within: usize) -> usize {
+        let replaces = within == 0 && row.leaf(id).is_some_and(|leaf| leaf.is_first_dead);
+        usize::from(!replaces)
     }
 
     /// Releases what was claimed for a record. [`Upkeep::sweep`] follows.
@@ -308,6 +315,7 @@ impl Upkeep {
         if let Some(note) = self.notes.get_mut(place.leaf.index()).filter(|_| place.has_claim) {
             note.claims = note.claims.saturating_sub(1);
             note.room = note.room.saturating_sub(u32::from(place.has_room));
+            note.room = note.room.min(note.claims);
         }
     }
 
@@ -332,7 +340,8 @@ impl Upkeep {
     pub(crate) fn own_claimed<S: Slot>(&mut self, row: &mut Row<S>) -> Result<(), Error> {
         for at in 0..self.claimed.len() {
             let Some(id) = self.claimed.get(at).copied() else { break };
-            let _leaf = Self::own(row, id, room_of(self.note(id).room))?;
+            // A record that claimed no room may need that of an entry that was taken out meanwhile.
+            let _leaf = Self::own(row, id, room_of(self.note(id).claims))?;
         }
         if self.claims_first {
             let _bunch = self.own_bunch(row, 0, usize::from(row.is_empty()))?;
@@ -352,7 +361,13 @@ impl Upkeep {
         slot: S,
         arena: &Arena,
     ) -> Result<(), Error> {
-        let id = if id == LeafId::NONE { self.make_way(row, id, Place::UNKNOWN)? } else { id };
+        let id = if id == LeafId::NONE {
+            // Where this was claimed, it was prepared.
+            self.prepare(row)?;
+            self.next_id()
+        } else {
+            id
+        };
         let begins = row.is_empty();
         // A first entry that is dead and has this key is revived, and its head stays.
         let is_first = |leaf: &Leaf<S>| {
@@ -362,7 +377,8 @@ impl Upkeep {
         if may_be_first {
             let _bunch = self.own_bunch(row, 0, usize::from(begins))?;
         }
-        let Some(leaf) = Self::own(row, id, 1)? else { return Ok(()) };
+        let needed = Self::needed(row, id, within);
+        let Some(leaf) = Self::own(row, id, needed)? else { return Ok(()) };
         leaf.insert(within, slot, arena);
         let is_long = leaf.len() > LEAF_MAX;
         if begins {
@@ -412,6 +428,10 @@ impl Upkeep {
         leaf.remove(within);
         if leaf.is_first_dead || leaf.len() < LEAF_MAX / 4 {
             self.unsettle(id);
+        }
+        // A record that found this entry claimed no room, and may put it back.
+        if let Some(note) = self.note_mut(id) {
+            note.room = note.room.saturating_add(1).min(note.claims);
         }
         self.stamp(id);
         Ok(())

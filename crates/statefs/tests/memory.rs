@@ -160,3 +160,83 @@ fn store_f4_an_open_needs_no_more_than_twice_what_snapshots_had_at_any_time() {
     let store = assert_open_needs("40 snapshots of 1.6 MiB", &disk, needed_len);
     assert_eq!(store.stats().past_values, 0);
 }
+
+/// What one moment of a store of 50,000 keys needs, beyond the device; and what the same store needs with 16 views of
+/// different moments, between which every value was written again.
+#[test]
+fn sixteen_views_need_no_more_than_sixteen_stores_and_give_it_back() {
+    const KEYS: u32 = 50_000;
+    const VALUE_LEN: u32 = 155;
+    /// What is dead in the arena and shared by a view, pieces that were not full, and buffers.
+    const FIXED_LEN: usize = 4 << 20;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let keys: Vec<Key> = (0..KEYS).map(|nth| key(&format!("svc{:05}/obj/{nth:07}", nth / 100))).collect();
+    let live_len: usize =
+        keys.iter().map(|key| key.as_str().len() + usize::try_from(VALUE_LEN).unwrap()).sum();
+    let disk = device(4096, 240 << 20);
+    let before = USED.load(Ordering::SeqCst);
+    let mut store = Store::format(&disk, &Options::new(StoreId([1; 16]))).unwrap();
+    let write_all = |store: &mut Store<&MemDisk>, round: u8| {
+        // In another order each time.
+        for nth in 0..KEYS {
+            let at = u64::from(nth) * [1, 7919, 76_543][usize::from(round % 3)] % u64::from(KEYS);
+            let key = &keys[usize::try_from(at).unwrap()];
+            store.put_buffered(key, &vec![round; usize::try_from(VALUE_LEN).unwrap()]).unwrap();
+        }
+        store.sync().unwrap();
+    };
+    write_all(&mut store, 0);
+    let one_len = USED.load(Ordering::SeqCst) - before;
+    let mut views = Vec::new();
+    for round in 1..=16 {
+        views.push(store.view().unwrap());
+        write_all(&mut store, round);
+    }
+    let used_len = USED.load(Ordering::SeqCst) - before;
+    println!(
+        "{live_len} bytes live: {one_len} for one moment, {used_len} for 17, {} thousandths of 17 of the first, {} of 17 times what is live",
+        used_len * 1000 / (17 * one_len),
+        used_len * 1000 / (17 * live_len)
+    );
+    assert!(used_len <= 17 * one_len + FIXED_LEN, "{used_len}");
+    for (round, view) in views.iter().enumerate() {
+        let round = u8::try_from(round).unwrap();
+        assert_eq!(view.iter().count(), keys.len());
+        assert!(view.iter().all(|(_, value)| value.bytes.iter().all(|byte| *byte == round)));
+    }
+    drop(views);
+    store.put(&keys[0], b"one more").unwrap();
+    let after_len = USED.load(Ordering::SeqCst) - before;
+    println!("{after_len} after they were dropped");
+    assert!(after_len <= one_len + one_len / 8 + FIXED_LEN / 2, "{after_len}");
+}
+
+/// Views that are taken after every put, and dropped or kept, leave no memory behind that is not used.
+#[test]
+fn a_view_for_every_put_leaves_no_short_pieces_behind() {
+    const PUTS: u32 = 20_000;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let disk = device(4096, 200 << 20);
+    let used_with = |views_max: usize| {
+        let before = USED.load(Ordering::SeqCst);
+        let mut store = Store::format(&disk, &Options::new(StoreId([1; 16]))).unwrap();
+        let mut views = std::collections::VecDeque::new();
+        for nth in 0..PUTS {
+            if views_max > 0 && views.len() == views_max {
+                views.pop_front();
+            }
+            if views_max > 0 {
+                views.push_back(store.view().unwrap());
+            }
+            store.put_buffered(&key(&format!("{nth:07}")), &[7; 60]).unwrap();
+        }
+        drop(views);
+        store.sync().unwrap();
+        let used = USED.load(Ordering::SeqCst) - before;
+        drop(store);
+        used
+    };
+    let (none, one, all) = (used_with(0), used_with(1), used_with(16));
+    println!("{none} bytes without views, {one} with one for every put, {all} with 16");
+    assert!(one.max(all) <= none + none / 8 + (256 << 10), "{one} {all}");
+}

@@ -21,7 +21,7 @@ fn key(number: u32) -> String {
 
 impl Index {
     /// The invariants, by counting.
-    fn check(&self) {
+    pub(super) fn check(&self) {
         let entries = || self.row.alive();
         let keys = || entries().map(|entry| self.arena.key_bytes(&entry.extent));
         assert!(keys().is_sorted_by(|one, other| one < other));
@@ -51,12 +51,15 @@ impl Index {
     }
 
     /// An index that divides its row often.
-    fn with_small_bunches() -> Self {
+    pub(super) fn with_small_bunches() -> Self {
         Self { upkeep: Upkeep::with_bunches_of(3), ..Self::default() }
     }
 
     /// Claims all that these records need, as a frame does.
-    fn reserve<'r>(&mut self, records: impl Iterator<Item = Record<'r>>) -> Result<Reserved, Error> {
+    pub(super) fn reserve<'r>(
+        &mut self,
+        records: impl Iterator<Item = Record<'r>>,
+    ) -> Result<Reserved, Error> {
         let mut reserved = Reserved::default();
         for record in records {
             let found = self.find(record.key());
@@ -73,7 +76,7 @@ impl Index {
     }
 
     /// As a frame is loaded.
-    fn load(&mut self, record: &Record<'_>, number: u64) {
+    pub(super) fn load(&mut self, record: &Record<'_>, number: u64) {
         self.apply(record, Revision::from_u64(number)).unwrap();
         self.tidy().unwrap();
     }

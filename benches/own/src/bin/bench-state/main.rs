@@ -5,6 +5,7 @@
 //! `--dir DIR`)
 
 mod durable;
+mod keys;
 mod memory;
 
 use std::error::Error;
@@ -28,11 +29,17 @@ struct Args {
     /// Only what needs no disk.
     #[arg(long)]
     memory: bool,
+    /// Only what is measured beside a map in memory.
+    #[arg(long)]
+    keys: bool,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
     let mut out = io::stdout().lock();
+    if args.keys {
+        return keys::measure(&mut out);
+    }
     if !args.memory {
         for ground in durable::Ground::all(args.dir) {
             durable::measure(&ground, args.rounds, &mut out)?;
@@ -43,5 +50,6 @@ fn main() -> Result<(), Box<dyn Error>> {
             writeln!(out)?;
         }
     }
-    memory::measure(&mut out)
+    memory::measure(&mut out)?;
+    keys::measure(&mut out)
 }
