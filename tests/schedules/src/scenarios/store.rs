@@ -307,6 +307,9 @@ fn run(play: &Play, bytes: &[u8], power: &Arc<Power<Told>>) {
         assert!(play.may_fail() || matches!(closed, Ok(Ok(()) | Err(Error::Closed))), "{closed:?}");
     }
     drop(driver);
+    if !play.may_fail() {
+        check_memory(play, &stage);
+    }
     let submitted = stage.submitted.lock().unwrap();
     assert_eq!(submitted.0, submitted.1, "each callback is called once");
     drop(submitted);
@@ -318,6 +321,21 @@ fn run(play: &Play, bytes: &[u8], power: &Arc<Power<Told>>) {
             check_delivered(&delivered, &disk.told());
         }
     }
+}
+
+/// What readers see, once everything is durable, is what an open finds.
+fn check_memory(play: &Play, stage: &Stage) {
+    match stage.shared.sync() {
+        Ok(_) | Err(Error::Closed) => {}
+        Err(error) => panic!("{error}"),
+    }
+    let image = MemDisk::from_image(geometry(play), stage.disk.durable()).unwrap();
+    let (found, _) = Store::open(image, Access::Read).unwrap();
+    let found: Vec<_> =
+        found.iter().map(|(key, value)| (key, value.bytes.to_vec(), value.revision)).collect();
+    let seen = stage.shared.view().unwrap();
+    let seen: Vec<_> = seen.iter().map(|(key, value)| (key, value.bytes.to_vec(), value.revision)).collect();
+    assert_eq!(seen, found, "readers see what is durable");
 }
 
 fn value(written: Written) -> [u8; 2] {
