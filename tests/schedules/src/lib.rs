@@ -1,7 +1,7 @@
 //! Explores the orders in which threads run (`docs/schedules.md`).
 //!
-//! A [`Scenario`](explore::Scenario) builds everything that it needs inside a run, starts threads of `media::sync` and asserts.
-//! [`explore`] runs it under every schedule, or under many. [`RecordingDisk`](medium::RecordingDisk) is the medium; it knows
+//! An `explore::Scenario` builds everything that it needs inside a run, starts threads of `media::sync` and asserts.
+//! `explore::explore` runs it under every schedule, or under many. `medium::RecordingDisk` is the medium; it knows
 //! which bytes a power cut would leave at every moment, and hands each distinct pair of those bytes and what callers were told
 //! to a judge.
 //!
