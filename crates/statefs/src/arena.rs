@@ -592,11 +592,6 @@ impl Arena {
         self.pieces.list_len()
     }
 
-    #[cfg(test)]
-    pub(crate) fn nodes(&self) -> &Table<Piece> {
-        &self.pieces
-    }
-
     /// Bytes of memory.
     #[cfg(test)]
     pub(crate) fn memory_len(&self) -> usize {
@@ -607,13 +602,5 @@ impl Arena {
     #[cfg(test)]
     pub(crate) fn values_capacity(&self) -> usize {
         self.pieces.iter().map(|piece| piece.values.capacity()).sum()
-    }
-}
-
-#[cfg(test)]
-impl Piece {
-    /// Bytes of memory.
-    pub(crate) fn memory_len(&self) -> usize {
-        self.len() + self.unused_len()
     }
 }

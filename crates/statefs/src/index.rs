@@ -17,7 +17,7 @@
 //! A key is looked for once: its [`Place`] is found when a record is admitted and is right when it is applied, unless its leaf
 //! has changed meanwhile. Values that only snapshots have are kept by the [history](crate::history); they are in the same arena.
 //!
-//! What it costs beyond keys and values: 36 bytes for an entry, one for the end of a key, and about 130 for a leaf; room for 16 entries
+//! What it costs beyond keys and values: 36 bytes for an entry, one for the end of a key, and about 160 for a leaf; room for 16 entries
 //! in a leaf at most, or for as many as were deleted from it (down to a quarter of a full leaf, if its neighbours are full), or
 //! for those of a batch that failed after room was asked for; and what is dead in the arena, which is a sixteenth of what is
 //! alive and 1 MiB at most. `memory_is_bounded_by_what_is_alive` prints and bounds it.
@@ -701,9 +701,9 @@ impl Index {
     }
 }
 
-#[cfg(all(test, feature = "std"))]
+#[cfg(test)]
 mod refusing;
 #[cfg(test)]
 mod tests;
-#[cfg(all(test, feature = "std"))]
+#[cfg(test)]
 mod view_tests;

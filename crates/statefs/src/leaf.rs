@@ -169,7 +169,7 @@ impl<S: Slot> Leaf<S> {
         let order = |slot: &S| slot.order(at, arena);
         let (first, behind) = self.heads.same(self.heads.head_of(at.key));
         let same = self.slots.get(first..behind).unwrap_or(&[]);
-        let place = first + same.binary_search_by(order).map_or_else(|at| at, |at| at);
+        let place = first + same.binary_search_by(order).unwrap_or_else(|at| at);
         if let Some(slot) = same.get(place - first)
             && order(slot) == Ordering::Equal
         {
@@ -262,9 +262,9 @@ impl<S: Slot> Leaf<S> {
         self.heads.forget_places();
         self.heads.truncate(self.slots.len());
         self.heads.resize(self.slots.len());
-        for pair in self.slots.array_windows::<2>() {
-            let [one, other] = pair.each_ref().map(|slot| slot.key(arena));
-            let _changed = self.heads.distinguish(first_difference(one, other));
+        for (one, other) in self.slots.iter().zip(self.slots.iter().skip(1)) {
+            let difference = first_difference(one.key(arena), other.key(arena));
+            let _changed = self.heads.distinguish(difference);
         }
         self.heads.retake(self.slots.iter().map(|slot| slot.key(arena)));
     }

@@ -163,17 +163,4 @@ impl<T> Table<T> {
     pub(crate) fn list_len(&self) -> usize {
         self.blocks.len() * size_of::<Arc<Block<T>>>()
     }
-
-    /// The addresses and sizes of the heads, to count what several tables share once.
-    #[cfg(test)]
-    pub(crate) fn heads(&self) -> impl Iterator<Item = (usize, usize, &T)> {
-        let nodes = self.blocks.iter().flat_map(|block| block.nodes.iter().flatten());
-        nodes.map(|node| (Arc::as_ptr(node).addr(), size_of::<T>() + 16, &**node))
-    }
-
-    /// The same for blocks.
-    #[cfg(test)]
-    pub(crate) fn block_heads(&self) -> impl Iterator<Item = (usize, usize)> {
-        self.blocks.iter().map(|block| (Arc::as_ptr(block).addr(), size_of::<Block<T>>() + 16))
-    }
 }

@@ -244,11 +244,11 @@ impl Upkeep {
     }
 
     /// Returns a leaf to be changed, with room for so many entries more.
-    pub(crate) fn own<'r, S: Slot>(
-        row: &'r mut Row<S>,
+    pub(crate) fn own<S: Slot>(
+        row: &mut Row<S>,
         id: LeafId,
         room: usize,
-    ) -> Result<Option<&'r mut Leaf<S>>, Error> {
+    ) -> Result<Option<&mut Leaf<S>>, Error> {
         let Some(leaf) = row.leaves.own(id.index(), |leaf| leaf.try_clone(room))? else { return Ok(None) };
         leaf.reserve(room)?;
         Ok(Some(leaf))
@@ -543,8 +543,8 @@ impl Upkeep {
         let next = spot.bunch + 1;
         self.steps.add(behind.ids.len() + row.bunches.len() - next);
         let first = behind.ids.first().copied().unwrap_or(LeafId::NONE);
-        for pair in behind.ids.array_windows::<2>() {
-            let [one, other] = pair.map(|id| row.first_key(id, arena));
+        for (one, other) in behind.ids.iter().zip(behind.ids.iter().skip(1)) {
+            let [one, other] = [one, other].map(|id| row.first_key(*id, arena));
             let _changed = behind.heads.distinguish(first_difference(one, other));
         }
         behind.heads.retake(behind.ids.iter().map(|id| row.first_key(*id, arena)));
@@ -760,10 +760,5 @@ impl Upkeep {
     /// Whether anything is claimed.
     pub(crate) fn has_claims(&self) -> bool {
         self.notes.iter().any(|note| note.claims > 0 || note.room > 0) || !self.claimed.is_empty()
-    }
-
-    /// Whether something is claimed in a leaf.
-    pub(crate) fn is_claimed(&self, id: LeafId) -> bool {
-        self.note(id).claims > 0
     }
 }

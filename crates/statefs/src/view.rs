@@ -253,5 +253,5 @@ impl<'v> From<&'v View> for BackupFrom<'v> {
     }
 }
 
-#[cfg(all(test, feature = "std"))]
+#[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! Views against copies of a map, taken at the same moments.
 
+extern crate std;
+
 use std::collections::BTreeMap;
 use std::format;
 use std::string::String;
