@@ -8,7 +8,7 @@ use schedules::explore::{Budget, Report, Scenario, explore, named, replay};
 use schedules::scenarios;
 
 /// What CI affords.
-const SHORT: Budget = Budget { schedules: 3_000, time: Duration::from_secs(3), preemptions: 1 };
+const SHORT: Budget = Budget { schedules: 3_000, time: Duration::from_secs(2), preemptions: 1 };
 
 /// What a night affords.
 const LONG: Budget = Budget { schedules: 100_000, time: Duration::from_secs(120), preemptions: 2 };
