@@ -96,8 +96,10 @@ impl<D: BlockDevice> Inner<D> {
     }
 
     fn enqueue(&self, ask: Ask, waiter: &Arc<Waiter>, deadline: Option<Duration>) -> Result<u64, Error> {
+        let entry = Entry::new(ask, Asker::Thread(Arc::clone(waiter)), deadline);
         let mut queue = self.queue();
-        let number = queue.push(Entry::new(ask, Asker::Thread(Arc::clone(waiter)), deadline))?;
+        queue.check(&entry)?;
+        let number = queue.push(entry);
         let next = queue.choose();
         drop(queue);
         self.wake(next);
@@ -112,12 +114,12 @@ impl<D: BlockDevice> Inner<D> {
         }
     }
 
-    /// Takes a request of a waiting thread back; false if it has begun. The thread may have been told to lead meanwhile, and
-    /// gives the lead back then.
+    /// Takes a request of a waiting thread back; false if it has begun, or is answered. The thread may have been given the lead
+    /// meanwhile, by another leader that passed its turn on as well, and gives it back: it may never listen again.
     fn withdraw(&self, waiter: &Waiter, number: u64) -> bool {
         let mut queue = self.queue();
         let is_withdrawn = queue.withdraw(number).is_some();
-        if is_withdrawn && let Some(Message::Lead(lead) | Message::Turn(lead)) = waiter.take() {
+        if let Some(lead) = waiter.take_lead() {
             queue.return_lead(lead);
         }
         let next = queue.choose();
@@ -196,7 +198,7 @@ impl<D: BlockDevice> Inner<D> {
                 }
                 Ok(Err(error)) => round.over.push((entry.asker, Err(error))),
                 Err(panic) => {
-                    let error = state.poison();
+                    let error = state.poison(Store::fail_beside_frames);
                     round.over.push((entry.asker, Err(error)));
                     let after = self.settle(state, Some(lead), Chores::Later, |_| {});
                     self.finish(after, round.over);
@@ -324,16 +326,22 @@ impl<D: BlockDevice> Inner<D> {
         let mut state = self.writer();
         // The store is taken out only while nothing is in flight.
         let Held::Here(store) = &mut state.held else { return };
+        let seq = outgoing.seq();
         let ended = store.end_frame(outgoing, outcome);
         let durable = store.durable_revision();
-        let answers = self.queue().land(ended.as_ref().ok().copied());
-        let crowd = answers.len();
-        let told = ended.map(|_| durable);
+        let landed = self.queue().land(ended.as_ref().ok().copied());
+        // What is known of the frame that failed, such as that the medium had no space for it, is unknown of the others.
+        let others = store.refuse_unless_writable().map(|()| durable);
+        let own = ended.map(|_| durable);
+        let crowd = landed.iter().map(|riders| riders.answers.len()).sum();
+        let answers = landed.into_iter().flat_map(|riders| {
+            settled(riders.answers, if riders.seq == seq { &own } else { &others })
+        });
         let after = self.settle(state, None, Chores::Now, |queue| {
             queue.is_blocked = false;
             queue.crowd = crowd;
         });
-        self.finish(after, settled(answers, &told));
+        self.finish(after, answers);
     }
 
     /// Serves one request that needs calls of the device before it can begin.
@@ -402,7 +410,7 @@ impl<D: BlockDevice> Inner<D> {
         if turn == Turn::Closing {
             self.work.notify_all();
             let subscribers = self.subscriptions().all();
-            subscribers.iter().for_each(|subscriber| subscriber.notify());
+            subscribers.into_iter().for_each(Subscriber::notify);
         }
         match ended {
             Ok(outcome) => outcome,
@@ -447,7 +455,7 @@ impl<D: BlockDevice> Inner<D> {
             if queue.is_closed {
                 return Err(Error::Closed);
             }
-            let may_begin = queue.is_empty();
+            let may_begin = queue.has_begun_all();
             drop(queue);
             if let (true, Held::Here(store)) = (may_begin, &mut state.held)
                 && let Needs::Nothing(answer) = store.take_in(&ask, has_source)?
@@ -481,11 +489,11 @@ impl<D: BlockDevice> Inner<D> {
         let outcome = caught(|| act(&mut taken.store));
         let mut state = self.writer();
         let (lead, lent) = state.put_store(taken);
-        let outcome = outcome.map_err(|panic| Ended::Panicked(panic, state.poison()));
+        let outcome = outcome.map_err(|panic| Ended::Panicked(panic, state.poison(Store::fail_after_panic)));
         let after = self.settle(state, Some(lead), Chores::Later, settle);
-        // It may be the last holder of memory.
-        drop(lent);
         self.finish(after, []);
+        // It may be the last holder of much memory, so the next leader does not wait for it.
+        drop(lent);
         outcome
     }
 
@@ -522,7 +530,7 @@ impl<D: BlockDevice> Inner<D> {
     fn finish(&self, after: After, answered: impl IntoIterator<Item = Answered>) {
         self.wake(after.next);
         self.answer_all(answered);
-        after.notices.iter().for_each(|subscriber| subscriber.notify());
+        after.notices.into_iter().for_each(Subscriber::notify);
         self.ticker.wake();
         if let Some(lead) = after.chore {
             // A panic in it has poisoned the store, and says no more to the caller whose frame has ended well.
@@ -554,22 +562,27 @@ impl<D: BlockDevice> State<D> {
     }
 
     /// Poisons the store after a panic in foreign code, and returns the error that every write has from now on.
-    fn poison(&mut self) -> Error {
+    fn poison(&mut self, fail: impl FnOnce(&mut Store<Arc<D>>)) -> Error {
         let Held::Here(store) = &mut self.held else { return Error::Closed };
-        store.fail_after_panic();
+        fail(store);
         store.refuse_unless_writable().err().unwrap_or(Error::Closed)
     }
 
     /// Takes the store out, and leaves what readers need.
     fn take_store(&mut self, lead: Lead) -> Result<Taken<D>, (Lead, Error)> {
         let Held::Here(store) = &mut self.held else { return Err((lead, Error::Closed)) };
-        let view = match store.view_for_readers() {
+        // One that counts, for callers that keep it; where no more may be given out, readers need one nevertheless.
+        let (view, is_counted) = match store.view() {
+            Err(Error::TooManyViews { .. }) => (store.view_for_readers(), false),
+            view => (view, true),
+        };
+        let view = match view {
             Ok(view) => view,
             Err(error) => return Err((lead, error)),
         };
         let (stats, is_sealed) = (store.stats(), store.is_sealed());
         let quotas = store.quotas().collect();
-        let lent = Lent { view, changes: store.changes.take(), stats, is_sealed, quotas };
+        let lent = Lent { view, is_counted, changes: store.changes.take(), stats, is_sealed, quotas };
         match std::mem::replace(&mut self.held, Held::Lent(Box::new(lent))) {
             Held::Here(mut store) => {
                 if let Some(source) = self.nonces.take() {
