@@ -186,9 +186,11 @@ impl<D: BlockDevice> Inner<D> {
                 }
                 stop => break stop,
             };
+            // Those that wait share the draw, as they share the frame: each alone would have a frame of its own.
+            let ahead = state.nonces_ahead(&self.queue());
             let source = state.nonces.take();
             drop(state);
-            let (source, drawn) = draw_all(source, count);
+            let (source, drawn) = draw_all(source, count, ahead);
             state = self.writer();
             state.nonces = source;
             match drawn {
@@ -561,6 +563,14 @@ impl<D: BlockDevice> State<D> {
         }
     }
 
+    /// How many nonces the requests that wait need, as far as they may go with the next frame.
+    fn nonces_ahead(&self, queue: &Queue) -> usize {
+        match &self.held {
+            Held::Here(store) => queue.bodies_within(store.body_len_max()).map(|body| store.nonces_for(body)).sum(),
+            Held::Lent(_) => 0,
+        }
+    }
+
     /// Poisons the store after a panic in foreign code, and returns the error that every write has from now on.
     fn poison(&mut self, fail: impl FnOnce(&mut Store<Arc<D>>)) -> Error {
         let Held::Here(store) = &mut self.held else { return Error::Closed };
@@ -611,13 +621,26 @@ impl<D: BlockDevice> State<D> {
     }
 }
 
-/// Draws nonces, and gives the source back.
+/// Draws the nonces that one request needs, and more for those behind it while the source has any; gives the source back.
 fn draw_all(
     source: Option<Box<dyn crate::Nonces>>,
     count: usize,
+    ahead: usize,
 ) -> (Option<Box<dyn crate::Nonces>>, Result<Result<Vec<Nonce>, Error>, Panicked>) {
     let Some(mut source) = source else { return (None, Ok(Err(Error::NoRandom))) };
-    let drawn = caught(|| (0..count).map(|_| draw(source.as_mut())).collect());
+    let drawn = caught(|| {
+        let mut nonces = Vec::new();
+        let len = count.saturating_add(ahead).saturating_mul(size_of::<Nonce>());
+        nonces.try_reserve_exact(count.saturating_add(ahead)).map_err(|_| Error::NoMemory { len })?;
+        for nth in 0..count.saturating_add(ahead) {
+            match draw(source.as_mut()) {
+                Ok(nonce) => nonces.push(nonce),
+                Err(error) if nth < count => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(nonces)
+    });
     (Some(source), drawn)
 }
 

@@ -322,6 +322,18 @@ impl Queue {
         self.remove(at)
     }
 
+    /// The bodies of the requests that wait, in order, as far as they are no longer than this together.
+    pub(super) fn bodies_within(&self, len_max: usize) -> impl Iterator<Item = &[u8]> {
+        let bodies = self.entries.iter().filter_map(|entry| match &entry.ask {
+            Ask::Batch(batch) | Ask::Buffer(batch) => Some(&*batch.body),
+            Ask::Delete(_) | Ask::BufferDelete(_) | Ask::Sync | Ask::Turn(_) => None,
+        });
+        bodies.scan(len_max, |left, body| {
+            *left = left.checked_sub(body.len())?;
+            Some(body)
+        })
+    }
+
     /// Takes back every request whose deadline has passed.
     pub(super) fn expire(&mut self, now: Duration) -> Vec<Entry> {
         self.take_all(|entry| entry.deadline.is_some_and(|deadline| deadline <= now))
