@@ -251,10 +251,16 @@ impl<D: BlockDevice> Journal<D> {
         JournalError::Poisoned { cause }
     }
 
-    /// Poisons the journal after a panic in the device. Frames in flight are given up: whether they survive power loss is
-    /// unknown, as after a failed flush.
+    /// Poisons the journal after a panic in the device. Frames in flight are given up, and none of them may be ended any more:
+    /// whether they survive power loss is unknown, as after a failed flush.
     pub fn fail_after_panic(&mut self) {
         self.out.clear();
+        self.fail_beside_frames();
+    }
+
+    /// The same where the frames in flight are carried out by other threads. They still have to be ended, and count as in
+    /// flight until then.
+    pub fn fail_beside_frames(&mut self) {
         let cause = DeviceCause::driver("a panic during a call of the device", 0);
         let _poisoned: JournalError = self.poison(DeviceError::FlushFailed { cause });
     }

@@ -460,14 +460,8 @@ impl<D: BlockDevice> Store<D> {
         outgoing: Outgoing,
         outcome: Result<(), DeviceError>,
     ) -> Result<u64, Error> {
-        let durable = self.journal.end_commit(outgoing, outcome).inspect_err(|_| {
-            self.unshown.flying.clear();
-            self.unshown.newest.clear();
-            // Nothing of these frames will be shown, so nothing of them counts.
-            self.charge_anew();
-            self.drop_pending_after_failure();
-            self.index.drop_claims();
-        })?;
+        let durable =
+            self.journal.end_commit(outgoing, outcome).inspect_err(|_| self.drop_all_after_failure())?;
         while self.unshown.flying.front().is_some_and(|(seq, _)| *seq <= durable.seq()) {
             let Some((seq, mut frame)) = self.unshown.flying.pop_front() else { break };
             let unshown = frame.body.get(frame.shown_len..).unwrap_or(&[]);
@@ -519,8 +513,21 @@ impl<D: BlockDevice> Store<D> {
     #[cfg(feature = "std")]
     pub(crate) fn fail_after_panic(&mut self) {
         self.journal.fail_after_panic();
+        self.drop_all_after_failure();
+    }
+
+    /// The same where other threads carry frames out, which they will end.
+    #[cfg(feature = "std")]
+    pub(crate) fn fail_beside_frames(&mut self) {
+        self.journal.fail_beside_frames();
+        self.drop_all_after_failure();
+    }
+
+    /// Drops what is gathered or in flight: nothing of it will be shown, so nothing of it counts.
+    fn drop_all_after_failure(&mut self) {
         self.unshown.flying.clear();
         self.unshown.newest.clear();
+        self.charge_anew();
         self.drop_pending_after_failure();
         self.index.drop_claims();
     }

@@ -46,7 +46,7 @@ use crate::quota::QuotaUse;
 use crate::record::{Form, Revision};
 use crate::snapshot::SnapshotName;
 use crate::store::{Certainty, Stats, Store, Value};
-use crate::view::View;
+use crate::view::{VIEWS_MAX, View};
 
 mod admit;
 mod lead;
@@ -72,7 +72,6 @@ impl<D: BlockDevice> Clone for SharedStore<D> {
     }
 }
 
-#[derive(Debug)]
 struct Inner<D: BlockDevice> {
     device: Arc<D>,
     clock: Arc<dyn Clock>,
@@ -85,16 +84,17 @@ struct Inner<D: BlockDevice> {
     ticker: threads::Alarm,
 }
 
+/// Nothing that is behind a lock: whoever prints this is foreign code.
+impl<D: BlockDevice> fmt::Debug for Inner<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").finish_non_exhaustive()
+    }
+}
+
 struct State<D: BlockDevice> {
     held: Held<D>,
     /// The source of nonces, which the store has only while it is out of its lock.
     nonces: Option<Box<dyn Nonces>>,
-}
-
-impl<D: BlockDevice> fmt::Debug for State<D> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("State").finish_non_exhaustive()
-    }
 }
 
 /// The store, or what readers use while a thread has it.
@@ -106,6 +106,8 @@ enum Held<D: BlockDevice> {
 /// The store as it was when a turn began.
 struct Lent {
     view: View,
+    /// Whether the view counts, so that callers may keep it.
+    is_counted: bool,
     changes: Ring,
     stats: Stats,
     is_sealed: bool,
@@ -326,10 +328,13 @@ impl<D: BlockDevice> SharedStore<D> {
 
     fn submit_entry(&self, entry: Entry) -> Result<Request<D>, Error> {
         let mut queue = self.inner.queue();
-        let number = queue.push(entry)?;
+        queue.check(&entry)?;
+        let number = queue.push(entry);
         let next = queue.choose();
         drop(queue);
         self.inner.wake(next);
+        // It looks after the deadline.
+        self.inner.ticker.wake();
         Ok(Request { inner: Arc::clone(&self.inner), number })
     }
 
@@ -437,7 +442,8 @@ impl<D: BlockDevice> SharedStore<D> {
     pub fn view(&self) -> Result<View, Error> {
         match &mut self.inner.writer().held {
             Held::Here(store) => store.view(),
-            Held::Lent(lent) => Ok(lent.view.clone()),
+            Held::Lent(lent) if lent.is_counted => Ok(lent.view.clone()),
+            Held::Lent(_) => Err(Error::TooManyViews { limit: VIEWS_MAX }),
         }
     }
 

@@ -3,16 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use media::doubles::DurableBytes;
-use media::{BlockDevice, BlockIndex, DeviceError, Geometry, MemDisk, SystemClock};
+use media::{
+    BlockDevice, BlockIndex, Clock, DeviceError, DeviceOp, Geometry, MemDisk, SystemClock, Timestamp,
+};
 use statefs::{
-    Access, Error, ErrorKind, Key, NoRandom, Nonces, Options, Prefix, SealKey, SharedStore, SnapshotName,
+    Access, Batch, Error, ErrorKind, Key, NoRandom, Nonces, Options, Prefix, SealKey, SharedStore, SnapshotName,
     Store, StoreId, Zeroizing,
 };
 
@@ -31,7 +32,7 @@ fn shared<D: BlockDevice>(device: D) -> SharedStore<D> {
 }
 
 /// Fails instead of waiting for ever.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs the workload on a thread of its own, and fails when it hangs.
 fn ends(what: &str, work: impl FnOnce() + Send + 'static) {
@@ -238,4 +239,327 @@ fn store_t3_sibling_a_panic_of_the_device_in_any_turn_leaves_nobody_waiting() {
             });
         }
     }
+}
+
+/// A door that threads stop at while it is shut.
+#[derive(Clone, Default)]
+struct Door(Arc<(Mutex<DoorState>, Condvar)>);
+
+#[derive(Default)]
+struct DoorState {
+    is_shut: bool,
+    waiting: usize,
+}
+
+impl Door {
+    fn state(&self) -> MutexGuard<'_, DoorState> {
+        self.0.0.lock().unwrap()
+    }
+    fn shut(&self) {
+        self.state().is_shut = true;
+    }
+    fn open(&self) {
+        self.state().is_shut = false;
+        self.0.1.notify_all();
+    }
+    fn pass(&self) {
+        let mut state = self.state();
+        state.waiting += 1;
+        self.0.1.notify_all();
+        state = self.0.1.wait_while(state, |state| state.is_shut).unwrap();
+        state.waiting -= 1;
+    }
+    /// Waits until so many threads stand at it.
+    fn until_waiting(&self, count: usize) {
+        drop(self.0.1.wait_while(self.state(), |state| state.waiting < count).unwrap());
+    }
+}
+
+/// A device whose flushes stop at a door, and that has no space for writes when it is told so.
+struct DoorDisk {
+    disk: MemDisk,
+    door: Door,
+    is_full: Arc<AtomicBool>,
+}
+
+impl BlockDevice for DoorDisk {
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
+    }
+    fn read(&self, at: BlockIndex, into: &mut [u8]) -> Result<(), DeviceError> {
+        self.disk.read(at, into)
+    }
+    fn write(&self, at: BlockIndex, from: &[u8]) -> Result<(), DeviceError> {
+        if self.is_full.load(Ordering::SeqCst) {
+            let cause = std::io::Error::from(std::io::ErrorKind::StorageFull).into();
+            return Err(DeviceError::Io { operation: DeviceOp::Write, at, len: from.len(), cause });
+        }
+        self.disk.write(at, from)
+    }
+    fn flush(&self) -> Result<(), DeviceError> {
+        self.door.pass();
+        self.disk.flush()
+    }
+}
+
+fn door_disk() -> (DoorDisk, Door, Arc<AtomicBool>) {
+    let disk = MemDisk::new(Geometry::new(512, 256).unwrap()).unwrap();
+    let (door, is_full) = (Door::default(), Arc::default());
+    (DoorDisk { disk, door: door.clone(), is_full: Arc::clone(&is_full) }, door, is_full)
+}
+
+/// A source that stops at a door, and panics when it is told to.
+struct DoorNonces {
+    door: Door,
+    panics: Arc<AtomicBool>,
+    drawn: u8,
+}
+
+impl Nonces for DoorNonces {
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), NoRandom> {
+        self.door.pass();
+        if self.panics.load(Ordering::SeqCst) {
+            std::panic::resume_unwind(Box::new("no random bytes today"));
+        }
+        self.drawn = self.drawn.wrapping_add(1);
+        bytes.fill(self.drawn);
+        Ok(())
+    }
+}
+
+fn secret() -> Prefix {
+    Prefix::parse("/state/secret").unwrap()
+}
+
+/// A store with an encrypted prefix; the door that its source stops at, and whether that panics.
+fn encrypted<D: BlockDevice>(device: D) -> (SharedStore<D>, Door, Arc<AtomicBool>) {
+    let shared = shared(device);
+    let (door, panics) = (Door::default(), Arc::new(AtomicBool::new(false)));
+    let source = DoorNonces { door: door.clone(), panics: Arc::clone(&panics), drawn: 0 };
+    shared
+        .exclusively(|store| {
+            store.set_nonces(Box::new(source));
+            store.seal_prefix(&secret(), SealKey::new(1, Zeroizing::new([1; 32])))
+        })
+        .unwrap();
+    (shared, door, panics)
+}
+
+/// Long enough for what other threads must not do to be done, if they did it.
+fn pause() {
+    thread::sleep(Duration::from_millis(100));
+}
+
+fn batch_of(name: &str, value: &[u8]) -> Batch {
+    let mut batch = Batch::new();
+    batch.put(&key(name), value).unwrap();
+    batch
+}
+
+/// While nonces are drawn, no lock is held; what was asked for before still comes first, and the source is not missing.
+#[test]
+fn a_buffered_put_beside_a_draw_of_nonces_comes_after_what_was_submitted_before() {
+    ends("a buffered put beside a draw of nonces", || {
+        let (shared, door, _) = encrypted(slow_disk(256, 0));
+        let driver = shared.driver().unwrap();
+        door.shut();
+        let (told, heard) = mpsc::channel();
+        let submitted = shared.submit(batch_of("secret/a", b"first"), move |told_by| told.send(told_by).unwrap());
+        door.until_waiting(1);
+        thread::scope(|scope| {
+            let plain = scope.spawn(|| shared.put_buffered(&key("plain"), b"x"));
+            let buffered = scope.spawn(|| shared.put_buffered(&key("secret/a"), b"second"));
+            pause();
+            door.open();
+            let first = heard.recv().unwrap().unwrap();
+            plain.join().unwrap().unwrap();
+            let second = buffered.join().unwrap().unwrap();
+            assert!(first < second, "asked for later: {first} {second}");
+        });
+        let sealed = shared.exclusively(|store| store.reveal(&key("secret/a"))).unwrap().unwrap();
+        assert_eq!(&*sealed, b"second");
+        drop((submitted, driver));
+    });
+}
+
+/// Calls the store when it is dropped.
+struct AsksWhenDropped(SharedStore<MemDisk>);
+
+impl Drop for AsksWhenDropped {
+    fn drop(&mut self) {
+        let _stats = self.0.stats();
+    }
+}
+
+#[test]
+fn a_callback_that_is_refused_is_dropped_without_a_lock() {
+    ends("a refused callback", || {
+        let shared = shared(MemDisk::new(Geometry::new(512, 64).unwrap()).unwrap());
+        let refused = |wanted: fn(&Error) -> bool| {
+            let asks = AsksWhenDropped(shared.clone());
+            let outcome = shared.submit(batch_of("a", b"x"), move |_| drop(asks));
+            assert!(outcome.is_err_and(|error| wanted(&error)));
+        };
+        refused(|error| matches!(error, Error::NoDriver));
+        shared.close().unwrap();
+        refused(|error| matches!(error, Error::Closed));
+    });
+}
+
+/// The store is poisoned while a frame is on its way on another thread; that thread still has to find the store.
+#[test]
+fn a_panic_of_the_source_beside_a_frame_on_its_way_leaves_its_callers_an_answer() {
+    ends("a panic beside a frame", || {
+        let (disk, flushes, _) = door_disk();
+        let (shared, _, panics) = encrypted(disk);
+        panics.store(true, Ordering::SeqCst);
+        flushes.shut();
+        let (over, turn) = (AtomicBool::new(false), AtomicBool::new(false));
+        thread::scope(|scope| {
+            let put = scope.spawn(|| shared.put(&key("a"), b"x").unwrap_err().kind());
+            flushes.until_waiting(1);
+            let sealed = scope.spawn(|| shared.put(&key("secret/a"), b"x"));
+            assert!(sealed.join().is_err(), "its thread has drawn the nonces");
+            // Its turn is when nothing is on its way.
+            let alone = scope.spawn(|| {
+                shared.exclusively(|_| {
+                    turn.store(true, Ordering::SeqCst);
+                    until(|| over.load(Ordering::SeqCst));
+                    Ok(())
+                })
+            });
+            pause();
+            let began_beside = turn.load(Ordering::SeqCst);
+            flushes.open();
+            pause();
+            over.store(true, Ordering::SeqCst);
+            alone.join().unwrap().unwrap();
+            assert_eq!(put.join().unwrap(), ErrorKind::Poisoned);
+            assert!(!began_beside, "a turn began while a frame was on its way");
+        });
+        assert_eq!(shared.close().unwrap_err().kind(), ErrorKind::Poisoned);
+    });
+}
+
+fn until(mut is_so: impl FnMut() -> bool) {
+    while !is_so() {
+        thread::yield_now();
+    }
+}
+
+/// Only the frame that found no space is known to be incomplete. The one before it may be durable.
+#[test]
+fn no_space_is_told_to_those_whose_frame_it_was_and_to_no_other() {
+    ends("two frames, and no space for the second", || {
+        let (disk, flushes, is_full) = door_disk();
+        let image = disk.disk.clone();
+        let shared = shared(disk);
+        shared.put(&key("a"), b"before").unwrap();
+        flushes.shut();
+        thread::scope(|scope| {
+            let first = scope.spawn(|| shared.put(&key("a"), b"x").unwrap_err().kind());
+            flushes.until_waiting(1);
+            is_full.store(true, Ordering::SeqCst);
+            let second = scope.spawn(|| shared.put(&key("b"), b"x").unwrap_err().kind());
+            assert_eq!(second.join().unwrap(), ErrorKind::NoSpace);
+            flushes.open();
+            let first = first.join().unwrap();
+            let (found, _) = Store::open(image, Access::Read).unwrap();
+            assert_eq!(found.get(&key("a")).unwrap().bytes, b"x", "which is why");
+            assert_eq!(first, ErrorKind::Poisoned, "`NoSpace` says that nothing has changed");
+        });
+    });
+}
+
+#[test]
+fn views_that_are_taken_beside_exclusive_access_count() {
+    let shared = shared(MemDisk::new(Geometry::new(512, 256).unwrap()).unwrap());
+    let mut views = Vec::new();
+    let refused = (0..40u64).find_map(|round| {
+        let taken = shared.exclusively(|store| {
+            store.put(&key("a"), &round.to_le_bytes())?;
+            Ok(shared.view())
+        });
+        taken.unwrap().map(|view| views.push(view)).err()
+    });
+    assert!(matches!(refused, Some(Error::TooManyViews { .. })), "{refused:?}");
+    assert_eq!(views.len(), statefs::VIEWS_MAX);
+    views.clear();
+    let view = shared.exclusively(|_| shared.view()).unwrap();
+    assert_eq!(view.get(&key("a")).unwrap().bytes.len(), 8);
+}
+
+/// A clock that goes on only when it is told to, and counts how often it is asked.
+#[derive(Debug, Default)]
+struct SetClock {
+    millis: AtomicU64,
+    asked: AtomicU64,
+}
+
+impl Clock for SetClock {
+    fn now(&self) -> Timestamp {
+        Timestamp { seconds: 0, nanos: 0 }
+    }
+    fn elapsed(&self) -> Duration {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        Duration::from_millis(self.millis.load(Ordering::SeqCst))
+    }
+    fn sleep(&self, _how_long: Duration) {}
+}
+
+#[test]
+fn a_ticker_looks_after_deadlines_where_there_is_nothing_to_seal_and_sleeps_when_the_store_is_closed() {
+    ends("a ticker", || {
+        let disk = MemDisk::new(Geometry::new(512, 64).unwrap()).unwrap();
+        let clock = Arc::new(SetClock::default());
+        let as_clock: Arc<dyn Clock> = clock.clone();
+        let shared = SharedStore::new(Store::format(disk, &options()).unwrap(), as_clock);
+        let (_driver, _ticker) = (shared.driver().unwrap(), shared.ticker().unwrap());
+        assert!(shared.is_sealed());
+        pause();
+        let (told, heard) = mpsc::channel();
+        shared
+            .exclusively(|_| {
+                let deadline = Duration::from_millis(10);
+                let request = shared.submit_by(batch_of("a", b"x"), deadline, move |outcome| {
+                    told.send(outcome).unwrap();
+                });
+                clock.millis.store(20, Ordering::SeqCst);
+                let answer = heard.recv_timeout(Duration::from_secs(5)).expect("the ticker sleeps");
+                assert!(matches!(answer, Err(Error::DeadlinePassed)), "{answer:?}");
+                request.map(drop)
+            })
+            .unwrap();
+        shared.put(&key("a"), b"x").unwrap();
+        shared.close().unwrap();
+        pause();
+        let asked = clock.asked.load(Ordering::SeqCst);
+        pause();
+        assert_eq!(clock.asked.load(Ordering::SeqCst), asked, "there is nothing to do any more");
+    });
+}
+
+/// Puts of an encrypted prefix share a barrier as others do.
+#[test]
+fn encrypted_puts_share_frames() {
+    ends("encrypted puts", || {
+        let (disk, flushes, _) = door_disk();
+        let (shared, ..) = encrypted(disk);
+        shared.put(&key("a"), b"x").unwrap();
+        let frames = || shared.stats().store.journal.frames;
+        let before = frames();
+        flushes.shut();
+        thread::scope(|scope| {
+            let first = scope.spawn(|| shared.put(&key("a"), b"y").unwrap());
+            flushes.until_waiting(1);
+            for nth in 0..12 {
+                let shared = &shared;
+                scope.spawn(move || shared.put(&key(&format!("secret/{nth}")), b"x").unwrap());
+            }
+            until(|| shared.stats().waiting >= 11);
+            flushes.open();
+            first.join().unwrap();
+        });
+        assert!(frames() - before <= 5, "{} frames", frames() - before);
+    });
 }

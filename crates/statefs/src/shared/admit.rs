@@ -80,7 +80,7 @@ impl<D: BlockDevice> Store<D> {
     /// What a batch with values to encrypt needs before it is looked at; [`None`], if there are none, or everything is there. A
     /// value is encrypted once, so there must be room for it first.
     fn needed_to_encrypt(&self, batch: &Batch, has_source: bool) -> Option<Needs> {
-        let nonces = self.sealing.nonces_for(records(&batch.body));
+        let nonces = self.nonces_for(&batch.body);
         if nonces == 0 {
             return None;
         }
@@ -92,6 +92,15 @@ impl<D: BlockDevice> Store<D> {
             Admission::NeedsRoom => Some(Needs::Store),
             Admission::Fits => Some(Needs::Nonces(missing)).filter(|_| has_source && missing > 0),
         }
+    }
+
+    pub(super) fn body_len_max(&self) -> usize {
+        self.journal.layout().body_len_max()
+    }
+
+    /// How many nonces are needed to encrypt a body.
+    pub(super) fn nonces_for(&self, body: &[u8]) -> usize {
+        self.sealing.nonces_for(records(body))
     }
 
     fn ride(&mut self, body: &[u8], ops: usize) -> Result<Needs, Error> {

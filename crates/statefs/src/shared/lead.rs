@@ -96,8 +96,10 @@ impl<D: BlockDevice> Inner<D> {
     }
 
     fn enqueue(&self, ask: Ask, waiter: &Arc<Waiter>, deadline: Option<Duration>) -> Result<u64, Error> {
+        let entry = Entry::new(ask, Asker::Thread(Arc::clone(waiter)), deadline);
         let mut queue = self.queue();
-        let number = queue.push(Entry::new(ask, Asker::Thread(Arc::clone(waiter)), deadline))?;
+        queue.check(&entry)?;
+        let number = queue.push(entry);
         let next = queue.choose();
         drop(queue);
         self.wake(next);
@@ -112,12 +114,12 @@ impl<D: BlockDevice> Inner<D> {
         }
     }
 
-    /// Takes a request of a waiting thread back; false if it has begun. The thread may have been told to lead meanwhile, and
-    /// gives the lead back then.
+    /// Takes a request of a waiting thread back; false if it has begun, or is answered. The thread may have been given the lead
+    /// meanwhile, by another leader that passed its turn on as well, and gives it back: it may never listen again.
     fn withdraw(&self, waiter: &Waiter, number: u64) -> bool {
         let mut queue = self.queue();
         let is_withdrawn = queue.withdraw(number).is_some();
-        if is_withdrawn && let Some(Message::Lead(lead) | Message::Turn(lead)) = waiter.take() {
+        if let Some(lead) = waiter.take_lead() {
             queue.return_lead(lead);
         }
         let next = queue.choose();
@@ -184,9 +186,11 @@ impl<D: BlockDevice> Inner<D> {
                 }
                 stop => break stop,
             };
+            // Those that wait share the draw, as they share the frame: each alone would have a frame of its own.
+            let ahead = state.nonces_ahead(&self.queue());
             let source = state.nonces.take();
             drop(state);
-            let (source, drawn) = draw_all(source, count);
+            let (source, drawn) = draw_all(source, count, ahead);
             state = self.writer();
             state.nonces = source;
             match drawn {
@@ -196,7 +200,7 @@ impl<D: BlockDevice> Inner<D> {
                 }
                 Ok(Err(error)) => round.over.push((entry.asker, Err(error))),
                 Err(panic) => {
-                    let error = state.poison();
+                    let error = state.poison(Store::fail_beside_frames);
                     round.over.push((entry.asker, Err(error)));
                     let after = self.settle(state, Some(lead), Chores::Later, |_| {});
                     self.finish(after, round.over);
@@ -325,16 +329,22 @@ impl<D: BlockDevice> Inner<D> {
         let mut state = self.writer();
         // The store is taken out only while nothing is in flight.
         let Held::Here(store) = &mut state.held else { return };
+        let seq = outgoing.seq();
         let ended = store.end_frame(outgoing, outcome);
         let durable = store.durable_revision();
-        let answers = self.queue().land(ended.as_ref().ok().copied());
-        let crowd = answers.len();
-        let told = ended.map(|_| durable);
+        let landed = self.queue().land(ended.as_ref().ok().copied());
+        // What is known of the frame that failed, such as that the medium had no space for it, is unknown of the others.
+        let others = store.refuse_unless_writable().map(|()| durable);
+        let own = ended.map(|_| durable);
+        let crowd = landed.iter().map(|riders| riders.answers.len()).sum();
+        let answers = landed.into_iter().flat_map(|riders| {
+            settled(riders.answers, if riders.seq == seq { &own } else { &others })
+        });
         let after = self.settle(state, None, Chores::Now, |queue| {
             queue.is_blocked = false;
             queue.crowd = crowd;
         });
-        self.finish(after, settled(answers, &told));
+        self.finish(after, answers);
     }
 
     /// Serves one request that needs calls of the device before it can begin.
@@ -403,7 +413,7 @@ impl<D: BlockDevice> Inner<D> {
         if turn == Turn::Closing {
             self.work.notify_all();
             let subscribers = self.subscriptions().all();
-            subscribers.iter().for_each(|subscriber| subscriber.notify());
+            subscribers.into_iter().for_each(Subscriber::notify);
         }
         match ended {
             Ok(outcome) => outcome,
@@ -448,7 +458,7 @@ impl<D: BlockDevice> Inner<D> {
             if queue.is_closed {
                 return Err(Error::Closed);
             }
-            let may_begin = queue.is_empty();
+            let may_begin = queue.has_begun_all();
             drop(queue);
             if let (true, Held::Here(store)) = (may_begin, &mut state.held)
                 && let Needs::Nothing(answer) = store.take_in(&ask, has_source)?
@@ -482,11 +492,11 @@ impl<D: BlockDevice> Inner<D> {
         let outcome = caught(|| act(&mut taken.store));
         let mut state = self.writer();
         let (lead, lent) = state.put_store(taken);
-        let outcome = outcome.map_err(|panic| Ended::Panicked(panic, state.poison()));
+        let outcome = outcome.map_err(|panic| Ended::Panicked(panic, state.poison(Store::fail_after_panic)));
         let after = self.settle(state, Some(lead), Chores::Later, settle);
-        // It may be the last holder of memory.
-        drop(lent);
         self.finish(after, []);
+        // It may be the last holder of much memory, so the next leader does not wait for it.
+        drop(lent);
         outcome
     }
 
@@ -523,7 +533,7 @@ impl<D: BlockDevice> Inner<D> {
     fn finish(&self, after: After, answered: impl IntoIterator<Item = Answered>) {
         self.wake(after.next);
         self.answer_all(answered);
-        after.notices.iter().for_each(|subscriber| subscriber.notify());
+        after.notices.into_iter().for_each(Subscriber::notify);
         self.ticker.wake();
         if let Some(lead) = after.chore {
             // A panic in it has poisoned the store, and says no more to the caller whose frame has ended well.
@@ -554,23 +564,36 @@ impl<D: BlockDevice> State<D> {
         }
     }
 
+    /// How many nonces the requests that wait need, as far as they may go with the next frame.
+    fn nonces_ahead(&self, queue: &Queue) -> usize {
+        match &self.held {
+            Held::Here(store) => queue.bodies_within(store.body_len_max()).map(|body| store.nonces_for(body)).sum(),
+            Held::Lent(_) => 0,
+        }
+    }
+
     /// Poisons the store after a panic in foreign code, and returns the error that every write has from now on.
-    fn poison(&mut self) -> Error {
+    fn poison(&mut self, fail: impl FnOnce(&mut Store<Arc<D>>)) -> Error {
         let Held::Here(store) = &mut self.held else { return Error::Closed };
-        store.fail_after_panic();
+        fail(store);
         store.refuse_unless_writable().err().unwrap_or(Error::Closed)
     }
 
     /// Takes the store out, and leaves what readers need.
     fn take_store(&mut self, lead: Lead) -> Result<Taken<D>, (Lead, Error)> {
         let Held::Here(store) = &mut self.held else { return Err((lead, Error::Closed)) };
-        let view = match store.view_for_readers() {
+        // One that counts, for callers that keep it; where no more may be given out, readers need one nevertheless.
+        let (view, is_counted) = match store.view() {
+            Err(Error::TooManyViews { .. }) => (store.view_for_readers(), false),
+            view => (view, true),
+        };
+        let view = match view {
             Ok(view) => view,
             Err(error) => return Err((lead, error)),
         };
         let (stats, is_sealed) = (store.stats(), store.is_sealed());
         let quotas = store.quotas().collect();
-        let lent = Lent { view, changes: store.changes.take(), stats, is_sealed, quotas };
+        let lent = Lent { view, is_counted, changes: store.changes.take(), stats, is_sealed, quotas };
         match std::mem::replace(&mut self.held, Held::Lent(Box::new(lent))) {
             Held::Here(mut store) => {
                 if let Some(source) = self.nonces.take() {
@@ -599,13 +622,26 @@ impl<D: BlockDevice> State<D> {
     }
 }
 
-/// Draws nonces, and gives the source back.
+/// Draws the nonces that one request needs, and more for those behind it while the source has any; gives the source back.
 fn draw_all(
     source: Option<Box<dyn crate::Nonces>>,
     count: usize,
+    ahead: usize,
 ) -> (Option<Box<dyn crate::Nonces>>, Result<Result<Vec<Nonce>, Error>, Panicked>) {
     let Some(mut source) = source else { return (None, Ok(Err(Error::NoRandom))) };
-    let drawn = caught(|| (0..count).map(|_| draw(source.as_mut())).collect());
+    let drawn = caught(|| {
+        let mut nonces = Vec::new();
+        let len = count.saturating_add(ahead).saturating_mul(size_of::<Nonce>());
+        nonces.try_reserve_exact(count.saturating_add(ahead)).map_err(|_| Error::NoMemory { len })?;
+        for nth in 0..count.saturating_add(ahead) {
+            match draw(source.as_mut()) {
+                Ok(nonce) => nonces.push(nonce),
+                Err(error) if nth < count => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(nonces)
+    });
     (Some(source), drawn)
 }
 

@@ -3,8 +3,8 @@
 //! Invariants
 //! - there is one [`Lead`] for each store. It is in the queue, or in the hands of one thread, or in the message to one
 //!   ([`Message::Lead`], [`Message::Turn`]); it is never made again.
-//! - a message with the lead is put into its waiter's slot under the lock of the queue. So a waiter that withdraws its entry
-//!   under the same lock knows whether it has been given the lead.
+//! - a message with the lead is put into its waiter's slot under the lock of the queue, while the waiter's entry is in the
+//!   queue. So a waiter that gives up under the same lock finds the lead in its slot, or never gets it.
 //! - whenever the lead is in the queue and an entry could begin, a leader is chosen before the lock is let go.
 
 use std::collections::VecDeque;
@@ -128,6 +128,7 @@ struct Slot {
 }
 
 impl Slot {
+    /// Takes the next message, the lead first.
     fn take(&mut self) -> Option<Message> {
         self.lead.take().or_else(|| self.answer.take())
     }
@@ -161,9 +162,12 @@ impl Waiter {
         }
     }
 
-    /// Takes the next message, the lead first.
-    pub(super) fn take(&self) -> Option<Message> {
-        self.slot().take()
+    /// Takes the lead back that was left and not read.
+    pub(super) fn take_lead(&self) -> Option<Lead> {
+        match self.slot().lead.take() {
+            Some(Message::Lead(lead) | Message::Turn(lead)) => Some(lead),
+            Some(Message::Answer(_)) | None => None,
+        }
     }
 
     pub(super) fn wake(&self) {
@@ -200,9 +204,9 @@ impl Waiter {
 
 /// Callers whose answers come with a frame.
 #[derive(Debug)]
-struct Riders {
-    seq: u64,
-    answers: Vec<(Asker, Answer)>,
+pub(super) struct Riders {
+    pub(super) seq: u64,
+    pub(super) answers: Vec<(Asker, Answer)>,
 }
 
 /// Requests that wait or are in flight, and the lead.
@@ -273,12 +277,19 @@ impl Queue {
         self.entries.is_empty() && self.in_flight == 0 && self.lead.is_some()
     }
 
-    /// Adds a request, and returns the number by which it can be withdrawn.
+    /// Whether everything that was asked for before is in a frame: nothing waits, and no leader has taken an entry out and let
+    /// the locks go since, as it does while it draws nonces.
+    pub(super) fn has_begun_all(&self) -> bool {
+        self.entries.is_empty() && self.lead.is_some()
+    }
+
+    /// Looks whether a request may be added. The request is borrowed, so that one that is refused is dropped by its caller
+    /// without the lock: what a callback has captured may use the store when it is dropped.
     ///
     /// # Errors
     /// [`Error::Closed`], [`Error::TooManyWaiting`], [`Error::TooMuchWaiting`]; [`Error::NoDriver`], if its answer is to go to
     /// a callback and there is no commit thread to call it.
-    pub(super) fn push(&mut self, mut entry: Entry) -> Result<u64, Error> {
+    pub(super) fn check(&self, entry: &Entry) -> Result<(), Error> {
         if self.is_closed {
             return Err(Error::Closed);
         }
@@ -292,18 +303,35 @@ impl Queue {
         if requested > WAITING_LEN_MAX {
             return Err(Error::TooMuchWaiting { limit: WAITING_LEN_MAX, requested });
         }
+        Ok(())
+    }
+
+    /// Adds a request that may be added, and returns the number by which it can be withdrawn.
+    pub(super) fn push(&mut self, mut entry: Entry) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
         entry.number = number;
-        self.len = requested;
+        self.len += entry.len();
         self.entries.push_back(entry);
-        Ok(number)
+        number
     }
 
     /// Takes back a request that has not begun; [`None`] if it has, and then its answer comes.
     pub(super) fn withdraw(&mut self, number: u64) -> Option<Entry> {
         let at = self.entries.iter().position(|entry| entry.number == number)?;
         self.remove(at)
+    }
+
+    /// The bodies of the requests that wait, in order, as far as they are no longer than this together.
+    pub(super) fn bodies_within(&self, len_max: usize) -> impl Iterator<Item = &[u8]> {
+        let bodies = self.entries.iter().filter_map(|entry| match &entry.ask {
+            Ask::Batch(batch) | Ask::Buffer(batch) => Some(&*batch.body),
+            Ask::Delete(_) | Ask::BufferDelete(_) | Ask::Sync | Ask::Turn(_) => None,
+        });
+        bodies.scan(len_max, |left, body| {
+            *left = left.checked_sub(body.len())?;
+            Some(body)
+        })
     }
 
     /// Takes back every request whose deadline has passed.
@@ -382,13 +410,13 @@ impl Queue {
     }
 
     /// Takes out the callers whose frames have ended, in order: those up to a frame, or all, where a frame has failed.
-    pub(super) fn land(&mut self, durable_seq: Option<u64>) -> Vec<(Asker, Answer)> {
+    pub(super) fn land(&mut self, durable_seq: Option<u64>) -> Vec<Riders> {
         let mut landed = Vec::new();
         while let Some(first) = self.riders.front() {
             if durable_seq.is_some_and(|durable_seq| first.seq > durable_seq) {
                 break;
             }
-            landed.extend(self.riders.pop_front().into_iter().flat_map(|riders| riders.answers));
+            landed.extend(self.riders.pop_front());
         }
         landed
     }

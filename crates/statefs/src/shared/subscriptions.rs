@@ -34,9 +34,10 @@ impl fmt::Debug for Subscriber {
 }
 
 impl Subscriber {
-    /// Tells the subscriber. A panic in its callback concerns the subscriber alone.
-    pub(super) fn notify(&self) {
-        drop(caught(|| (self.notify)()));
+    /// Tells the subscriber. A panic in its callback concerns the subscriber alone, and so does one in what the callback has
+    /// captured, which is dropped here if the subscription has ended meanwhile.
+    pub(super) fn notify(self: Arc<Self>) {
+        drop(caught(move || (self.notify)()));
     }
 
     fn oldest(&self) -> MutexGuard<'_, Option<Revision>> {

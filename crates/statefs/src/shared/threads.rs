@@ -162,13 +162,15 @@ impl<D: BlockDevice> SharedStore<D> {
 }
 
 impl<D: BlockDevice> Inner<D> {
-    /// Tells the store the time; whether there is nothing more to do until something is written.
+    /// Tells the store the time; whether there is nothing more to do until something is asked for.
     fn tick_or_doze(&self) -> bool {
         // A store that cannot be sealed any more tells the next writer why.
         let has_failed = self.tick(self.clock.elapsed()).is_err();
         // Said first, looked at then: a writer in between wakes this thread.
         self.ticker.is_dozing.store(true, Ordering::SeqCst);
-        let may_doze = has_failed || self.reader().is_sealed();
+        let is_over = has_failed || self.queue().is_closed;
+        // Requests that wait may have a deadline.
+        let may_doze = (is_over || self.reader().is_sealed()) && self.queue().is_empty();
         self.ticker.is_dozing.store(may_doze, Ordering::SeqCst);
         may_doze
     }

@@ -129,7 +129,7 @@ impl Play {
     }
 
     fn may_fail(&self) -> bool {
-        self.fault.is_some() || self.entropy_panics.is_some()
+        self.fault.is_some() || self.entropy_panics.is_some_and(|panics_at| panics_at != NEVER)
     }
 }
 
@@ -175,6 +175,9 @@ const PLAYS: &[Play] = &[
     Play::of("store-second-barrier-fails-done", Search::Sampled, &[&[Put("a"), Put("a")], &[Put("b"), Sync], &[Put("c")]]).fault(BARRIERS, 1, How::FailsAfter),
     Play::of("store-second-write-panics", Search::Sampled, &[&[Put("a"), Put("a")], &[Put("b")], &[Put("c"), Close]]).fault(&[Call::Write, Call::WriteDurable], 1, How::Panics),
     Play::of("store-barrier-panics-slow", Search::Sampled, &[&[Put("a"), Put("a")], &[Put("b")], &[Alone("c")], &[Put("d")]]).fault(BARRIERS, 1, How::Panics).slow(),
+    Play::of("store-barrier-panics-in-a-turn-that-leads", Search::Sampled, &[&[Alone("a")], &[Alone("b")], &[Put("c")], &[Buffered("c")]]).fault(BARRIERS, 1, How::Panics).closed(),
+    Play::of("store-entropy-panics-beside-frames", Search::Sampled, &[&[Put("e/a")], &[Put("a"), Put("b")], &[Alone("c")]]).encrypted(0).closed(),
+    Play::of("store-encrypted-buffered-driven", Search::Sampled, &[&[Submit("e/a"), Buffered("e/a")], &[Put("e/b")]]).encrypted(NEVER).driven().closed(),
     Play::of("store-barrier-panics-driven", Search::Sampled, &[&[Submit("a"), Submit("b")], &[Put("b")], &[Put("c")]]).fault(BARRIERS, 1, How::Panics).driven(),
 ];
 
@@ -370,10 +373,11 @@ fn take(stage: &Arc<Stage>, play: &Play, step: Step, written: Written) {
             Ok(None) => {}
             Err(error) => failed(play, stage, &error),
         },
-        Buffered(name) => match shared.put_buffered(&key(name), &value(written)) {
-            Ok(revision) => tell(Told::Buffered(name, written, revision.get())),
-            Err(Error::Closed) => tell(Told::Refused(name, written)),
-            Err(error) => failed(play, stage, &error),
+        Buffered(name) => match caught(|| shared.put_buffered(&key(name), &value(written))) {
+            Ok(Ok(revision)) => tell(Told::Buffered(name, written, revision.get())),
+            Ok(Err(Error::Closed)) => tell(Told::Refused(name, written)),
+            Ok(Err(error)) => failed(play, stage, &error),
+            Err(_) => panicked(play, stage),
         },
         Sync => match caught(|| shared.sync()) {
             Ok(Ok(revision)) => tell(Told::Synced(revision.get())),
