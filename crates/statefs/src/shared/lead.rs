@@ -337,9 +337,9 @@ impl<D: BlockDevice> Inner<D> {
         let others = store.refuse_unless_writable().map(|()| durable);
         let own = ended.map(|_| durable);
         let crowd = landed.iter().map(|riders| riders.answers.len()).sum();
-        let answers = landed.into_iter().flat_map(|riders| {
-            settled(riders.answers, if riders.seq == seq { &own } else { &others })
-        });
+        let answers = landed
+            .into_iter()
+            .flat_map(|riders| settled(riders.answers, if riders.seq == seq { &own } else { &others }));
         let after = self.settle(state, None, Chores::Now, |queue| {
             queue.is_blocked = false;
             queue.crowd = crowd;
@@ -567,7 +567,9 @@ impl<D: BlockDevice> State<D> {
     /// How many nonces the requests that wait need, as far as they may go with the next frame.
     fn nonces_ahead(&self, queue: &Queue) -> usize {
         match &self.held {
-            Held::Here(store) => queue.bodies_within(store.body_len_max()).map(|body| store.nonces_for(body)).sum(),
+            Held::Here(store) => {
+                queue.bodies_within(store.body_len_max()).map(|body| store.nonces_for(body)).sum()
+            }
             Held::Lent(_) => 0,
         }
     }

@@ -504,10 +504,15 @@ mod tests {
         Entry::new(ask, Asker::Thread(Waiter::new()), None)
     }
 
+    fn add(queue: &mut Queue, entry: Entry) -> Result<u64, Error> {
+        queue.check(&entry)?;
+        Ok(queue.push(entry))
+    }
+
     fn queue(asks: Vec<Ask>) -> Queue {
         let mut queue = Queue::new(2);
         for ask in asks {
-            queue.push(entry(ask)).unwrap();
+            add(&mut queue, entry(ask)).unwrap();
         }
         queue
     }
@@ -547,7 +552,7 @@ mod tests {
         assert!(matches!(queue.next(), Front::Turn));
         queue.remove(0).unwrap();
         queue.end_turn();
-        queue.push(entry(Ask::Sync)).unwrap();
+        add(&mut queue, entry(Ask::Sync)).unwrap();
         assert_eq!(order(&mut queue), [1, 2], "or writers could keep it waiting for ever");
     }
 
@@ -560,37 +565,41 @@ mod tests {
         assert!(matches!(queue.next(), Front::Entry(Entry { number: 1, .. })));
         assert!(matches!(queue.next(), Front::Turn));
         assert_eq!(queue.close().len(), 2);
-        assert!(matches!(queue.push(entry(Ask::Sync)), Err(Error::Closed)));
+        assert!(matches!(add(&mut queue, entry(Ask::Sync)), Err(Error::Closed)));
     }
 
     #[test]
     fn store_t7_what_waits_is_bounded_in_number_and_in_bytes() {
         let mut queue = Queue::new(1);
         for _ in 0..WAITING_MAX {
-            queue.push(entry(Ask::Sync)).unwrap();
+            add(&mut queue, entry(Ask::Sync)).unwrap();
         }
-        assert!(matches!(queue.push(entry(Ask::Sync)), Err(Error::TooManyWaiting { limit: WAITING_MAX })));
+        assert!(matches!(
+            add(&mut queue, entry(Ask::Sync)),
+            Err(Error::TooManyWaiting { limit: WAITING_MAX })
+        ));
         let mut queue = Queue::new(1);
         let batch = |len: usize| Ask::Batch(Batch { body: vec![0; len], ops: 1, ..Batch::default() });
-        queue.push(entry(batch(WAITING_LEN_MAX - 1))).unwrap();
-        queue.push(entry(batch(1))).unwrap();
-        let refused = queue.push(entry(batch(1))).unwrap_err();
+        add(&mut queue, entry(batch(WAITING_LEN_MAX - 1))).unwrap();
+        add(&mut queue, entry(batch(1))).unwrap();
+        let refused = add(&mut queue, entry(batch(1))).unwrap_err();
         assert!(
             matches!(refused, Error::TooMuchWaiting { requested, .. } if requested == WAITING_LEN_MAX + 1)
         );
-        queue.push(entry(Ask::Sync)).unwrap();
+        add(&mut queue, entry(Ask::Sync)).unwrap();
         assert!(queue.withdraw(1).is_some());
-        queue.push(entry(batch(1))).unwrap();
+        add(&mut queue, entry(batch(1))).unwrap();
     }
 
     #[test]
     fn a_waiter_that_withdraws_learns_whether_it_was_to_lead() {
         let mut queue = Queue::new(1);
         let waiter = Waiter::new();
-        let number = queue.push(Entry::new(Ask::Sync, Asker::Thread(Arc::clone(&waiter)), None)).unwrap();
+        let number =
+            add(&mut queue, Entry::new(Ask::Sync, Asker::Thread(Arc::clone(&waiter)), None)).unwrap();
         assert!(matches!(queue.choose(), Next::Thread(_)));
         assert!(queue.withdraw(number).is_some());
-        let Some(Message::Lead(lead)) = waiter.take() else { panic!("it has the lead") };
+        let lead = waiter.take_lead().expect("it has the lead");
         queue.return_lead(lead);
         assert!(queue.is_quiet());
     }
