@@ -109,6 +109,10 @@ impl Entry {
     fn is_turn(&self) -> bool {
         matches!(self.ask, Ask::Turn(_))
     }
+
+    fn is_closing(&self) -> bool {
+        matches!(self.ask, Ask::Turn(Turn::Closing))
+    }
 }
 
 /// A thread that waits for an answer.
@@ -296,6 +300,10 @@ impl Queue {
         if matches!(entry.asker, Asker::Callback(_)) && !self.has_driver {
             return Err(Error::NoDriver);
         }
+        // A store can be closed however many wait.
+        if entry.is_closing() {
+            return Ok(());
+        }
         if self.entries.len() >= WAITING_MAX {
             return Err(Error::TooManyWaiting { limit: WAITING_MAX });
         }
@@ -379,7 +387,7 @@ impl Queue {
     }
 
     fn first_served_before_turn(&self) -> Option<usize> {
-        let until_close = self.entries.iter().take_while(|entry| !matches!(entry.ask, Ask::Turn(Turn::Closing)));
+        let until_close = self.entries.iter().take_while(|entry| !entry.is_closing());
         let mut numbered = until_close.enumerate();
         numbered.find(|(_, entry)| !entry.is_turn() && entry.number < self.served_first).map(|(at, _)| at)
     }
