@@ -20,8 +20,8 @@ use crate::record::Revision;
 /// How many requests may wait at a time; one more is refused.
 pub const WAITING_MAX: usize = 1024;
 
-/// How many bytes of keys and values the requests that wait may have together; what would be more is refused. A batch that is as
-/// long as a frame may be always fits into an empty queue.
+/// How many bytes of keys, values and preconditions the requests that wait may have together; what would be more is refused. A
+/// batch that is as long as a frame may be always fits into an empty queue, with 8 MiB of preconditions and more.
 pub const WAITING_LEN_MAX: usize = 16 << 20;
 
 /// The right to gather the next frame, or to take the store out of its lock. It is passed from thread to thread by value.
@@ -100,7 +100,7 @@ impl Entry {
     /// Bytes that count for [`WAITING_LEN_MAX`].
     fn len(&self) -> usize {
         match &self.ask {
-            Ask::Batch(batch) | Ask::Buffer(batch) => batch.body.len(),
+            Ask::Batch(batch) | Ask::Buffer(batch) => batch.body.len() + batch.conditions_len(),
             Ask::Delete(key) | Ask::BufferDelete(key) => key.as_str().len(),
             Ask::Sync | Ask::Turn(_) => 0,
         }
