@@ -98,6 +98,7 @@ impl<D: BlockDevice> Journal<D> {
     /// A journal at the beginning of its region.
     pub(crate) fn over(device: D, layout: Layout, root: Superblock) -> Self {
         Self {
+            has_durable_writes: device.geometry().write_durable(),
             device,
             layout,
             side: root.side,

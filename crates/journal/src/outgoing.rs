@@ -111,7 +111,7 @@ impl<D: BlockDevice> Journal<D> {
     /// 1.4-2.8 times the raw rate with two, 3.2-3.5 with one).
     #[must_use]
     pub fn outgoing_max(&self) -> usize {
-        if self.device.geometry().write_durable() { 1 } else { OUTGOING_MAX }
+        if self.has_durable_writes { 1 } else { OUTGOING_MAX }
     }
 
     /// Returns how many frames have been begun and not ended.
@@ -197,7 +197,7 @@ impl<D: BlockDevice> Journal<D> {
         }
         let before = self.draft_frame(draft, Kind::Commit, body)?;
         // A durable write covers itself alone.
-        if self.device.geometry().write_durable() && before == 0 {
+        if self.has_durable_writes && before == 0 {
             draft.script.make_last_durable();
         } else {
             draft.script.flush();

@@ -82,6 +82,8 @@ pub(crate) enum RootSource {
 #[derive(Debug)]
 pub struct Journal<D> {
     pub(crate) device: D,
+    /// Asked once: what begins and ends a frame makes no call of the device, not even this one.
+    pub(crate) has_durable_writes: bool,
     pub(crate) layout: Layout,
     pub(crate) root: Superblock,
     pub(crate) root_source: RootSource,
@@ -123,6 +125,7 @@ impl<D> Journal<D> {
     pub fn map_device<E>(self, map: impl FnOnce(D) -> E) -> Journal<E> {
         Journal {
             device: map(self.device),
+            has_durable_writes: self.has_durable_writes,
             layout: self.layout,
             root: self.root,
             side: self.side,
@@ -369,7 +372,7 @@ impl<D: BlockDevice> Journal<D> {
             return Ok(());
         }
         self.stats.seals += 1;
-        if self.device.geometry().write_durable() {
+        if self.has_durable_writes {
             self.put(Kind::Seal, &[], Barrier::Own)?;
         } else {
             self.put(Kind::Seal, &[], Barrier::None)?;

@@ -87,6 +87,13 @@ impl Batch {
         Ok(())
     }
 
+    /// Bytes of memory that the preconditions need.
+    #[cfg(feature = "std")]
+    pub(crate) fn conditions_len(&self) -> usize {
+        let len = |(key, _): &(Key, Precondition)| size_of::<(Key, Precondition)>() + key.as_str().len();
+        self.conditions.iter().map(len).sum()
+    }
+
     fn add(&mut self, record: &Record<'_>) -> Result<(), Error> {
         record.encode(&mut self.body)?;
         self.ops += 1;

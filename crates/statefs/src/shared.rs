@@ -312,8 +312,8 @@ impl<D: BlockDevice> SharedStore<D> {
         self.submit_entry(Entry::new(Ask::Batch(batch), Asker::Callback(Box::new(done)), None))
     }
 
-    /// As [`SharedStore::submit`]; the first [`SharedStore::tick`] at or after `deadline`, or an earlier look at the queue,
-    /// answers [`Error::DeadlinePassed`] if the batch has not begun by then.
+    /// As [`SharedStore::submit`]; the first [`SharedStore::tick`] at or after `deadline` answers [`Error::DeadlinePassed`] if
+    /// the batch has not begun by then.
     ///
     /// # Errors
     /// As [`SharedStore::submit`].
@@ -506,7 +506,8 @@ impl<D: BlockDevice> SharedStore<D> {
 
     /// Subscribes to the changes below a prefix that become durable from now on. `notify` is called, with no lock held, when a
     /// subscription that has no unfetched change gets one, and when the store is closed; it should be short, for it runs on
-    /// the thread that made the change durable. Changes that are made with exclusive access are told when that ends.
+    /// the thread that made the change durable, and must not write, because that would wait for this thread. Changes that are
+    /// made with exclusive access are told when that ends.
     pub fn subscribe(&self, prefix: &Prefix, notify: impl Fn() + Send + Sync + 'static) -> Subscription<D> {
         let subscriber = self.inner.subscriptions().add(prefix, Box::new(notify));
         Subscription { inner: Arc::clone(&self.inner), subscriber }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use crashsim::{DiskImage, DiskProfile, Fault, Recording, SimDisk, block_points};
 use media::{BlockDevice, BlockIndex, Clock, DeviceError, Geometry, MemDisk, SystemClock, Timestamp};
 use statefs::{
-    Access, Batch, Change, ChangeKind, Changes, Compaction, ErrorKind, Key, Options, Precondition, Prefix,
-    Quota, SharedStore, Store, StoreId, Verdict, WAITING_MAX,
+    Access, Batch, Change, ChangeKind, Changes, Compaction, Error, ErrorKind, Key, Options, Precondition,
+    Prefix, Quota, SharedStore, Store, StoreId, Verdict, WAITING_MAX,
 };
 
 fn key(name: &str) -> Key {
@@ -328,11 +328,16 @@ fn as_many_wait_as_may_and_no_more() {
         };
         let asked = all_ask(scope, &shared, (0..WAITING_MAX + out_max(&shared)).map(ask).collect());
         assert_eq!(shared.put(&key("b"), b"x").unwrap_err().kind(), ErrorKind::Busy);
+        assert_eq!(shared.exclusively(|_| Ok(())).unwrap_err().kind(), ErrorKind::Busy);
+        // Closing is not refused: it has its turn after them.
+        let closed = scope.spawn(|| shared.close());
+        until(|| shared.stats().waiting == WAITING_MAX + 1);
         disk.set_open(true);
         asked.into_iter().for_each(|answer| answer.join().unwrap().unwrap());
+        closed.join().unwrap().unwrap();
     });
     assert!(shared.get(&key("b")).unwrap().is_none());
-    shared.put(&key("b"), b"x").unwrap();
+    assert!(matches!(shared.put(&key("b"), b"x"), Err(Error::Closed)));
 }
 
 #[test]

@@ -13,8 +13,8 @@ use media::{
     BlockDevice, BlockIndex, Clock, DeviceError, DeviceOp, Geometry, MemDisk, SystemClock, Timestamp,
 };
 use statefs::{
-    Access, Batch, Error, ErrorKind, Key, NoRandom, Nonces, Options, Prefix, SealKey, SharedStore,
-    SnapshotName, Store, StoreId, Zeroizing,
+    Access, Batch, Error, ErrorKind, Key, NoRandom, Nonces, Options, Precondition, Prefix, SealKey,
+    SharedStore, SnapshotName, Store, StoreId, WAITING_MAX, Zeroizing,
 };
 
 fn key(name: &str) -> Key {
@@ -562,5 +562,56 @@ fn encrypted_puts_share_frames() {
             first.join().unwrap();
         });
         assert!(frames() - before <= 5, "{} frames", frames() - before);
+    });
+}
+
+/// Every call of a device is foreign code, and may wait or panic. What the device is like was asked when the store was opened.
+#[test]
+fn a_device_is_not_asked_what_it_is_like_while_a_lock_is_held() {
+    struct Shy(MemDisk, Arc<AtomicBool>);
+    impl BlockDevice for Shy {
+        fn geometry(&self) -> Geometry {
+            assert!(!self.1.load(Ordering::SeqCst), "asked again");
+            self.0.geometry()
+        }
+        fn read(&self, at: BlockIndex, into: &mut [u8]) -> Result<(), DeviceError> {
+            self.0.read(at, into)
+        }
+        fn write(&self, at: BlockIndex, from: &[u8]) -> Result<(), DeviceError> {
+            self.0.write(at, from)
+        }
+        fn flush(&self) -> Result<(), DeviceError> {
+            self.0.flush()
+        }
+    }
+    ends("a device that is asked", || {
+        let is_shy = Arc::new(AtomicBool::new(false));
+        let disk = Shy(MemDisk::new(Geometry::new(512, 96).unwrap()).unwrap(), Arc::clone(&is_shy));
+        let shared = shared(disk);
+        is_shy.store(true, Ordering::SeqCst);
+        for _ in 0..200 {
+            shared.put(&key("a"), b"x").unwrap();
+            shared.put_buffered(&key("b"), b"x").unwrap();
+        }
+        assert!(shared.stats().store.journal.switches > 0);
+        shared.close().unwrap();
+    });
+}
+
+/// What waits is bounded in bytes, and preconditions have bytes as well.
+#[test]
+fn preconditions_count_as_bytes_that_wait() {
+    ends("preconditions", || {
+        let shared = shared(MemDisk::new(Geometry::new(512, 64).unwrap()).unwrap());
+        let driver = shared.driver().unwrap();
+        let refused = shared.exclusively(|_| {
+            Ok((0..WAITING_MAX).find_map(|_| {
+                let mut batch = batch_of("a", b"x");
+                (0..4_000).for_each(|_| batch.require(&key("b"), Precondition::Absent).unwrap());
+                shared.submit(batch, |_| {}).err()
+            }))
+        });
+        assert!(matches!(refused, Ok(Some(Error::TooMuchWaiting { .. }))), "{refused:?}");
+        drop(driver);
     });
 }

@@ -20,8 +20,8 @@ use crate::record::Revision;
 /// How many requests may wait at a time; one more is refused.
 pub const WAITING_MAX: usize = 1024;
 
-/// How many bytes of keys and values the requests that wait may have together; what would be more is refused. A batch that is as
-/// long as a frame may be always fits into an empty queue.
+/// How many bytes of keys, values and preconditions the requests that wait may have together; what would be more is refused. A
+/// batch that is as long as a frame may be always fits into an empty queue, with 8 MiB of preconditions and more.
 pub const WAITING_LEN_MAX: usize = 16 << 20;
 
 /// The right to gather the next frame, or to take the store out of its lock. It is passed from thread to thread by value.
@@ -100,7 +100,7 @@ impl Entry {
     /// Bytes that count for [`WAITING_LEN_MAX`].
     fn len(&self) -> usize {
         match &self.ask {
-            Ask::Batch(batch) | Ask::Buffer(batch) => batch.body.len(),
+            Ask::Batch(batch) | Ask::Buffer(batch) => batch.body.len() + batch.conditions_len(),
             Ask::Delete(key) | Ask::BufferDelete(key) => key.as_str().len(),
             Ask::Sync | Ask::Turn(_) => 0,
         }
@@ -108,6 +108,10 @@ impl Entry {
 
     fn is_turn(&self) -> bool {
         matches!(self.ask, Ask::Turn(_))
+    }
+
+    fn is_closing(&self) -> bool {
+        matches!(self.ask, Ask::Turn(Turn::Closing))
     }
 }
 
@@ -296,6 +300,10 @@ impl Queue {
         if matches!(entry.asker, Asker::Callback(_)) && !self.has_driver {
             return Err(Error::NoDriver);
         }
+        // A store can be closed however many wait.
+        if entry.is_closing() {
+            return Ok(());
+        }
         if self.entries.len() >= WAITING_MAX {
             return Err(Error::TooManyWaiting { limit: WAITING_MAX });
         }
@@ -379,8 +387,7 @@ impl Queue {
     }
 
     fn first_served_before_turn(&self) -> Option<usize> {
-        let until_close =
-            self.entries.iter().take_while(|entry| !matches!(entry.ask, Ask::Turn(Turn::Closing)));
+        let until_close = self.entries.iter().take_while(|entry| !entry.is_closing());
         let mut numbered = until_close.enumerate();
         numbered.find(|(_, entry)| !entry.is_turn() && entry.number < self.served_first).map(|(at, _)| at)
     }
