@@ -1,11 +1,12 @@
 //! What the key/value store costs: durable writes beside the raw write and flush of one block, in alternating slices of the
-//! same run; and reading and opening, in memory.
+//! same run; reading and opening, in memory; and what sharing a store between threads costs.
 //!
 //! `cargo run --release -p bench-own --bin bench-state` (as root: loop-mounted ext4 and XFS, and a raw loop device; or
 //! `--dir DIR`)
 
 mod durable;
 mod memory;
+mod shared;
 
 use std::error::Error;
 use std::io::{self, Write as _};
@@ -28,14 +29,23 @@ struct Args {
     /// Only what needs no disk.
     #[arg(long)]
     memory: bool,
+    /// Only what threads that share a store in memory wait for.
+    #[arg(long, conflicts_with = "memory")]
+    shared: bool,
+    /// Of what needs a disk, only writing.
+    #[arg(long, conflicts_with_all = ["memory", "shared"])]
+    writes: bool,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
     let mut out = io::stdout().lock();
-    if !args.memory {
+    if !args.memory && !args.shared {
         for ground in durable::Ground::all(args.dir) {
             durable::measure(&ground, args.rounds, &mut out)?;
+            if args.writes {
+                continue;
+            }
             for count in REOPENED {
                 durable::reopen(&ground, count, args.rounds, &mut out)?;
             }
@@ -43,5 +53,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             writeln!(out)?;
         }
     }
-    memory::measure(&mut out)
+    if args.writes {
+        return Ok(());
+    }
+    if !args.shared {
+        memory::measure(&mut out)?;
+        writeln!(out)?;
+    }
+    shared::measure(args.rounds, &mut out)
 }
