@@ -79,7 +79,6 @@ struct Inner<D: BlockDevice> {
     state: RwLock<State<D>>,
     queue: Mutex<Queue>,
     subscriptions: Mutex<Subscriptions>,
-    frame_micros: Mutex<Histogram>,
     /// Wakes the commit thread.
     work: Condvar,
     ticker: threads::Alarm,
@@ -89,6 +88,8 @@ struct State<D: BlockDevice> {
     held: Held<D>,
     /// The source of nonces, which the store has only while it is out of its lock.
     nonces: Option<Box<dyn Nonces>>,
+    /// How long frames took.
+    frame_micros: Histogram,
 }
 
 impl<D: BlockDevice> fmt::Debug for State<D> {
@@ -214,9 +215,12 @@ impl<D: BlockDevice> SharedStore<D> {
             device,
             clock,
             queue: Mutex::new(Queue::new(store.outgoing_max())),
-            state: RwLock::new(State { held: Held::Here(Box::new(store)), nonces }),
+            state: RwLock::new(State {
+                held: Held::Here(Box::new(store)),
+                nonces,
+                frame_micros: Histogram::default(),
+            }),
             subscriptions: Mutex::new(subscriptions),
-            frame_micros: Mutex::default(),
             work: Condvar::new(),
             ticker: threads::Alarm::default(),
         };
@@ -501,11 +505,7 @@ impl<D: BlockDevice> SharedStore<D> {
     /// Subscribes to the changes below a prefix that become durable from now on. `notify` is called, with no lock held, when a
     /// subscription that has no unfetched change gets one, and when the store is closed; it should be short, for it runs on
     /// the thread that made the change durable. Changes that are made with exclusive access are told when that ends.
-    pub fn subscribe(
-        &self,
-        prefix: &Prefix,
-        notify: impl Fn() + Send + Sync + 'static,
-    ) -> Subscription<D> {
+    pub fn subscribe(&self, prefix: &Prefix, notify: impl Fn() + Send + Sync + 'static) -> Subscription<D> {
         let subscriber = self.inner.subscriptions().add(prefix, Box::new(notify));
         Subscription { inner: Arc::clone(&self.inner), subscriber }
     }
@@ -563,11 +563,13 @@ impl<D: BlockDevice> SharedStore<D> {
     /// What is held, what was done, and how long it took.
     #[must_use]
     pub fn stats(&self) -> SharedStats {
-        let store = match &self.inner.reader().held {
+        let state = self.inner.reader();
+        let store = match &state.held {
             Held::Here(store) => store.stats(),
             Held::Lent(lent) => lent.stats.clone(),
         };
-        let frame_micros = *unpoisoned(self.inner.frame_micros.lock());
+        let frame_micros = state.frame_micros;
+        drop(state);
         SharedStats { store, frame_micros, waiting: self.inner.queue().waiting() }
     }
 

@@ -291,7 +291,8 @@ impl<D: BlockDevice> Inner<D> {
             }
         }
         // Where nothing is in flight, no frame will end: the next leader is to try.
-        let is_blocked = outgoing.is_none() && state.is_any_in_flight() && (waits || !self.queue().is_empty());
+        let is_blocked =
+            outgoing.is_none() && state.is_any_in_flight() && (waits || !self.queue().is_empty());
         let after = self.settle(state, Some(lead), Chores::Later, |queue| queue.is_blocked = is_blocked);
         self.finish(after, round.over);
         self.carry_out(outgoing?)
@@ -306,33 +307,34 @@ impl<D: BlockDevice> Inner<D> {
         });
         match done {
             Ok((outcome, took)) => {
-                let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                unpoisoned(self.frame_micros.lock()).record(micros);
-                self.end(outgoing, outcome);
+                self.end(outgoing, outcome, Some(took));
                 None
             }
             Err(panic) => {
                 let cause = DeviceCause::driver("a panic while a frame was in flight", 0);
-                self.end(outgoing, Err(DeviceError::FlushFailed { cause }));
+                self.end(outgoing, Err(DeviceError::FlushFailed { cause }), None);
                 Some(panic)
             }
         }
     }
 
-    /// Ends a frame: applies what has become durable, and answers its callers.
-    fn end(&self, outgoing: Outgoing, outcome: Result<(), DeviceError>) {
+    /// Ends a frame, which took so long: applies what has become durable, and answers its callers.
+    fn end(&self, outgoing: Outgoing, outcome: Result<(), DeviceError>, took: Option<Duration>) {
         let mut state = self.writer();
+        if let Some(took) = took {
+            state.frame_micros.record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        }
         // The store is taken out only while nothing is in flight.
         let Held::Here(store) = &mut state.held else { return };
         let ended = store.end_frame(outgoing, outcome);
         let durable = store.durable_revision();
-        let answers = self.queue().land(ended.as_ref().ok().copied());
-        let crowd = answers.len();
-        let told = ended.map(|_| durable);
+        let mut answers = Vec::new();
         let after = self.settle(state, None, Chores::Now, |queue| {
+            answers = queue.land(ended.as_ref().ok().copied());
             queue.is_blocked = false;
-            queue.crowd = crowd;
+            queue.crowd = answers.len();
         });
+        let told = ended.map(|_| durable);
         self.finish(after, settled(answers, &told));
     }
 

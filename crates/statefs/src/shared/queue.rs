@@ -125,6 +125,9 @@ pub(super) struct Waiter {
 struct Slot {
     lead: Option<Message>,
     answer: Option<Message>,
+    /// Whether the thread waits at the condition variable. Most often it does not, and then there is nothing to wake, which
+    /// would be a system call.
+    is_listening: bool,
 }
 
 impl Slot {
@@ -166,8 +169,11 @@ impl Waiter {
         self.slot().take()
     }
 
+    /// Wakes the thread. If it does not listen yet, it finds the message when it does.
     pub(super) fn wake(&self) {
-        self.told.notify_one();
+        if self.slot().is_listening {
+            self.told.notify_one();
+        }
     }
 
     pub(super) fn answer(&self, answer: Result<Answer, Error>) {
@@ -181,7 +187,11 @@ impl Waiter {
         loop {
             match slot.take() {
                 Some(message) => return message,
-                None => slot = self.told.wait(slot).unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    slot.is_listening = true;
+                    slot = self.told.wait(slot).unwrap_or_else(PoisonError::into_inner);
+                    slot.is_listening = false;
+                }
             }
         }
     }
@@ -193,8 +203,11 @@ impl Waiter {
         if first.is_some() {
             return first;
         }
+        slot.is_listening = true;
         let waited = self.told.wait_timeout(slot, how_long);
-        waited.unwrap_or_else(PoisonError::into_inner).0.take()
+        let mut slot = waited.unwrap_or_else(PoisonError::into_inner).0;
+        slot.is_listening = false;
+        slot.take()
     }
 }
 
@@ -351,7 +364,8 @@ impl Queue {
     }
 
     fn first_served_before_turn(&self) -> Option<usize> {
-        let until_close = self.entries.iter().take_while(|entry| !matches!(entry.ask, Ask::Turn(Turn::Closing)));
+        let until_close =
+            self.entries.iter().take_while(|entry| !matches!(entry.ask, Ask::Turn(Turn::Closing)));
         let mut numbered = until_close.enumerate();
         numbered.find(|(_, entry)| !entry.is_turn() && entry.number < self.served_first).map(|(at, _)| at)
     }
@@ -387,7 +401,9 @@ impl Queue {
             if durable_seq.is_some_and(|durable_seq| first.seq > durable_seq) {
                 break;
             }
-            landed.extend(self.riders.pop_front().into_iter().flat_map(|riders| riders.answers));
+            let Some(Riders { mut answers, .. }) = self.riders.pop_front() else { break };
+            // Most often one frame ends, and its list goes as it is.
+            if landed.is_empty() { landed = answers } else { landed.append(&mut answers) }
         }
         landed
     }

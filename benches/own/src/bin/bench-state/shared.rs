@@ -139,7 +139,8 @@ const RARE: [(&str, Rare); 6] = [
 /// Reads on one thread while another one does rare operations, one after the other.
 fn reads_beside(rounds: u32, out: &mut impl io::Write) -> Outcome<()> {
     let keys = keys(KEYS)?;
-    let device = SlowDisk { disk: disk_of(BLOCKS)?, clock: SystemClock::new(), is_slow: AtomicBool::new(false) };
+    let device =
+        SlowDisk { disk: disk_of(BLOCKS)?, clock: SystemClock::new(), is_slow: AtomicBool::new(false) };
     let mut store = filled(device, &keys)?;
     store.set_nonces(Box::new(Arc::new(SystemEntropy)));
     let shared = share(store);
