@@ -27,15 +27,6 @@ use crate::record::{RECORDS_MAX, Record, Revision};
 use crate::store::{Idle, Store};
 use crate::write::records;
 
-/// Whether somebody else may ask for something before the frame has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Company {
-    /// Nobody can: the store is borrowed until then.
-    Alone,
-    /// Other threads do.
-    Others,
-}
-
 /// Whether there is room for records in the frame that is gathered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Admission {
@@ -66,6 +57,9 @@ pub(crate) struct Gathered {
     /// What was buffered, at the beginning: bytes, and operations.
     shown_len: usize,
     shown_ops: usize,
+    /// How much of the rest [`Unshown::newest`] knows: the end of it.
+    noted_len: usize,
+    noted_ops: usize,
     /// What showing the rest will change.
     delta: Delta,
     /// What the key of each record of the rest had before it, where there are quotas: to take the charges back.
@@ -102,8 +96,14 @@ impl Gathered {
     fn forget_unshown(&mut self) {
         self.body.truncate(self.shown_len);
         self.ops = self.shown_ops;
+        self.unnote();
         self.delta = Delta::default();
         self.charged.clear();
+    }
+
+    /// Says that the rest is to be noted, from its beginning.
+    fn unnote(&mut self) {
+        (self.noted_len, self.noted_ops) = (self.shown_len, self.shown_ops);
     }
 
     /// The records that are not shown yet, each with what its key had before; none where there are no quotas.
@@ -153,13 +153,15 @@ impl Unshown {
         self.newest.contains_key(key)
     }
 
-    /// Records that will be shown later have these revisions.
-    fn note(&mut self, body: &[u8], seq: u64, first: usize) -> Result<(), Error> {
-        for (nth, record) in records(body).enumerate() {
-            let revision = Revision::of(seq, first + nth).ok_or(JournalError::NumbersUsedUp)?;
+    /// Takes note of the keys of a frame that will be shown later.
+    fn note(newest: &mut BTreeMap<Box<str>, Newest>, frame: &mut Gathered, seq: u64) -> Result<(), Error> {
+        for record in records(frame.body.get(frame.noted_len..).unwrap_or(&[])) {
+            let revision = Revision::of(seq, frame.noted_ops).ok_or(JournalError::NumbersUsedUp)?;
             let totals = record.value().map(|(key, value)| Totals::of(key.len(), value.len()));
-            self.newest.insert(record.key().into(), Newest { seq, revision, totals });
+            newest.insert(record.key().into(), Newest { seq, revision, totals });
+            frame.noted_ops += 1;
         }
+        frame.noted_len = frame.body.len();
         Ok(())
     }
 
@@ -176,15 +178,10 @@ impl Unshown {
         }
     }
 
-    /// Notes what the frames that are out will show, and nothing else.
-    fn note_flying(&mut self) -> Result<(), Error> {
+    /// Forgets all of it, to be noted again.
+    fn forget_all(&mut self) {
         self.newest.clear();
-        let flying = core::mem::take(&mut self.flying);
-        let noted = flying.iter().try_for_each(|(seq, frame)| {
-            self.note(frame.body.get(frame.shown_len..).unwrap_or(&[]), *seq, frame.shown_ops)
-        });
-        self.flying = flying;
-        noted
+        self.flying.iter_mut().for_each(|(_, frame)| frame.unnote());
     }
 }
 
@@ -217,21 +214,26 @@ impl<D: BlockDevice> Store<D> {
         self.unshown.flying.iter().map(|(_, frame)| frame).chain([&self.pending])
     }
 
+    /// Takes note of the keys of everything that was asked for and is not shown yet, so that [`Store::ahead`] knows them. That
+    /// is left until the next request is looked at, so a lone writer, whose frame has ended by then, does not pay for it.
+    pub(crate) fn note_unshown(&mut self) -> Result<(), Error> {
+        let Unshown { flying, newest, .. } = &mut self.unshown;
+        for (seq, frame) in flying {
+            Unshown::note(newest, frame, *seq)?;
+        }
+        Unshown::note(newest, &mut self.pending, self.journal.next_seq())
+    }
+
     /// Takes records into the frame that is gathered, without calling the device.
     ///
     /// # Errors
     /// Why they are refused. Nothing has changed.
     #[cfg(feature = "std")]
-    pub(crate) fn admit_at_once(
-        &mut self,
-        body: &[u8],
-        ops: usize,
-        company: Company,
-    ) -> Result<Admitted, Error> {
+    pub(crate) fn admit_at_once(&mut self, body: &[u8], ops: usize) -> Result<Admitted, Error> {
         self.with_found(|store, found| {
             let delta = store.check_space(body, &records(body), found)?;
             match store.admission(body.len(), ops) {
-                Admission::Fits => store.gather(body, ops, delta, company, found).map(Admitted::Taken),
+                Admission::Fits => store.gather(body, ops, delta, found).map(Admitted::Taken),
                 Admission::Wait => Ok(Admitted::Wait),
                 Admission::NeedsRoom => Ok(Admitted::NeedsRoom),
             }
@@ -243,12 +245,7 @@ impl<D: BlockDevice> Store<D> {
     ///
     /// # Errors
     /// Why they are refused. Nothing has changed.
-    pub(crate) fn admit_body(
-        &mut self,
-        body: &[u8],
-        ops: usize,
-        company: Company,
-    ) -> Result<Option<Revision>, Error> {
+    pub(crate) fn admit_body(&mut self, body: &[u8], ops: usize) -> Result<Option<Revision>, Error> {
         self.with_found(|store, found| {
             let delta = store.check_space(body, &records(body), found)?;
             match store.admission(body.len(), ops) {
@@ -256,15 +253,16 @@ impl<D: BlockDevice> Store<D> {
                 Admission::Wait => return Ok(None),
                 Admission::NeedsRoom => store.make_room_after_pending(body.len())?,
             }
-            store.gather(body, ops, delta, company, found).map(Some)
+            store.gather(body, ops, delta, found).map(Some)
         })
     }
 
-    /// Lends the buffer for the places of keys, which is used again.
+    /// Lends the buffer for the places of keys, which is used again. Everything asked for before is noted.
     fn with_found<T>(
         &mut self,
         act: impl FnOnce(&mut Self, &mut Vec<Found>) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        self.note_unshown()?;
         let mut found = core::mem::take(&mut self.found);
         let outcome = act(self, &mut found);
         self.found = found;
@@ -272,14 +270,7 @@ impl<D: BlockDevice> Store<D> {
     }
 
     /// Takes records that fit into the frame that is gathered. `found` are the places of their keys.
-    fn gather(
-        &mut self,
-        body: &[u8],
-        ops: usize,
-        delta: Delta,
-        company: Company,
-        found: &[Found],
-    ) -> Result<Revision, Error> {
+    fn gather(&mut self, body: &[u8], ops: usize, delta: Delta, found: &[Found]) -> Result<Revision, Error> {
         let all = records(body);
         let (seq, first) = (self.journal.next_seq(), self.pending.ops);
         let last = Revision::of(seq, first + ops - 1).ok_or(JournalError::NumbersUsedUp)?;
@@ -301,9 +292,6 @@ impl<D: BlockDevice> Store<D> {
         self.charge(all);
         self.pending.ops += ops;
         self.pending.delta = self.pending.delta.plus(delta);
-        if company == Company::Others {
-            self.unshown.note(body, seq, first)?;
-        }
         Ok(last)
     }
 
@@ -360,6 +348,7 @@ impl<D: BlockDevice> Store<D> {
         self.charge(iter::once(record));
         self.pending.ops += 1;
         (self.pending.shown_len, self.pending.shown_ops) = (self.pending.body.len(), self.pending.ops);
+        self.pending.unnote();
         // It stays, whatever becomes of the frame.
         self.pending.charged.clear();
         self.index.apply_found(&record, revision, place)?;
@@ -441,7 +430,7 @@ impl<D: BlockDevice> Store<D> {
                 Ok(Some(outgoing))
             }
             Err(error) => {
-                self.unshown.note_flying()?;
+                self.unshown.forget_all();
                 self.take_charges_back();
                 self.drop_pending_after_failure();
                 self.tidy();
@@ -687,7 +676,7 @@ mod tests {
         let body = put(key, value);
         let outgoing = disk.silently(|| {
             assert_eq!(store.admission(body.len(), 1), Admission::Fits);
-            let admitted = store.admit_at_once(&body, 1, Company::Others).unwrap();
+            let admitted = store.admit_at_once(&body, 1).unwrap();
             assert!(matches!(admitted, Admitted::Taken(_)), "{admitted:?}");
             assert!(store.may_begin(0));
             store.begin_frame().unwrap().unwrap()
@@ -747,7 +736,7 @@ mod tests {
                     put_silently(&disk, &mut store, "/state/a", &[0; 100]);
                 }
                 Admission::NeedsRoom => {
-                    let asked = disk.silently(|| store.admit_at_once(&body, 1, Company::Others)).unwrap();
+                    let asked = disk.silently(|| store.admit_at_once(&body, 1)).unwrap();
                     assert_eq!(asked, Admitted::NeedsRoom);
                     assert_eq!(disk.silently(|| store.buffer_at_once(&body)).unwrap(), Admitted::NeedsRoom);
                     assert!(disk.silently(|| store.is_chore_due()), "it had been time for a step before");
@@ -780,7 +769,7 @@ mod tests {
         }
         let mut in_flight = Vec::new();
         for body in [put("/state/a/1", &[0; 50]), delete("/state/a/2")] {
-            assert!(matches!(store.admit_at_once(&body, 1, Company::Others).unwrap(), Admitted::Taken(_)));
+            assert!(matches!(store.admit_at_once(&body, 1).unwrap(), Admitted::Taken(_)));
             in_flight.push(store.begin_frame().unwrap().unwrap());
         }
         let shown = store.buffer_at_once(&put("/state/b/shown", &[0; 10])).unwrap();
@@ -800,7 +789,7 @@ mod tests {
             put("/state/b/new", &[0; 30]),
             delete("/state/a/3"),
         ] {
-            assert!(matches!(store.admit_at_once(&body, 1, Company::Others).unwrap(), Admitted::Taken(_)));
+            assert!(matches!(store.admit_at_once(&body, 1).unwrap(), Admitted::Taken(_)));
         }
         assert_ne!(used(&store), before);
         assert!(!store.may_begin(0));
@@ -808,6 +797,7 @@ mod tests {
         assert_eq!(error.kind(), crate::ErrorKind::Busy, "{error}");
         assert_eq!(used(&store), before);
         assert_eq!(store.quotas.recounts, 0);
+        store.note_unshown().unwrap();
         store.charge_anew();
         assert_eq!(used(&store), before, "which is what a recount gives");
         for outgoing in in_flight {
@@ -831,7 +821,7 @@ mod tests {
         let value = b"x".as_slice();
         let record = Record::Put { key: first.as_str(), value, form: crate::Form::Plain };
         record.encode(&mut body).unwrap();
-        store.admit_body(&body, 1, Company::Others).unwrap().unwrap();
+        store.admit_body(&body, 1).unwrap().unwrap();
         let in_flight = store.begin_frame().unwrap().unwrap();
         let refused = store.put(&second, b"y").unwrap_err();
         assert!(

@@ -147,7 +147,7 @@ mod tests {
     use media::{Geometry, MemDisk};
 
     use super::*;
-    use crate::commit::{Admitted, Company};
+    use crate::commit::Admitted;
     use crate::record::Record;
     use crate::{Access, Form, Key, Options, StoreId, fsck};
 
@@ -166,7 +166,7 @@ mod tests {
         let mut body = Vec::new();
         let key = key(value);
         Record::Put { key: key.as_str(), value: &[value; LEN], form: Form::Plain }.encode(&mut body).unwrap();
-        let admitted = store.admit_at_once(&body, 1, Company::Alone).unwrap();
+        let admitted = store.admit_at_once(&body, 1).unwrap();
         assert!(matches!(admitted, Admitted::Taken(_)), "{admitted:?}");
         let outgoing = store.begin_frame().unwrap().unwrap();
         let outcome = outgoing.carry_out(store.device());

@@ -78,7 +78,6 @@ struct Inner<D: BlockDevice> {
     state: RwLock<State<D>>,
     queue: Mutex<Queue>,
     subscriptions: Mutex<Subscriptions>,
-    frame_micros: Mutex<Histogram>,
     /// Wakes the commit thread.
     work: Condvar,
     ticker: threads::Alarm,
@@ -95,6 +94,8 @@ struct State<D: BlockDevice> {
     held: Held<D>,
     /// The source of nonces, which the store has only while it is out of its lock.
     nonces: Option<Box<dyn Nonces>>,
+    /// How long frames took.
+    frame_micros: Histogram,
 }
 
 /// The store, or what readers use while a thread has it.
@@ -216,9 +217,12 @@ impl<D: BlockDevice> SharedStore<D> {
             device,
             clock,
             queue: Mutex::new(Queue::new(store.outgoing_max())),
-            state: RwLock::new(State { held: Held::Here(Box::new(store)), nonces }),
+            state: RwLock::new(State {
+                held: Held::Here(Box::new(store)),
+                nonces,
+                frame_micros: Histogram::default(),
+            }),
             subscriptions: Mutex::new(subscriptions),
-            frame_micros: Mutex::default(),
             work: Condvar::new(),
             ticker: threads::Alarm::default(),
         };
@@ -566,11 +570,13 @@ impl<D: BlockDevice> SharedStore<D> {
     /// What is held, what was done, and how long it took.
     #[must_use]
     pub fn stats(&self) -> SharedStats {
-        let store = match &self.inner.reader().held {
+        let state = self.inner.reader();
+        let store = match &state.held {
             Held::Here(store) => store.stats(),
             Held::Lent(lent) => lent.stats.clone(),
         };
-        let frame_micros = *unpoisoned(self.inner.frame_micros.lock());
+        let frame_micros = state.frame_micros;
+        drop(state);
         SharedStats { store, frame_micros, waiting: self.inner.queue().waiting() }
     }
 

@@ -8,7 +8,7 @@ use journal::JournalError;
 use media::BlockDevice;
 
 use crate::batch::{Batch, Precondition};
-use crate::commit::{Company, Delta};
+use crate::commit::Delta;
 use crate::error::Error;
 use crate::history::charged;
 use crate::index::{Found, Totals};
@@ -234,6 +234,9 @@ impl<D: BlockDevice> Store<D> {
     }
 
     fn check_keys_differ(&self, batch: &Batch) -> Result<(), Error> {
+        if batch.len() < 2 {
+            return Ok(());
+        }
         let len = batch.len().saturating_mul(size_of::<&str>());
         let mut keys = Vec::new();
         keys.try_reserve_exact(batch.len()).map_err(|_| Error::NoMemory { len })?;
@@ -334,7 +337,7 @@ impl<D: BlockDevice> Store<D> {
         self.refuse_unless_writable()?;
         // Nothing is on its way in a store that is borrowed, so there is nothing to wait for.
         let busy = JournalError::Outgoing { count: self.journal.outgoing() };
-        let last = self.admit_body(body, ops, Company::Alone)?.ok_or(busy)?;
+        let last = self.admit_body(body, ops)?.ok_or(busy)?;
         self.commit_pending()?;
         Ok(last)
     }

@@ -1,18 +1,20 @@
-//! How much memory an open needs, by counting what is asked of the allocator.
+//! How much memory an open needs, and how often a put asks for some, by counting what is asked of the allocator.
 #![expect(unsafe_code, reason = "an allocator that counts is unsafe to implement")]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use journal::{Journal, JournalError};
-use media::{Geometry, MemDisk};
-use statefs::{Access, Key, Options, SnapshotName, Store, StoreId};
+use media::{Geometry, MemDisk, SystemClock};
+use statefs::{Access, Key, Options, SharedStore, SnapshotName, Store, StoreId};
 
 /// Bytes in use now, and the most there were since [`peak_of`] began.
 static USED: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
+/// How often memory was asked for.
+static ASKED: AtomicUsize = AtomicUsize::new(0);
 
 /// The system's allocator, counted.
 struct Counting;
@@ -25,6 +27,7 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let used = USED.fetch_add(layout.size(), Ordering::SeqCst) + layout.size();
         PEAK.fetch_max(used, Ordering::SeqCst);
+        ASKED.fetch_add(1, Ordering::SeqCst);
         // SAFETY: what is asked of this allocator may be asked of that one.
         unsafe { System.alloc(layout) }
     }
@@ -239,4 +242,33 @@ fn a_view_for_every_put_leaves_no_short_pieces_behind() {
     let (none, one, all) = (used_with(0), used_with(1), used_with(16));
     println!("{none} bytes without views, {one} with one for every put, {all} with 16");
     assert!(one.max(all) <= none + none / 8 + (256 << 10), "{one} {all}");
+}
+
+/// A put that no other thread disturbs asks for memory for its batch, its waiter and its place in the queue, and notes no key.
+#[test]
+fn a_put_of_a_lone_writer_of_a_shared_store_asks_for_memory_three_times_more_than_one_of_a_store() {
+    const PUTS: usize = 1000;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let keys: Vec<Key> = (0..100).map(|nth| key(&format!("app/{nth:03}"))).collect();
+    let all = || keys.iter().cycle().take(PUTS);
+    let asked = |put: &mut dyn FnMut(&Key)| {
+        // What is kept and used again is there after a while.
+        all().for_each(&mut *put);
+        let before = ASKED.load(Ordering::SeqCst);
+        all().for_each(put);
+        ASKED.load(Ordering::SeqCst) - before
+    };
+    let store = || Store::format(device(4096, 64 << 20), &Options::new(StoreId([1; 16]))).unwrap();
+    let mut alone = store();
+    let shared = SharedStore::new(store(), Arc::new(SystemClock::new()));
+    let alone = asked(&mut |key| {
+        let _revision = alone.put(key, &[7; 155]).unwrap();
+    });
+    let shared = asked(&mut |key| {
+        let _revision = shared.put(key, &[7; 155]).unwrap();
+    });
+    println!("{PUTS} puts ask for memory {alone} times through a store, {shared} times through a shared one");
+    assert!(alone <= PUTS / 10, "{alone}");
+    // Some leeway for lists that grow.
+    assert!(shared <= alone + 3 * PUTS + PUTS / 10, "{shared} and {alone}");
 }

@@ -3,7 +3,7 @@
 use media::BlockDevice;
 
 use crate::batch::Batch;
-use crate::commit::{Admission, Admitted, Company};
+use crate::commit::{Admission, Admitted};
 use crate::error::Error;
 use crate::record::{Record, Revision};
 use crate::sealed::SEALED_OVERHEAD;
@@ -29,6 +29,7 @@ impl<D: BlockDevice> Store<D> {
     /// Takes one request into the frame that is gathered, as far as that needs no call of foreign code.
     pub(super) fn take_in(&mut self, ask: &Ask, has_source: bool) -> Result<Needs, Error> {
         self.refuse_unless_writable()?;
+        self.note_unshown()?;
         match ask {
             Ask::Sync => Ok(Needs::Frame(Answer::Synced(self.durable_revision()))),
             Ask::Delete(key) if self.ahead(key.as_str()).is_none() => Ok(Needs::Frame(Answer::WasAbsent)),
@@ -107,7 +108,7 @@ impl<D: BlockDevice> Store<D> {
         if !self.may_begin(body.len()) {
             return Ok(Needs::Time);
         }
-        self.admit_at_once(body, ops, Company::Others).map(|admitted| match admitted {
+        self.admit_at_once(body, ops).map(|admitted| match admitted {
             Admitted::Taken(last) => Needs::Frame(Answer::Written(last)),
             Admitted::Wait => Needs::Time,
             Admitted::NeedsRoom => Needs::Store,

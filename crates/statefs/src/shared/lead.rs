@@ -10,7 +10,9 @@ use media::{BlockDevice, DeviceCause, DeviceError};
 use crate::error::{Error, ErrorKind};
 use crate::nonces::{Nonce, draw};
 use crate::shared::admit::Needs;
-use crate::shared::queue::{Answer, Ask, Asker, Entry, Front, Lead, Message, Next, Queue, Turn, Waiter};
+use crate::shared::queue::{
+    Answer, Ask, Asker, Entry, Front, Landed, Lead, Message, Next, Queue, Turn, Waiter,
+};
 use crate::shared::subscriptions::{Subscriber, Subscriptions};
 use crate::shared::{Held, Inner, Lent, State, Taken, unpoisoned};
 use crate::store::Store;
@@ -311,40 +313,38 @@ impl<D: BlockDevice> Inner<D> {
         });
         match done {
             Ok((outcome, took)) => {
-                let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                unpoisoned(self.frame_micros.lock()).record(micros);
-                self.end(outgoing, outcome);
+                self.end(outgoing, outcome, Some(took));
                 None
             }
             Err(panic) => {
                 let cause = DeviceCause::driver("a panic while a frame was in flight", 0);
-                self.end(outgoing, Err(DeviceError::FlushFailed { cause }));
+                self.end(outgoing, Err(DeviceError::FlushFailed { cause }), None);
                 Some(panic)
             }
         }
     }
 
-    /// Ends a frame: applies what has become durable, and answers its callers.
-    fn end(&self, outgoing: Outgoing, outcome: Result<(), DeviceError>) {
+    /// Ends a frame, which took so long: applies what has become durable, and answers its callers.
+    fn end(&self, outgoing: Outgoing, outcome: Result<(), DeviceError>, took: Option<Duration>) {
         let mut state = self.writer();
+        if let Some(took) = took {
+            state.frame_micros.record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        }
         // The store is taken out only while nothing is in flight.
         let Held::Here(store) = &mut state.held else { return };
         let seq = outgoing.seq();
         let ended = store.end_frame(outgoing, outcome);
         let durable = store.durable_revision();
-        let landed = self.queue().land(ended.as_ref().ok().copied());
         // What is known of the frame that failed, such as that the medium had no space for it, is unknown of the others.
         let others = store.refuse_unless_writable().map(|()| durable);
-        let own = ended.map(|_| durable);
-        let crowd = landed.iter().map(|riders| riders.answers.len()).sum();
-        let answers = landed
-            .into_iter()
-            .flat_map(|riders| settled(riders.answers, if riders.seq == seq { &own } else { &others }));
+        let mut landed = Landed::default();
         let after = self.settle(state, None, Chores::Now, |queue| {
+            landed = queue.land(seq, ended.as_ref().ok().copied());
             queue.is_blocked = false;
-            queue.crowd = crowd;
+            queue.crowd = landed.own.len() + landed.others.len();
         });
-        self.finish(after, answers);
+        let own = ended.map(|_| durable);
+        self.finish(after, settled(landed.own, &own).chain(settled(landed.others, &others)));
     }
 
     /// Serves one request that needs calls of the device before it can begin.

@@ -129,6 +129,9 @@ pub(super) struct Waiter {
 struct Slot {
     lead: Option<Message>,
     answer: Option<Message>,
+    /// Whether the thread waits at the condition variable. Most often it does not, and then there is nothing to wake, which
+    /// would be a system call.
+    is_listening: bool,
 }
 
 impl Slot {
@@ -174,8 +177,11 @@ impl Waiter {
         }
     }
 
+    /// Wakes the thread. If it does not listen yet, it finds the message when it does.
     pub(super) fn wake(&self) {
-        self.told.notify_one();
+        if self.slot().is_listening {
+            self.told.notify_one();
+        }
     }
 
     pub(super) fn answer(&self, answer: Result<Answer, Error>) {
@@ -189,7 +195,11 @@ impl Waiter {
         loop {
             match slot.take() {
                 Some(message) => return message,
-                None => slot = self.told.wait(slot).unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    slot.is_listening = true;
+                    slot = self.told.wait(slot).unwrap_or_else(PoisonError::into_inner);
+                    slot.is_listening = false;
+                }
             }
         }
     }
@@ -201,16 +211,28 @@ impl Waiter {
         if first.is_some() {
             return first;
         }
+        slot.is_listening = true;
         let waited = self.told.wait_timeout(slot, how_long);
-        waited.unwrap_or_else(PoisonError::into_inner).0.take()
+        let mut slot = waited.unwrap_or_else(PoisonError::into_inner).0;
+        slot.is_listening = false;
+        slot.take()
     }
 }
 
 /// Callers whose answers come with a frame.
 #[derive(Debug)]
-pub(super) struct Riders {
-    pub(super) seq: u64,
-    pub(super) answers: Vec<(Asker, Answer)>,
+struct Riders {
+    seq: u64,
+    answers: Vec<(Asker, Answer)>,
+}
+
+/// Callers whose frames have ended.
+#[derive(Debug, Default)]
+pub(super) struct Landed {
+    /// Of the frame that has just ended. It comes first, unless it failed.
+    pub(super) own: Vec<(Asker, Answer)>,
+    /// Of frames that ended early and waited for it, or that failed with it.
+    pub(super) others: Vec<(Asker, Answer)>,
 }
 
 /// Requests that wait or are in flight, and the lead.
@@ -416,14 +438,20 @@ impl Queue {
         }
     }
 
-    /// Takes out the callers whose frames have ended, in order: those up to a frame, or all, where a frame has failed.
-    pub(super) fn land(&mut self, durable_seq: Option<u64>) -> Vec<Riders> {
-        let mut landed = Vec::new();
+    /// Takes out the callers whose frames have ended, in order: those up to a frame, or all, where a frame has failed. `seq` is
+    /// the frame that has just ended.
+    pub(super) fn land(&mut self, seq: u64, durable_seq: Option<u64>) -> Landed {
+        let mut landed = Landed::default();
         while let Some(first) = self.riders.front() {
             if durable_seq.is_some_and(|durable_seq| first.seq > durable_seq) {
                 break;
             }
-            landed.extend(self.riders.pop_front());
+            let Some(mut riders) = self.riders.pop_front() else { break };
+            // Most often one frame ends, and its list goes as it is.
+            match riders.seq == seq {
+                true => landed.own = riders.answers,
+                false => landed.others.append(&mut riders.answers),
+            }
         }
         landed
     }

@@ -6,14 +6,14 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, mpsc};
 use std::time::Instant;
 
 use media::{Access, FileDisk, Fs as _, OsFs, SystemClock};
 use statefs::{Batch, Compaction, Key, Options, SharedStore, Store, StoreId};
 use testbed::{FsKind, LoopDevice, LoopFs, Missing};
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+pub(crate) type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// Blocks of 4 KiB on each device, and how many of them a slice of the raw baseline writes.
 const BLOCKS: u64 = 8192;
@@ -24,6 +24,9 @@ const KEYS: u32 = 1_000;
 const VALUE: [u8; 155] = [7; 155];
 const WRITERS: [u32; 3] = [1, 8, 32];
 const BUFFERED: u32 = 10_000;
+/// How many batches one thread submits in a slice, and how many of them are in flight at a time.
+const SUBMITTED: u32 = 800;
+const IN_FLIGHT: u32 = 32;
 
 /// Where is measured.
 pub(crate) enum Ground {
@@ -113,13 +116,36 @@ fn sync(file: &File) -> io::Result<()> {
 }
 
 /// Seconds for one operation.
-struct Contender<'c> {
-    name: String,
+pub(crate) struct Contender<'c> {
+    pub(crate) name: String,
     run: Box<dyn FnMut(u32) -> Outcome<f64> + 'c>,
-    took: Vec<f64>,
+    pub(crate) took: Vec<f64>,
 }
 
-fn per(begun: Instant, count: u32) -> f64 {
+impl<'c> Contender<'c> {
+    pub(crate) fn new(name: impl Into<String>, run: impl FnMut(u32) -> Outcome<f64> + 'c) -> Self {
+        Self { name: name.into(), run: Box::new(run), took: Vec::new() }
+    }
+}
+
+/// Runs slices of all contenders in turn. The first round does not count; the order turns, so that none always follows the
+/// same one.
+pub(crate) fn alternate(contenders: &mut [Contender<'_>], rounds: u32) -> Outcome<()> {
+    let count = contenders.len();
+    for round in 0..=rounds {
+        for turn in 0..count {
+            let nth = (turn + usize::try_from(round)?) % count;
+            let Some(contender) = contenders.get_mut(nth) else { continue };
+            let took = (contender.run)(round)?;
+            if round > 0 {
+                contender.took.push(took);
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn per(begun: Instant, count: u32) -> f64 {
     begun.elapsed().as_secs_f64() / f64::from(count)
 }
 
@@ -143,7 +169,7 @@ fn raw<'c>(devices: &mut Devices) -> Outcome<Contender<'c>> {
         }
         Ok(per(begun, SLICE))
     };
-    Ok(Contender { name: "raw write + fdatasync".to_owned(), run: Box::new(run), took: Vec::new() })
+    Ok(Contender::new("raw write + fdatasync", run))
 }
 
 fn writers<'c>(shared: &'c SharedStore<FileDisk>, count: u32, keys: &'c [Key]) -> Contender<'c> {
@@ -167,8 +193,31 @@ fn writers<'c>(shared: &'c SharedStore<FileDisk>, count: u32, keys: &'c [Key]) -
         shared.sync()?;
         Ok(per(begun, each * count))
     };
-    let name = format!("{count} writer(s), SharedStore");
-    Contender { name, run: Box::new(run), took: Vec::new() }
+    Contender::new(format!("{count} writer(s), SharedStore"), run)
+}
+
+/// One thread that keeps so many batches of one put in flight, with a commit thread.
+fn submitter<'c>(shared: &'c SharedStore<FileDisk>, keys: &'c [Key]) -> Contender<'c> {
+    let run = move |_| {
+        let (done, answers) = mpsc::channel();
+        let begun = Instant::now();
+        for nth in 0..SUBMITTED {
+            if nth >= IN_FLIGHT {
+                let _revision = answers.recv()??;
+            }
+            let key = keys.get(usize::try_from(nth)? % keys.len()).ok_or("no keys")?;
+            let mut batch = Batch::new();
+            batch.put(key, &VALUE)?;
+            let done = done.clone();
+            // The receiver is there until all answers are.
+            shared.submit(batch, move |answer| drop(done.send(answer)))?;
+        }
+        for _ in 0..IN_FLIGHT {
+            let _revision = answers.recv()??;
+        }
+        Ok(per(begun, SUBMITTED))
+    };
+    Contender::new(format!("submit, {IN_FLIGHT} in flight"), run)
 }
 
 /// Measures all of it on one ground, and prints.
@@ -182,62 +231,51 @@ pub(crate) fn measure(ground: &Ground, rounds: u32, out: &mut impl io::Write) ->
     let mode = single.device().mode();
     let mut batches = store(&mut devices, "batch")?;
     let mut buffered = store(&mut devices, "buffered")?;
+    let share = |store| SharedStore::new(store, Arc::new(SystemClock::new()));
+    let alone = share(store(&mut devices, "alone")?);
+    let driven = share(store(&mut devices, "driven")?);
+    let _driver = driven.driver()?;
     let mut shared = Vec::new();
     for count in WRITERS {
         let store = store(&mut devices, &format!("shared-{count}"))?;
-        shared.push((count, SharedStore::new(store, Arc::new(SystemClock::new()))));
+        shared.push((count, share(store)));
     }
     let mut batch = Batch::new();
     names.iter().try_for_each(|key| batch.put(key, &VALUE))?;
 
     let mut contenders = vec![raw(&mut devices)?];
-    contenders.push(Contender {
-        name: "1 writer, Store".to_owned(),
-        run: Box::new(|_| {
-            let begun = Instant::now();
-            for key in names.iter().take(usize::try_from(SLICE)?) {
-                let _revision = single.put(key, &VALUE)?;
-            }
-            Ok(per(begun, SLICE))
-        }),
-        took: Vec::new(),
-    });
-    contenders.extend(shared.iter().map(|(count, shared)| writers(shared, *count, &names)));
-    contenders.push(Contender {
-        name: "batch of 1,000".to_owned(),
-        run: Box::new(|_| {
-            let begun = Instant::now();
-            for _ in 0..10 {
-                let _revision = batches.batch(&batch)?;
-            }
-            Ok(per(begun, 10 * KEYS))
-        }),
-        took: Vec::new(),
-    });
-    contenders.push(Contender {
-        name: "10,000 buffered + sync".to_owned(),
-        run: Box::new(|_| {
-            let begun = Instant::now();
-            for key in names.iter().cycle().take(usize::try_from(BUFFERED)?) {
-                let _revision = buffered.put_buffered(key, &VALUE)?;
-            }
-            let _durable = buffered.sync()?;
-            Ok(per(begun, BUFFERED))
-        }),
-        took: Vec::new(),
-    });
-    // The first round does not count; the order turns, so that nobody always comes after the same one.
-    let count = contenders.len();
-    for round in 0..=rounds {
-        for turn in 0..count {
-            let nth = (turn + usize::try_from(round)?) % count;
-            let Some(contender) = contenders.get_mut(nth) else { continue };
-            let took = (contender.run)(round)?;
-            if round > 0 {
-                contender.took.push(took);
-            }
+    contenders.push(Contender::new("1 writer, Store", |_| {
+        let begun = Instant::now();
+        for key in names.iter().take(usize::try_from(SLICE)?) {
+            let _revision = single.put(key, &VALUE)?;
         }
-    }
+        Ok(per(begun, SLICE))
+    }));
+    contenders.push(Contender::new("the same, SharedStore", |_| {
+        let begun = Instant::now();
+        for key in names.iter().take(usize::try_from(SLICE)?) {
+            let _revision = alone.put(key, &VALUE)?;
+        }
+        Ok(per(begun, SLICE))
+    }));
+    contenders.extend(shared.iter().map(|(count, shared)| writers(shared, *count, &names)));
+    contenders.push(submitter(&driven, &names));
+    contenders.push(Contender::new("batch of 1,000", |_| {
+        let begun = Instant::now();
+        for _ in 0..10 {
+            let _revision = batches.batch(&batch)?;
+        }
+        Ok(per(begun, 10 * KEYS))
+    }));
+    contenders.push(Contender::new("10,000 buffered + sync", |_| {
+        let begun = Instant::now();
+        for key in names.iter().cycle().take(usize::try_from(BUFFERED)?) {
+            let _revision = buffered.put_buffered(key, &VALUE)?;
+        }
+        let _durable = buffered.sync()?;
+        Ok(per(begun, BUFFERED))
+    }));
+    alternate(&mut contenders, rounds)?;
     let region = (BLOCKS - 4) / 2;
     writeln!(
         out,
@@ -245,6 +283,10 @@ pub(crate) fn measure(ground: &Ground, rounds: u32, out: &mut impl io::Write) ->
         ground.name()
     )?;
     print(&contenders, out)?;
+    if let [_, single, shared, ..] = contenders.as_slice() {
+        let [low, ratio, high] = ratio(&single.took, &shared.took);
+        writeln!(out, "  1 writer: SharedStore beside Store, ratio {ratio:.2} [{low:.2}..{high:.2}]")?;
+    }
     drop(contenders);
     for (count, shared) in &shared {
         let stats = shared.stats();
@@ -359,8 +401,7 @@ fn whole(count: u64) -> f64 {
 fn print(contenders: &[Contender<'_>], out: &mut impl io::Write) -> Outcome<()> {
     let Some(raw) = contenders.first() else { return Ok(()) };
     for contender in contenders {
-        let ratios = raw.took.iter().zip(&contender.took).map(|(raw, ours)| raw / ours);
-        let [low, median, high] = quartiles(ratios.collect());
+        let [low, median, high] = ratio(&raw.took, &contender.took);
         let [_, took, _] = quartiles(contender.took.clone());
         writeln!(
             out,
@@ -373,7 +414,12 @@ fn print(contenders: &[Contender<'_>], out: &mut impl io::Write) -> Outcome<()> 
     Ok(())
 }
 
-fn quartiles(mut of: Vec<f64>) -> [f64; 3] {
+/// How many times as fast, in each round.
+pub(crate) fn ratio(baseline: &[f64], ours: &[f64]) -> [f64; 3] {
+    quartiles(baseline.iter().zip(ours).map(|(baseline, ours)| baseline / ours).collect())
+}
+
+pub(crate) fn quartiles(mut of: Vec<f64>) -> [f64; 3] {
     of.sort_by(f64::total_cmp);
     [1, 2, 3].map(|quarter| of.get(of.len() * quarter / 4).copied().unwrap_or(f64::NAN))
 }

@@ -105,7 +105,9 @@ fn beside_a_map(
         let (read, written) = (pick(slice, GETS)?, pick(slice + 1000, BATCH)?);
         let value = vec![u8::try_from(slice % 251)?; VALUE_LEN];
         gets[0].time(GETS, || {
-            read.iter().for_each(|key| drop(black_box(map.get(key.as_str()))));
+            for key in &read {
+                let _found = black_box(map.get(key.as_str()));
+            }
             Ok(())
         })?;
         batches[0].time(BATCH, || {
@@ -119,7 +121,9 @@ fn beside_a_map(
                 view = Some(store.view()?);
             }
             gets[nth].time(GETS, || {
-                read.iter().for_each(|key| drop(black_box(store.get(key))));
+                for key in &read {
+                    let _found = black_box(store.get(key));
+                }
                 Ok(())
             })?;
             batches[nth].time(BATCH, || put_all(&mut store, &written, &value))?;
@@ -131,7 +135,9 @@ fn beside_a_map(
         let (read, written) = (pick(slice + 2000, GETS)?, pick(slice + 3000, BATCH)?);
         let value = vec![u8::try_from(slice % 251)?; VALUE_LEN];
         gets[2].time(GETS, || {
-            read.iter().for_each(|key| drop(black_box(store.get(key))));
+            for key in &read {
+                let _found = black_box(store.get(key));
+            }
             Ok(())
         })?;
         batches[2].time(BATCH, || put_all(&mut store, &written, &value))?;

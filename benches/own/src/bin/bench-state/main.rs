@@ -1,5 +1,5 @@
 //! What the key/value store costs: durable writes beside the raw write and flush of one block, in alternating slices of the
-//! same run; and reading and opening, in memory.
+//! same run; reading and opening, in memory; and what sharing a store between threads costs.
 //!
 //! `cargo run --release -p bench-own --bin bench-state` (as root: loop-mounted ext4 and XFS, and a raw loop device; or
 //! `--dir DIR`)
@@ -7,6 +7,7 @@
 mod durable;
 mod keys;
 mod memory;
+mod shared;
 
 use std::error::Error;
 use std::io::{self, Write as _};
@@ -32,6 +33,12 @@ struct Args {
     /// Only what is measured beside a map in memory.
     #[arg(long)]
     keys: bool,
+    /// Only what threads that share a store in memory wait for.
+    #[arg(long, conflicts_with = "memory")]
+    shared: bool,
+    /// Of what needs a disk, only writing.
+    #[arg(long, conflicts_with_all = ["memory", "shared"])]
+    writes: bool,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -40,9 +47,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     if args.keys {
         return keys::measure(&mut out);
     }
-    if !args.memory {
+    if !args.memory && !args.shared {
         for ground in durable::Ground::all(args.dir) {
             durable::measure(&ground, args.rounds, &mut out)?;
+            if args.writes {
+                continue;
+            }
             for count in REOPENED {
                 durable::reopen(&ground, count, args.rounds, &mut out)?;
             }
@@ -50,6 +60,13 @@ fn main() -> Result<(), Box<dyn Error>> {
             writeln!(out)?;
         }
     }
-    memory::measure(&mut out)?;
-    keys::measure(&mut out)
+    if args.writes {
+        return Ok(());
+    }
+    if !args.shared {
+        memory::measure(&mut out)?;
+        keys::measure(&mut out)?;
+        writeln!(out)?;
+    }
+    shared::measure(args.rounds, &mut out)
 }
