@@ -13,8 +13,8 @@ use media::{
     BlockDevice, BlockIndex, Clock, DeviceError, DeviceOp, Geometry, MemDisk, SystemClock, Timestamp,
 };
 use statefs::{
-    Access, Batch, Error, ErrorKind, Key, NoRandom, Nonces, Options, Precondition, Prefix, SealKey, SharedStore,
-    SnapshotName, Store, StoreId, WAITING_MAX, Zeroizing,
+    Access, Batch, Error, ErrorKind, Key, NoRandom, Nonces, Options, Precondition, Prefix, SealKey,
+    SharedStore, SnapshotName, Store, StoreId, WAITING_MAX, Zeroizing,
 };
 
 fn key(name: &str) -> Key {
@@ -364,7 +364,8 @@ fn a_buffered_put_beside_a_draw_of_nonces_comes_after_what_was_submitted_before(
         let driver = shared.driver().unwrap();
         door.shut();
         let (told, heard) = mpsc::channel();
-        let submitted = shared.submit(batch_of("secret/a", b"first"), move |told_by| told.send(told_by).unwrap());
+        let submitted =
+            shared.submit(batch_of("secret/a", b"first"), move |told_by| told.send(told_by).unwrap());
         door.until_waiting(1);
         thread::scope(|scope| {
             let plain = scope.spawn(|| shared.put_buffered(&key("plain"), b"x"));
