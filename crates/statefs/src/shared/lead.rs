@@ -356,12 +356,7 @@ impl<D: BlockDevice> Inner<D> {
         entry: Entry,
     ) -> Option<Panicked> {
         let Entry { ask, asker, .. } = entry;
-        let served = self.with_store(state, lead, |store| store.serve(&ask), |_| {});
-        let (answer, panic) = match served {
-            Ok(answer) => (answer, None),
-            Err(Ended::Refused(error)) => (Err(error), None),
-            Err(Ended::Panicked(panic, error)) => (Err(error), Some(panic)),
-        };
+        let (answer, panic) = self.serve(state, lead, |store| store.serve(&ask));
         round.over.push((asker, answer));
         self.answer_all(round.over);
         panic
@@ -375,15 +370,24 @@ impl<D: BlockDevice> Inner<D> {
         mut round: Round,
     ) -> Option<Panicked> {
         let answers = answers_of(std::mem::take(&mut round.riders));
-        let synced = self.with_store(state, lead, Store::sync, |_| {});
-        let (synced, panic) = match synced {
-            Ok(synced) => (synced, None),
-            Err(Ended::Refused(error)) => (Err(error), None),
-            Err(Ended::Panicked(panic, error)) => (Err(error), Some(panic)),
-        };
+        let (synced, panic) = self.serve(state, lead, Store::sync);
         round.over.extend(settled(answers, &synced));
         self.answer_all(round.over);
         panic
+    }
+
+    /// Serves callers that wait, in a turn; what they are told, and the panic of foreign code, if it panicked.
+    fn serve<T>(
+        &self,
+        state: RwLockWriteGuard<'_, State<D>>,
+        lead: Lead,
+        act: impl FnOnce(&mut Store<Arc<D>>) -> Result<T, Error>,
+    ) -> (Result<T, Error>, Option<Panicked>) {
+        match self.with_store(state, lead, act, |_| {}) {
+            Ok(outcome) => (outcome, None),
+            Err(Ended::Refused(error)) => (Err(error), None),
+            Err(Ended::Panicked(panic, error)) => (Err(error), Some(panic)),
+        }
     }
 
     /// Waits for a turn of exclusive access, and runs `act` in it.
