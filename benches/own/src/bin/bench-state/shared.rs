@@ -29,10 +29,10 @@ const READING: Duration = Duration::from_secs(1);
 const SUBSCRIBERS: [u32; 4] = [0, 10, 100, 500];
 const WATCHERS: u32 = 50;
 /// Puts in a slice.
-const PUTS: u32 = 10_000;
+const PUTS: u32 = 2_000;
 /// How many keys there are where scans are measured, scans in a slice, and entries in a scan.
 const SCANNED_KEYS: u32 = 100_000;
-const SCANS: u32 = 2_000;
+const SCANS: u32 = 500;
 const PAGE: usize = 100;
 
 /// Measures all of it.
