@@ -109,7 +109,7 @@ pub(crate) struct Filling {
     pub(crate) steps: Steps,
 }
 
-/// Places are numbers of 32 bits; what has none is refused by [`Arena::reserve`].
+/// Places are numbers of 32 bits; what has none is refused by [`Filling::reserve`].
 fn narrow(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
@@ -144,11 +144,13 @@ impl Extent {
         wide(self.place.piece)
     }
 
+    #[cfg(feature = "std")]
     /// The same in another piece, at the same place.
     pub(crate) fn in_piece(&self, piece: usize) -> Self {
         Self { place: Place { piece: narrow(piece), ..self.place }, ..*self }
     }
 
+    #[cfg(feature = "std")]
     /// The same in another piece, at this place.
     pub(crate) fn moved_to(&self, piece: usize, key_at: usize, value_at: usize) -> Self {
         let place = Place { piece: narrow(piece), key_at: narrow(key_at), value_at: narrow(value_at) };
@@ -179,6 +181,7 @@ impl Piece {
         Ok(piece)
     }
 
+    #[cfg(feature = "std")]
     /// Sees to it that a key and a value fit, however much is in it.
     pub(crate) fn make_room(&mut self, key_len: usize, value_len: usize) -> Result<(), Error> {
         let no_memory = |_| Error::NoMemory { len: key_len.saturating_add(value_len) };
@@ -247,6 +250,7 @@ impl Piece {
 }
 
 impl Filling {
+    #[cfg(feature = "std")]
     /// The piece that is being filled.
     pub(crate) fn current(&self) -> usize {
         self.current
@@ -524,6 +528,7 @@ impl Arena {
         Ok(Self { pieces: self.pieces.try_clone()? })
     }
 
+    #[cfg(feature = "std")]
     /// An arena of these pieces.
     pub(crate) fn of(pieces: impl Iterator<Item = Arc<Piece>>) -> Result<Self, Error> {
         let mut arena = Self::default();
@@ -534,6 +539,7 @@ impl Arena {
         Ok(arena)
     }
 
+    #[cfg(feature = "std")]
     /// The piece of a place, to be shared, and where its value is in it.
     pub(crate) fn shared(&self, extent: &Extent) -> Option<(&Arc<Piece>, usize, usize)> {
         let at = wide(extent.place.value_at);

@@ -38,6 +38,7 @@ pub(crate) enum Admission {
     NeedsRoom,
 }
 
+#[cfg(feature = "std")]
 /// What became of records that a caller asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Admitted {

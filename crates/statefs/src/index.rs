@@ -32,10 +32,10 @@ use core::mem;
 use core::ops::Deref;
 
 use crate::arena::{Arena, Extent, Filling};
-use crate::contents::{Contents, Part, SharedValue};
+use crate::contents::Contents;
 use crate::error::Error;
 use crate::history::HistoryUpkeep;
-use crate::key::{self, Key, Prefix};
+use crate::key;
 use crate::leaf::{At, Entry};
 use crate::record::{Form, KEPT_HEADER_LEN, Record, Revision};
 use crate::row::LeafId;
@@ -248,6 +248,12 @@ impl Index {
         self.changes
     }
 
+    /// The piece of the arena that is being filled.
+    #[cfg(feature = "std")]
+    pub(crate) fn open_piece(&self) -> usize {
+        self.filling.current()
+    }
+
     /// Returns the contents as they are now. They stay as they are.
     ///
     /// # Errors
@@ -261,22 +267,6 @@ impl Index {
         self.past.own_claimed(&mut self.contents.history)?;
         self.reserve_bytes(self.claims)?;
         Ok(view)
-    }
-
-    /// The value of a key, which stays as it is without the index.
-    ///
-    /// # Errors
-    /// [`Error::NoMemory`].
-    pub(crate) fn shared_value(&self, key: &str) -> Result<Option<SharedValue>, Error> {
-        self.contents.shared_value(key, self.filling.current())
-    }
-
-    /// What a scan goes through, which stays as it is without the index.
-    ///
-    /// # Errors
-    /// [`Error::NoMemory`].
-    pub(crate) fn part(&self, prefix: &Prefix, after: Option<&Key>, limit: usize) -> Result<Part, Error> {
-        self.contents.part(prefix, after, limit, self.filling.current())
     }
 
     /// Takes note that what is past may not be whole.

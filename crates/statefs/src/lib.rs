@@ -47,6 +47,8 @@ mod leaf;
 mod limits;
 mod list;
 mod nonces;
+#[cfg(feature = "std")]
+mod parts;
 mod quota;
 mod record;
 mod row;

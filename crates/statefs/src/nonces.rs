@@ -84,3 +84,28 @@ pub(crate) fn draw(source: &mut dyn Nonces) -> Result<Nonce, Error> {
     source.fill(&mut nonce).map_err(|NoRandom| Error::NoRandom)?;
     Ok(nonce)
 }
+
+/// Draws as many nonces as one request needs, and more for the requests that follow it while the source has any.
+///
+/// # Errors
+/// [`Error::NoRandom`]: the source has fewer than the request needs, or there is none. [`Error::NoMemory`].
+#[cfg(feature = "std")]
+pub(crate) fn draw_ahead(
+    source: Option<&mut (dyn Nonces + 'static)>,
+    count: usize,
+    ahead: usize,
+) -> Result<Vec<Nonce>, Error> {
+    let source = source.ok_or(Error::NoRandom)?;
+    let all = count.saturating_add(ahead);
+    let len = all.saturating_mul(size_of::<Nonce>());
+    let mut nonces = Vec::new();
+    nonces.try_reserve_exact(all).map_err(|_| Error::NoMemory { len })?;
+    for nth in 0..all {
+        match draw(source) {
+            Ok(nonce) => nonces.push(nonce),
+            Err(error) if nth < count => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(nonces)
+}

@@ -1,7 +1,7 @@
 //! The row: leaves in the order of their keys, and which of them a key belongs into.
 //!
 //! Leaves are nodes of a [table](crate::table) and keep their numbers; [`LeafId`] is the number. The row is the order of these
-//! numbers, in bunches of at most [`BUNCH_MAX`], so that putting a leaf in or taking one out moves one bunch, however many
+//! numbers, in bunches of at most 256, so that putting a leaf in or taking one out moves one bunch, however many
 //! leaves there are. With each bunch are the [heads](crate::heads) of the first keys of its leaves, and with the row those of
 //! its bunches.
 //!

@@ -37,11 +37,11 @@ use media::{BlockDevice, Clock};
 
 use crate::batch::{Batch, Precondition};
 use crate::changes::{Changes, Ring};
-use crate::contents::SharedValue;
 use crate::error::Error;
 use crate::histogram::Histogram;
 use crate::key::{Key, Prefix};
 use crate::nonces::Nonces;
+use crate::parts::SharedValue;
 use crate::quota::QuotaUse;
 use crate::record::{Form, Revision};
 use crate::snapshot::SnapshotName;

@@ -9,11 +9,13 @@ use journal::{Layout, StoreId};
 use media::BlockDevice;
 
 use crate::backup::{Backup, BackupError, BackupFrom, BackupInfo, Progress, Source};
-use crate::contents::{Contents, Part, SharedValue};
+use crate::contents::Contents;
 use crate::error::Error;
 use crate::key::{Key, Prefix};
 use crate::limits::Limits;
 use crate::list::Page;
+#[cfg(feature = "std")]
+use crate::parts::{Part, SharedValue};
 use crate::record::Revision;
 use crate::snapshot::{Snapshot, SnapshotName, SnapshotView};
 use crate::store::{Certainty, Store, Value};

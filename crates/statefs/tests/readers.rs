@@ -533,7 +533,8 @@ fn a_deadline_holds_until_a_request_begins_and_not_after() {
     let disk = Gate::new(1024);
     let clock = Arc::new(SetClock::default());
     let store = Store::format(disk.clone(), &options()).unwrap();
-    let shared = SharedStore::new(store, Arc::clone(&clock) as Arc<dyn Clock>);
+    let as_clock: Arc<dyn Clock> = clock.clone();
+    let shared = SharedStore::new(store, as_clock);
     let second = Duration::from_secs(1);
     disk.set_closed(true);
     thread::scope(|scope| {

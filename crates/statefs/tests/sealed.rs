@@ -654,7 +654,7 @@ fn store_d3_nothing_is_written_below_a_prefix_whose_record_is_lost() {
     // The last sealed value was the last that could be in the way.
     shared.delete(&key("s/b/c")).unwrap();
     shared.put(&key("s/a"), b"plain").unwrap();
-    shared.exclusively(|store| Ok(assert_eq!(store.lost_prefixes().count(), 0))).unwrap();
+    assert_eq!(shared.exclusively(|store| Ok(store.lost_prefixes().count())).unwrap(), 0);
     drop(shared);
     assert_eq!(reopen(&disk, &nonces).lost_prefixes().count(), 0);
 }

@@ -347,7 +347,7 @@ fn encrypted<D: BlockDevice>(device: D) -> (SharedStore<D>, Door, Arc<AtomicBool
 
 /// Long enough for what other threads must not do to be done, if they did it.
 fn pause() {
-    thread::sleep(Duration::from_millis(100));
+    SystemClock::new().sleep(Duration::from_millis(100));
 }
 
 fn batch_of(name: &str, value: &[u8]) -> Batch {

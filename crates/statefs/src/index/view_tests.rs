@@ -91,7 +91,7 @@ fn what_was_reserved_is_applied_without_memory_whatever_views_are_taken_in_betwe
                 view(&mut index, &model, &mut views, &mut state, (&mut taken, &mut refused));
                 readers.extend((0..5).map(|_| index.shared_value(&key(draw(&mut state) % reach)).unwrap()));
             }
-            let part = index.part(&Prefix::root(), None, 100).unwrap();
+            let part = index.part(&crate::Prefix::root(), None, 100).unwrap();
             for (frame, mut reserved) in frames.iter().zip(reserved) {
                 let before = revision;
                 let applied = without_memory(|| {

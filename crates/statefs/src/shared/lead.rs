@@ -8,7 +8,7 @@ use media::sync::{Arc, MutexGuard, Panicked, RwLockReadGuard, RwLockWriteGuard, 
 use media::{BlockDevice, DeviceCause, DeviceError};
 
 use crate::error::{Error, ErrorKind};
-use crate::nonces::{Nonce, draw};
+use crate::nonces::{Nonce, draw_ahead};
 use crate::shared::admit::Needs;
 use crate::shared::queue::{
     Answer, Ask, Asker, Entry, Front, Landed, Lead, Message, Next, Queue, Turn, Waiter,
@@ -190,9 +190,9 @@ impl<D: BlockDevice> Inner<D> {
             };
             // Those that wait share the draw, as they share the frame: each alone would have a frame of its own.
             let ahead = state.nonces_ahead(&self.queue());
-            let source = state.nonces.take();
+            let mut source = state.nonces.take();
             drop(state);
-            let (source, drawn) = draw_all(source, count, ahead);
+            let drawn = caught(|| draw_ahead(source.as_deref_mut(), count, ahead));
             state = self.writer();
             state.nonces = source;
             match drawn {
@@ -626,29 +626,6 @@ impl<D: BlockDevice> State<D> {
         store.changes.append(&later);
         (lead, Some(view))
     }
-}
-
-/// Draws the nonces that one request needs, and more for those behind it while the source has any; gives the source back.
-fn draw_all(
-    source: Option<Box<dyn crate::Nonces>>,
-    count: usize,
-    ahead: usize,
-) -> (Option<Box<dyn crate::Nonces>>, Result<Result<Vec<Nonce>, Error>, Panicked>) {
-    let Some(mut source) = source else { return (None, Ok(Err(Error::NoRandom))) };
-    let drawn = caught(|| {
-        let mut nonces = Vec::new();
-        let len = count.saturating_add(ahead).saturating_mul(size_of::<Nonce>());
-        nonces.try_reserve_exact(count.saturating_add(ahead)).map_err(|_| Error::NoMemory { len })?;
-        for nth in 0..count.saturating_add(ahead) {
-            match draw(source.as_mut()) {
-                Ok(nonce) => nonces.push(nonce),
-                Err(error) if nth < count => return Err(error),
-                Err(_) => break,
-            }
-        }
-        Ok(nonces)
-    });
-    (Some(source), drawn)
 }
 
 fn answers_of(riders: Vec<(Entry, Answer)>) -> Vec<(Asker, Answer)> {

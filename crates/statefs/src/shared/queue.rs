@@ -532,6 +532,7 @@ pub(super) enum Next {
 }
 
 #[cfg(all(test, not(shuttle)))]
+#[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod tests {
     use super::*;
 
