@@ -15,6 +15,9 @@ pub(crate) struct Arguments {
     /// More schedules: what a night affords.
     #[arg(long)]
     long: bool,
+    /// The longest time for one search of a scenario, in seconds.
+    #[arg(long, value_name = "N")]
+    seconds: Option<u64>,
     /// Only the scenario with this name.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
@@ -57,6 +60,9 @@ fn explore(arguments: &Arguments) -> Result<(), String> {
     if arguments.long {
         command.arg("--long");
     }
+    if let Some(seconds) = arguments.seconds {
+        command.args(["--seconds", &seconds.to_string()]);
+    }
     for (option, value) in [("--only", &arguments.only), ("--replay", &arguments.replay)] {
         if let Some(value) = value {
             command.args([option, value]);
@@ -66,7 +72,7 @@ fn explore(arguments: &Arguments) -> Result<(), String> {
     if !status.success() {
         return Err("the exploration of schedules has failed".to_owned());
     }
-    if *arguments == (Arguments { long: false, only: None, replay: None, planted: None }) {
+    if *arguments == (Arguments { long: false, seconds: None, only: None, replay: None, planted: None }) {
         let mut tests = cargo(Path::new("."), Path::new(TARGET), &["test", "--quiet"]);
         let status = tests.status().map_err(|error| format!("cannot run cargo: {error}"))?;
         return if status.success() { Ok(()) } else { Err("a test of the explorer has failed".to_owned()) };

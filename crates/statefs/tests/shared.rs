@@ -721,6 +721,22 @@ fn a_panic_while_a_frame_is_on_its_way_is_a_failure_and_nobody_waits_for_ever() 
     }
 }
 
+#[test]
+fn a_clock_that_panics_in_the_ticker_poisons_the_store() {
+    let [geometry, _] = geometries(64);
+    let disk = MemDisk::new(geometry).unwrap();
+    let clock = Arc::new(FailingClock::default());
+    let as_clock: Arc<dyn Clock> = clock.clone();
+    let shared = SharedStore::new(Store::format(disk, &options()).unwrap(), as_clock);
+    let ticker = shared.ticker().unwrap();
+    clock.0.store(true, Ordering::SeqCst);
+    // It wakes a ticker that sleeps.
+    shared.put_buffered(&key("a"), b"x").unwrap();
+    until(|| shared.put_buffered(&key("a"), b"x").is_err());
+    assert_eq!(shared.put(&key("a"), b"x").unwrap_err().kind(), ErrorKind::Poisoned);
+    drop(ticker);
+}
+
 /// Where as much is in flight as may be, whoever asks waits, and what was taken in for it is taken back: the quota counts, and
 /// what is buffered is judged by, what is on its way and nothing else.
 #[test]

@@ -11,7 +11,7 @@ use schedules::scenarios;
 const SHORT: Budget = Budget { schedules: 3_000, time: Duration::from_secs(2), preemptions: 1 };
 
 /// What a night affords.
-const LONG: Budget = Budget { schedules: 100_000, time: Duration::from_secs(120), preemptions: 2 };
+const LONG: Budget = Budget { schedules: 100_000, time: Duration::from_secs(60), preemptions: 2 };
 
 pub(crate) fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
     match carry_out(arguments) {
@@ -32,6 +32,11 @@ fn carry_out(mut arguments: impl Iterator<Item = String>) -> Result<bool, String
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
         match argument.as_str() {
             "--long" => budget = LONG,
+            "--seconds" => {
+                let seconds =
+                    value()?.parse().map_err(|_| format!("{argument} needs a number of seconds"))?;
+                budget.time = Duration::from_secs(seconds);
+            }
             "--only" => only = Some(value()?),
             "--replay" => {
                 let value = value()?;

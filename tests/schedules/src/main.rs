@@ -1,4 +1,4 @@
-//! `schedules [--long] [--only NAME] [--replay LINE] [--list]`: explores the scenarios, prints a line for each, and ends at the
+//! `schedules [--long] [--seconds N] [--only NAME] [--replay LINE] [--list]`: explores the scenarios, prints a line for each, and ends at the
 //! first failure with the line that replays it. `cargo xtask schedules` builds it as it must be built.
 
 use std::process::ExitCode;

@@ -579,7 +579,7 @@ impl<D: BlockDevice> State<D> {
     }
 
     /// Poisons the store after a panic in foreign code, and returns the error that every write has from now on.
-    fn poison(&mut self, fail: impl FnOnce(&mut Store<Arc<D>>)) -> Error {
+    pub(super) fn poison(&mut self, fail: impl FnOnce(&mut Store<Arc<D>>)) -> Error {
         let Held::Here(store) = &mut self.held else { return Error::Closed };
         fail(store);
         store.refuse_unless_writable().err().unwrap_or(Error::Closed)

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use media::sync::atomic::{AtomicBool, Ordering};
 use media::sync::thread::{self, JoinHandle, Thread};
-use media::sync::{Arc, Condvar, Mutex};
+use media::sync::{Arc, Condvar, Mutex, caught};
 
 use media::BlockDevice;
 
 use crate::error::Error;
 use crate::shared::{Inner, SharedStore, unpoisoned};
+use crate::store::Store;
 
 /// How often a ticker tells the time.
 const TICK: Duration = Duration::from_millis(25);
@@ -164,8 +165,16 @@ impl<D: BlockDevice> SharedStore<D> {
 impl<D: BlockDevice> Inner<D> {
     /// Tells the store the time; whether there is nothing more to do until something is asked for.
     fn tick_or_doze(&self) -> bool {
+        let now = match caught(|| self.clock.elapsed()) {
+            Ok(now) => now,
+            Err(panic) => {
+                // No tick follows, so deadlines would never pass and the store would never be sealed.
+                let _error = self.writer().poison(Store::fail_beside_frames);
+                panic.resume();
+            }
+        };
         // A store that cannot be sealed any more tells the next writer why.
-        let has_failed = self.tick(self.clock.elapsed()).is_err();
+        let has_failed = self.tick(now).is_err();
         // Said first, looked at then: a writer in between wakes this thread.
         self.ticker.is_dozing.store(true, Ordering::SeqCst);
         let is_over = has_failed || self.queue().is_closed;
