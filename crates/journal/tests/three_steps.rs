@@ -1,73 +1,13 @@
 //! A commit in three steps: the device is called in the second one only, by a fixed list of calls.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use crashsim::{BlockOp, Fault, SimDisk};
 use journal::{Access, Durable, Journal, JournalError, JournalErrorKind, Limits, Opened, Outgoing, StoreId};
-use media::{BlockDevice, BlockIndex, DeviceError, Geometry};
+use media::{BlockIndex, DeviceError, Geometry};
 
 const STORE: StoreId = StoreId([9; 16]);
 
-/// A device that fails the test if it is called while no call may be made.
-#[derive(Clone)]
-struct SilentDisk {
-    disk: SimDisk,
-    must_be_silent: Arc<AtomicBool>,
-}
-
-impl SilentDisk {
-    fn new(geometry: Geometry) -> Self {
-        Self { disk: SimDisk::new(geometry), must_be_silent: Arc::default() }
-    }
-
-    fn called(&self) {
-        assert!(!self.must_be_silent.load(Ordering::SeqCst), "the device was called while it must be silent");
-    }
-
-    fn silently<T>(&self, act: impl FnOnce() -> T) -> T {
-        self.must_be_silent.store(true, Ordering::SeqCst);
-        let done = act();
-        self.must_be_silent.store(false, Ordering::SeqCst);
-        done
-    }
-}
-
-impl BlockDevice for SilentDisk {
-    fn geometry(&self) -> Geometry {
-        self.disk.geometry()
-    }
-
-    fn read(&self, at: BlockIndex, into: &mut [u8]) -> Result<(), DeviceError> {
-        self.called();
-        self.disk.read(at, into)
-    }
-
-    fn write(&self, at: BlockIndex, from: &[u8]) -> Result<(), DeviceError> {
-        self.called();
-        self.disk.write(at, from)
-    }
-
-    fn flush(&self) -> Result<(), DeviceError> {
-        self.called();
-        self.disk.flush()
-    }
-
-    fn write_durable(&self, at: BlockIndex, from: &[u8]) -> Result<(), DeviceError> {
-        self.called();
-        self.disk.write_durable(at, from)
-    }
-
-    fn forget_cached(&self) {
-        self.called();
-    }
-
-    fn mark(&self, point: &'static str) {
-        self.called();
-        self.disk.mark(point);
-    }
-}
+type SilentDisk = media::doubles::SilentDisk<SimDisk>;
 
 /// Large enough for marks.
 fn geometry() -> Geometry {
@@ -75,7 +15,7 @@ fn geometry() -> Geometry {
 }
 
 fn format(geometry: Geometry) -> (SilentDisk, Journal<SilentDisk>) {
-    let disk = SilentDisk::new(geometry);
+    let disk = SilentDisk::over(SimDisk::new(geometry));
     let limits = Limits { frame_blocks_max: 4, in_flight_blocks_max: 4 };
     let journal = Journal::format(disk.clone(), STORE, limits, b"engine").unwrap();
     (disk, journal)
@@ -112,7 +52,7 @@ fn end(
 
 /// A commit in three steps; the calls of the second one.
 fn commit(disk: &SilentDisk, journal: &mut Journal<SilentDisk>, body: &[u8]) -> Vec<String> {
-    let from = disk.disk.trace().len();
+    let from = disk.inner().trace().len();
     let outgoing = begin(disk, journal, body).unwrap();
     assert!(asked(disk, from).is_empty());
     outgoing.carry_out(disk).unwrap();
@@ -123,7 +63,7 @@ fn commit(disk: &SilentDisk, journal: &mut Journal<SilentDisk>, body: &[u8]) -> 
 
 /// `3@7`: three blocks are written, from block 7 on; `durable 1@7`; `flush`.
 fn asked(disk: &SilentDisk, from: usize) -> Vec<String> {
-    let trace = disk.disk.trace();
+    let trace = disk.inner().trace();
     let ops = trace.records().get(from..).unwrap_or(&[]).iter().filter_map(|record| record.op());
     ops.map(|op| match op {
         BlockOp::Write { at, bytes, durable } => {
@@ -268,7 +208,7 @@ fn no_frame_begins_beside_one_that_carries_more_than_itself() {
     fill_up_to_mark(&disk, &mut journal, 1);
     let first = begin(&disk, &mut journal, b"first").unwrap();
     let second = begin(&disk, &mut journal, b"second").unwrap();
-    let from = disk.disk.trace().len();
+    let from = disk.inner().trace().len();
     let outcome = second.carry_out(&disk);
     assert_eq!(asked(&disk, from), [&MARK[..], &["1@30", "flush"]].concat());
     let _nothing = end(&disk, &mut journal, second, outcome).unwrap();
@@ -293,7 +233,7 @@ fn no_number_is_promised_while_the_record_of_the_open_is_in_flight() {
     // Before any frame, it writes and flushes.
     let disk = closed(geometry());
     let mut journal = open(&disk, Access::Write).journal;
-    let from = disk.disk.trace().len();
+    let from = disk.inner().trace().len();
     assert!(journal.needs_record_of_open());
     journal.promise_number().unwrap();
     assert!(!journal.needs_record_of_open());
@@ -312,8 +252,8 @@ fn any_call_of_a_frame_that_fails_poisons_and_loses_nothing() {
         journal.seal_for_good().unwrap();
         let mut journal = open(&disk, Access::Write).journal;
         let outgoing = begin(&disk, &mut journal, &[b'y'; 4 * 464]).unwrap();
-        let from = disk.disk.trace().len();
-        disk.disk.set_faults([(fails, Fault::Fail(code))]);
+        let from = disk.inner().trace().len();
+        disk.inner().set_faults([(fails, Fault::Fail(code))]);
         let outcome = outgoing.carry_out(&disk);
         assert!(outcome.is_err(), "call {fails}");
         let error = end(&disk, &mut journal, outgoing, outcome).unwrap_err();

@@ -13,8 +13,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 mod durable_bytes;
+mod silent;
 
 pub use durable_bytes::DurableBytes;
+pub use silent::SilentDisk;
 
 use crate::{
     Access, Clock, Dir, DiskAlias, DiskFacts, Entropy, Entry, File, Fs, HostIdentity, Liveness, LockWait,

@@ -590,72 +590,15 @@ fn note_changes(ring: &mut Ring, frame: &Gathered, seq: u64) -> Result<(), Error
 #[cfg(all(test, feature = "std"))]
 #[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod tests {
-    use core::cell::Cell;
-    use std::rc::Rc;
-
-    use media::{BlockIndex, Geometry, MemDisk};
+    use media::{Geometry, MemDisk};
 
     use super::*;
     use crate::{Form, Options, Prefix, Quota, StoreId};
 
-    /// A device that counts its calls, and fails the test if it is called while no call may be made.
-    #[derive(Clone, Debug)]
-    struct SilentDisk {
-        disk: MemDisk,
-        must_be_silent: Rc<Cell<bool>>,
-        calls: Rc<Cell<u64>>,
-    }
-
-    impl SilentDisk {
-        fn new(geometry: Geometry) -> Self {
-            let disk = MemDisk::new(geometry).unwrap();
-            Self { disk, must_be_silent: Rc::default(), calls: Rc::default() }
-        }
-
-        fn called(&self) {
-            assert!(!self.must_be_silent.get(), "the device was called while it must be silent");
-            self.calls.set(self.calls.get() + 1);
-        }
-
-        fn silently<T>(&self, act: impl FnOnce() -> T) -> T {
-            self.must_be_silent.set(true);
-            let done = act();
-            self.must_be_silent.set(false);
-            done
-        }
-    }
-
-    impl BlockDevice for SilentDisk {
-        fn geometry(&self) -> Geometry {
-            self.disk.geometry()
-        }
-
-        fn read(&self, at: BlockIndex, into: &mut [u8]) -> Result<(), DeviceError> {
-            self.called();
-            self.disk.read(at, into)
-        }
-
-        fn write(&self, at: BlockIndex, from: &[u8]) -> Result<(), DeviceError> {
-            self.called();
-            self.disk.write(at, from)
-        }
-
-        fn flush(&self) -> Result<(), DeviceError> {
-            self.called();
-            self.disk.flush()
-        }
-
-        fn forget_cached(&self) {
-            self.called();
-        }
-
-        fn mark(&self, _point: &'static str) {
-            self.called();
-        }
-    }
+    type SilentDisk = media::doubles::SilentDisk<MemDisk>;
 
     fn silent(block_count: u64) -> (SilentDisk, Store<SilentDisk>) {
-        let disk = SilentDisk::new(Geometry::new(512, block_count).unwrap());
+        let disk = SilentDisk::over(MemDisk::new(Geometry::new(512, block_count).unwrap()).unwrap());
         let store = Store::format(disk.clone(), &Options::new(StoreId([1; 16]))).unwrap();
         (disk, store)
     }
@@ -682,9 +625,9 @@ mod tests {
             assert!(store.may_begin(0));
             store.begin_frame().unwrap().unwrap()
         });
-        let before = disk.calls.get();
+        let before = disk.calls();
         let outcome = outgoing.carry_out(disk);
-        let calls = disk.calls.get() - before;
+        let calls = disk.calls() - before;
         disk.silently(|| {
             store.end_frame(outgoing, outcome).unwrap();
             store.is_chore_due()
