@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use crate::error::Error;
 use crate::key::Key;
-use crate::limits::VALUE_LEN_MAX;
+use crate::limits::{BATCH_OPS_MAX, VALUE_LEN_MAX};
 use crate::record::{Form, Record, Revision};
 
 /// What must be so for a batch to be carried out.
@@ -79,8 +79,13 @@ impl Batch {
     /// Demands something of a key, whether it is changed or not.
     ///
     /// # Errors
-    /// [`Error::NoMemory`]: the batch is as it was.
+    /// [`Error::BatchTooLarge`]: it has as many preconditions as a batch may have operations ([`BATCH_OPS_MAX`]).
+    /// [`Error::NoMemory`]. The batch is as it was.
     pub fn require(&mut self, key: &Key, condition: Precondition) -> Result<(), Error> {
+        let (limit, requested) = (usize::from(BATCH_OPS_MAX), self.conditions.len().saturating_add(1));
+        if requested > limit {
+            return Err(Error::BatchTooLarge { limit, requested });
+        }
         let len = size_of::<(Key, Precondition)>();
         self.conditions.try_reserve(1).map_err(|_| Error::NoMemory { len })?;
         self.conditions.push((key.clone(), condition));

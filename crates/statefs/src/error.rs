@@ -23,7 +23,7 @@ pub enum Error {
         /// What was asked for.
         requested: u64,
     },
-    /// The batch has too many operations. Nothing was written.
+    /// The batch has too many operations, or preconditions. Nothing was written.
     #[error("the batch has too many operations: limit={limit} requested={requested}")]
     BatchTooLarge {
         /// The most there may be.

@@ -702,3 +702,13 @@ fn store_f3_a_batch_of_deletes_may_take_the_room_that_is_there() {
     store.batch(&deletes(&keys)).unwrap();
     assert_eq!(store.stats().live_keys, 1);
 }
+
+#[test]
+fn a_batch_has_as_many_preconditions_as_operations_and_no_more() {
+    let mut batch = Batch::new();
+    for _ in 0..statefs::BATCH_OPS_MAX {
+        batch.require(&key("a"), Precondition::Absent).unwrap();
+    }
+    let refused = batch.require(&key("a"), Precondition::Absent).unwrap_err();
+    assert!(matches!(refused, Error::BatchTooLarge { requested: 65_536, .. }), "{refused}");
+}

@@ -91,6 +91,8 @@ impl<D: BlockDevice> Store<D> {
         match self.admission(len, batch.len()) {
             Admission::Wait => Some(Needs::Time),
             Admission::NeedsRoom => Some(Needs::Store),
+            // Otherwise it would be encrypted now, and once more when there is room in flight.
+            Admission::Fits if !self.may_begin(len) => Some(Needs::Time),
             Admission::Fits => Some(Needs::Nonces(missing)).filter(|_| has_source && missing > 0),
         }
     }
