@@ -3,6 +3,8 @@
 //! preemptions (Musuvathi and Qadeer, "Iterative context bounding for systematic testing of multithreaded programs", 2007),
 //! and such a search ends where one without a bound does not.
 
+use std::collections::BTreeMap;
+
 use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
 
 /// Chooses every schedule with at most so many preemptions, once each.
@@ -14,6 +16,8 @@ pub(crate) struct BoundedDfs {
     has_begun: bool,
     depth: usize,
     preemptions: usize,
+    /// The last step of each thread in this run.
+    last_run: BTreeMap<usize, usize>,
 }
 
 /// A step at which threads could go on.
@@ -25,7 +29,14 @@ struct Choice {
 
 impl BoundedDfs {
     pub(crate) fn new(preemptions_max: usize) -> Self {
-        Self { preemptions_max, choices: Vec::new(), has_begun: false, depth: 0, preemptions: 0 }
+        Self {
+            preemptions_max,
+            choices: Vec::new(),
+            has_begun: false,
+            depth: 0,
+            preemptions: 0,
+            last_run: BTreeMap::new(),
+        }
     }
 
     /// Goes on to the next option of the last choice that has one; false if there is none.
@@ -41,6 +52,21 @@ impl BoundedDfs {
     }
 }
 
+impl BoundedDfs {
+    /// The threads that may go on here.
+    fn options(&self, runnable: &[&Task], goes_on: Option<TaskId>, yields: Option<TaskId>) -> Vec<TaskId> {
+        let others = runnable.iter().map(|task| task.id());
+        let others = others.filter(|id| Some(*id) != goes_on && (Some(*id) != yields || runnable.len() == 1));
+        if yields.is_some() {
+            // A thread that waits by yielding gives way to all others in turn, or it and one of them could go on for ever.
+            let longest_waiting = others.min_by_key(|id| self.last_run.get(&usize::from(*id)).copied());
+            return longest_waiting.into_iter().collect();
+        }
+        let may_preempt = goes_on.is_none() || self.preemptions < self.preemptions_max;
+        goes_on.into_iter().chain(others.filter(|_| may_preempt)).collect()
+    }
+}
+
 impl Scheduler for BoundedDfs {
     fn new_execution(&mut self) -> Option<Schedule> {
         let is_first = !std::mem::replace(&mut self.has_begun, true);
@@ -48,6 +74,7 @@ impl Scheduler for BoundedDfs {
             return None;
         }
         (self.depth, self.preemptions) = (0, 0);
+        self.last_run.clear();
         Some(Schedule::new(0))
     }
 
@@ -59,15 +86,14 @@ impl Scheduler for BoundedDfs {
     ) -> Option<TaskId> {
         let goes_on = current.filter(|id| !is_yielding && runnable.iter().any(|task| task.id() == *id));
         if self.depth == self.choices.len() {
-            let others = runnable.iter().map(|task| task.id()).filter(|id| Some(*id) != goes_on);
-            let may_preempt = goes_on.is_none() || self.preemptions < self.preemptions_max;
-            let options = goes_on.into_iter().chain(others.filter(|_| may_preempt)).collect();
+            let options = self.options(runnable, goes_on, current.filter(|_| is_yielding));
             self.choices.push(Choice { options, at: 0 });
         }
         let choice = self.choices.get(self.depth)?;
         let next = *choice.options.get(choice.at)?;
         self.depth += 1;
         self.preemptions += usize::from(goes_on.is_some_and(|id| id != next));
+        self.last_run.insert(usize::from(next), self.depth);
         Some(next)
     }
 
