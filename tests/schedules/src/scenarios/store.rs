@@ -75,6 +75,8 @@ struct Play {
     search: Search,
     threads: &'static [&'static [Step]],
     durable_writes: bool,
+    /// The first frame is that of the open store: it has the record of the open, and no other frame is in flight beside it.
+    is_cold: bool,
     is_slow: bool,
     has_driver: bool,
     has_subscriber: bool,
@@ -91,6 +93,7 @@ impl Play {
             search,
             threads,
             durable_writes: false,
+            is_cold: false,
             is_slow: false,
             has_driver: false,
             has_subscriber: false,
@@ -102,6 +105,10 @@ impl Play {
 
     const fn durable_writes(self) -> Self {
         Self { durable_writes: true, ..self }
+    }
+
+    const fn cold(self) -> Self {
+        Self { is_cold: true, ..self }
     }
 
     const fn slow(self) -> Self {
@@ -141,19 +148,19 @@ const PLAYS: &[Play] = &[
     Play::of("store-put-beside-get", Search::All, &[&[Put("a")], &[Get("a")]]).durable_writes(),
     Play::of("store-put-beside-tick", Search::All, &[&[Put("a")], &[Tick(100)]]).durable_writes(),
     Play::of("store-put-beside-close", Search::All, &[&[Put("a")], &[Close]]).durable_writes(),
-    Play::of("store-put-beside-buffered", Search::All, &[&[Put("a")], &[Buffered("b")]]).durable_writes(),
+    Play::of("store-put-beside-buffered", Search::All, &[&[Put("a")], &[Buffered("b")]]).durable_writes().cold(),
     Play::of("store-put-beside-alone", Search::All, &[&[Put("a")], &[Alone("b")]]).durable_writes(),
     Play::of("store-put-beside-put", Search::All, &[&[Put("a")], &[Put("b")]]).durable_writes(),
-    Play::of("store-2-puts", Search::Sampled, &[&[Put("a")], &[Put("b")]]),
+    Play::of("store-2-puts", Search::Sampled, &[&[Put("a")], &[Put("b")]]).cold(),
     Play::of("store-2-puts-durable-writes", Search::Sampled, &[&[Put("a")], &[Put("b")]]).durable_writes(),
     Play::of("store-3-puts-of-one-key", Search::Sampled, &[&[Put("a"), Get("a")], &[Put("a")], &[Put("a"), Put("b")]]),
     Play::of("store-4-puts-slow", Search::Sampled, &[&[Put("a"), Put("b")], &[Put("b")], &[Put("c")], &[Put("a")]]).slow(),
     Play::of("store-claim", Search::Sampled, &[&[Claim("a")], &[Claim("a")], &[Claim("a"), Get("a")]]),
     Play::of("store-put-and-delete", Search::Sampled, &[&[Put("a"), Delete("a")], &[Put("b"), Get("a")], &[Delete("b")]]),
     Play::of("store-pair-and-view", Search::Sampled, &[&[Pair("a", "b"), Pair("a", "b")], &[Look("a", "b"), Look("a", "b")]]),
-    Play::of("store-buffered-and-sync", Search::Sampled, &[&[Buffered("a"), Put("b")], &[Buffered("c"), Sync], &[Put("a")]]),
+    Play::of("store-buffered-and-sync", Search::Sampled, &[&[Buffered("a"), Put("b")], &[Buffered("c"), Sync], &[Put("a")]]).cold(),
     Play::of("store-buffered-beside-frames-slow", Search::Sampled, &[&[Put("a"), Buffered("a")], &[Put("b"), Buffered("b"), Sync], &[Put("a")]]).slow(),
-    Play::of("store-alone-beside-puts", Search::Sampled, &[&[Alone("a"), Alone("b")], &[Put("c"), Put("a")], &[Put("d")]]),
+    Play::of("store-alone-beside-puts", Search::Sampled, &[&[Alone("a"), Alone("b")], &[Put("c"), Put("a")], &[Put("d")]]).cold(),
     Play::of("store-alone-beside-ticks-slow", Search::Sampled, &[&[Alone("a"), Alone("a")], &[Put("b"), Put("b")], &[Tick(1), Tick(100), Tick(200)]]).slow(),
     Play::of("store-alone-twice-beside-alone", Search::Sampled, &[&[Alone("a"), Alone("a")], &[Alone("b"), Alone("b")], &[Put("c")]]),
     Play::of("store-snapshot-beside-puts", Search::Sampled, &[&[Buffered("a"), Snapshot("s")], &[Put("a"), Put("b")], &[Put("a")]]),
@@ -169,8 +176,8 @@ const PLAYS: &[Play] = &[
     Play::of("store-subscriber-buffered", Search::Sampled, &[&[Buffered("a"), Put("b")], &[Put("a"), Alone("c")]]).subscribed(),
     Play::of("store-encrypted", Search::Sampled, &[&[Put("e/a")], &[Put("e/b"), Buffered("e/c")], &[Put("b"), Tick(100)]]).encrypted(NEVER),
     Play::of("store-entropy-panics", Search::Sampled, &[&[Put("e/a"), Put("b")], &[Put("e/b")], &[Put("a"), Sync]]).encrypted(1),
-    Play::of("store-entropy-panics-driven", Search::Sampled, &[&[Submit("e/a"), Submit("b")], &[Put("a")]]).encrypted(0).driven(),
-    Play::of("store-first-barrier-fails", Search::Sampled, &[&[Put("a"), Put("a")], &[Put("b")], &[Put("c")]]).fault(BARRIERS, 0, How::Fails),
+    Play::of("store-entropy-panics-driven", Search::Sampled, &[&[Submit("e/a"), Submit("b")], &[Put("a")]]).encrypted(0).driven().cold(),
+    Play::of("store-first-barrier-fails", Search::Sampled, &[&[Put("a"), Put("a")], &[Put("b")], &[Put("c")]]).fault(BARRIERS, 0, How::Fails).cold(),
     Play::of("store-second-barrier-fails", Search::Sampled, &[&[Put("a"), Put("a")], &[Put("b")], &[Alone("c"), Put("c")]]).fault(BARRIERS, 1, How::Fails),
     Play::of("store-second-barrier-fails-done", Search::Sampled, &[&[Put("a"), Put("a")], &[Put("b"), Sync], &[Put("c")]]).fault(BARRIERS, 1, How::FailsAfter),
     Play::of("store-second-write-panics", Search::Sampled, &[&[Put("a"), Put("a")], &[Put("b")], &[Put("c"), Close]]).fault(&[Call::Write, Call::WriteDurable], 1, How::Panics),
@@ -278,6 +285,9 @@ fn run(play: &Play, bytes: &[u8], power: &Arc<Power<Told>>) {
         store.set_nonces(Box::new(Counting { drawn: 0, panics_at }));
     }
     let shared = SharedStore::new(store, Arc::new(Still));
+    if !play.is_cold {
+        shared.put(&key("first"), b"it has the record of the open").unwrap();
+    }
     let driver = play.has_driver.then(|| shared.driver().unwrap());
     let subscriber = play.has_subscriber.then(|| subscriber(&shared));
     if let Some(fault) = play.fault {
