@@ -387,7 +387,7 @@ impl<D: BlockDevice> Store<D> {
 
     /// Writes a backup to a stream, in order, and tells how far it is. See [`Store::begin_backup`].
     ///
-    /// The store is only read. Nothing is durable by this: whoever takes the bytes makes them so.
+    /// The store is only read. This makes nothing durable: the caller that takes the bytes does.
     ///
     /// # Errors
     /// As [`Store::begin_backup`], and [`BackupError::Stream`]: what was written is no backup, and a restore refuses it.

@@ -141,7 +141,7 @@ impl Contents {
     }
 
     /// Calls `each` for at most `limit` of the keys that a prefix covers, in order, from behind `after` on, until it says that
-    /// it has enough. Returns the last key that it was called for; [`None`] if there are no more behind it.
+    /// it has enough. Returns the last key that it was called for; [`None`] if no key follows it.
     pub(crate) fn scan(
         &self,
         prefix: &Prefix,

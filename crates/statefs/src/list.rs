@@ -118,7 +118,7 @@ impl<D: BlockDevice> Store<D> {
     }
 
     /// Calls `each` for at most `limit` of the keys that a prefix covers, in order, from behind `after` on, until it says that
-    /// it has enough. Returns the last key that it was called for, to go on behind it; [`None`] if no key follows.
+    /// it has enough. Returns the last key that it was called for, to go on after it; [`None`] if no key follows.
     ///
     /// # Errors
     /// None today. One is returned where a scan needs memory.

@@ -88,7 +88,7 @@ pub(crate) fn draw(source: &mut dyn Nonces) -> Result<Nonce, Error> {
 /// Draws as many nonces as one request needs, and more for the requests that follow it while the source has any.
 ///
 /// # Errors
-/// [`Error::NoRandom`]: the source has fewer than the request needs, or there is none. [`Error::NoMemory`].
+/// [`Error::NoRandom`]: the source has fewer than the request needs, or is missing. [`Error::NoMemory`].
 #[cfg(feature = "std")]
 pub(crate) fn draw_ahead(
     source: Option<&mut (dyn Nonces + 'static)>,

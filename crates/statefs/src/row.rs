@@ -194,7 +194,7 @@ impl<S: Slot> Row<S> {
         is_behind.then(|| Located { spot, id, within: Err(leaf.len()) })
     }
 
-    /// Where an entry is or would be: in the last leaf that does not begin behind it, or in the first one. In an empty row
+    /// Where an entry is or would be: in the last leaf that does not begin after it, or in the first one. In an empty row
     /// this is [`LeafId::NONE`].
     pub(crate) fn locate(&self, at: &At<'_>, arena: &Arena) -> Located {
         let near = self.descend(at.key);

@@ -7,7 +7,7 @@
 //!
 //! Nothing of it is compiled without `--cfg shuttle`; `cargo xtask schedules` sets it.
 #![cfg(shuttle)]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a scenario that cannot go on fails its run")]
+#![expect(clippy::unwrap_used, reason = "a scenario that cannot go on fails its run")]
 
 pub mod explore;
 pub mod medium;

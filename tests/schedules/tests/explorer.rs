@@ -1,6 +1,6 @@
 //! The explorer finds what is wrong on purpose, and the line that it prints replays it. Each in a process of its own.
 #![cfg(shuttle)]
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::process::Command;
 

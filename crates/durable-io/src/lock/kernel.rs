@@ -125,7 +125,7 @@ impl Waiter {
 
     /// On the helper thread.
     fn wait(&self, file: Arc<dyn File>) {
-        // A panic here would end this thread only, and whoever waits for it would wait until its time is over.
+        // A panic here would end this thread only, and its waiter would wait until its time is over.
         let answer = match caught(|| file.lock(LockWait::Forever)) {
             Ok(answer) => answer.map(|()| file),
             Err(_panic) => Err(io::Error::other("the file system panicked while it waited for the lock")),

@@ -38,7 +38,7 @@ pub fn begin_run() {
     TIME.set(Time { is_up: false, waiting: Vec::new() });
 }
 
-/// Lets every time limit pass, from now on and in this run: those who wait with one are woken, and a wait that begins later ends
+/// Lets every time limit pass, from now on and in this run: threads that wait with one are woken, and a wait that begins later ends
 /// at once. Set the clock that the code reads first.
 pub fn time_is_up() {
     let waiting = TIME.with_borrow_mut(|time| {

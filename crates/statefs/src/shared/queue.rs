@@ -21,7 +21,7 @@ use crate::record::Revision;
 pub const WAITING_MAX: usize = 1024;
 
 /// How many bytes of keys, values and preconditions the requests that wait may have together; what would be more is refused. A
-/// batch that is as long as a frame may be always fits into an empty queue, with 8 MiB of preconditions and more.
+/// request that is longer by itself (its preconditions can make it so) is admitted where no other bytes wait.
 pub const WAITING_LEN_MAX: usize = 16 << 20;
 
 /// The right to gather the next frame, or to take the store out of its lock. It is passed from thread to thread by value.
@@ -626,6 +626,14 @@ mod tests {
         add(&mut queue, entry(Ask::Sync)).unwrap();
         assert!(queue.withdraw(1).is_some());
         add(&mut queue, entry(batch(1))).unwrap();
+    }
+
+    #[test]
+    fn store_t7_a_request_that_is_longer_by_itself_waits_alone() {
+        let mut queue = Queue::new(1);
+        let batch = |len: usize| Ask::Batch(Batch { body: vec![0; len], ops: 1, ..Batch::default() });
+        add(&mut queue, entry(batch(WAITING_LEN_MAX + 1))).unwrap();
+        assert!(matches!(add(&mut queue, entry(batch(1))), Err(Error::TooMuchWaiting { .. })));
     }
 
     #[test]

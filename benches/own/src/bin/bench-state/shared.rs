@@ -257,7 +257,7 @@ fn puts(rounds: u32, out: &mut impl io::Write) -> Outcome<()> {
 fn scans(rounds: u32, out: &mut impl io::Write) -> Outcome<()> {
     let name = |nth: u32| format!("/state/svc{:05}/obj/{nth:07}", nth / 1000);
     let keys: Vec<Key> = (0..SCANNED_KEYS).map(|nth| Key::parse(&name(nth))).collect::<Result<_, _>>()?;
-    // An order that is none: 7919 is a prime that does not divide their number.
+    // A scattered order: 7919 is a prime that does not divide the number of keys.
     let mixed = || (0..SCANNED_KEYS).map(|nth| u64::from(nth) * 7919 % u64::from(SCANNED_KEYS));
     let mixed: Vec<&Key> =
         mixed().filter_map(|nth| keys.get(usize::try_from(nth).unwrap_or(usize::MAX))).collect();
